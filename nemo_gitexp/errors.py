@@ -1,0 +1,180 @@
+"""Every error that a user can cause, and nothing else.
+
+GitexpError                       exit 3: could not answer
+├── UsageError                    exit 2: the call itself is wrong
+│   ├── InvalidNameError          a name that cannot stand in a git ref
+│   ├── OverrideError             a key=value that cannot be applied
+│   ├── UnknownKeyError           names the nearest key
+│   ├── UnknownStudyError         names the nearest study
+│   └── UnknownExecutorError      names the nearest executor
+├── CanonicalFormError            a config value without a stable form
+├── DocumentError                 JSON or YAML text that cannot be accepted
+│   ├── DefinitionError           experiment.yaml
+│   └── RecordError               a record or result that is damaged, too large or too new
+├── SettingsError                 a setting with a wrong value
+├── RepositoryError               the repository is in no state to work with
+│   ├── NotARepositoryError
+│   ├── GitVersionError
+│   ├── IdentityMissingError      no user.name / user.email
+│   ├── SnapshotRefusedError      unmerged, embedded repository, secret, too large, dirty submodule
+│   └── GitCommandError           git itself said no
+├── UnknownExperimentError        nothing has this name
+├── AmbiguousExperimentError      several things have this name
+├── DataError
+│   ├── DataPointerError          a `.dvc` or `dvc.lock` that cannot be read
+│   ├── UntrackedDataError        an input that DVC does not track
+│   ├── DataDriftError            workspace content that differs from its pin
+│   ├── MissingDataError          content that no cache, remote or stage has
+│   └── CorruptDataError          content whose hash is not its name
+├── EnvironmentCaptureError       the job's interpreter cannot be asked
+├── WorkspaceError                the restored state is not the recorded one
+├── LaunchError                   the launcher refused or died before the job started
+├── AlreadyFinishedError          an experiment that has its result already
+└── StateDirectoryError           a directory of ours that cannot be written (read-only, full disk)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+
+class GitexpError(Exception):
+    """Something a user can mend. Says what happened, to what, and what to type next.
+
+    Args:
+        message: one sentence; a sha or a path is never followed by a full stop.
+        hint: a command or an edit that helps; may be empty.
+        facts: JSON values a caller can act on (paths, keys, shas).
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, hint: str = "", **facts: object) -> None:
+        """Keep the facts as fields of the error."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.facts: Mapping[str, object] = MappingProxyType(facts)
+
+
+class UsageError(GitexpError):
+    """The call itself is wrong."""
+
+    exit_code = 2
+
+
+class InvalidNameError(UsageError):
+    """A study, experiment or tag name that cannot stand in a git ref."""
+
+
+class OverrideError(UsageError):
+    """A key=value override that cannot be parsed or applied."""
+
+
+class UnknownKeyError(UsageError):
+    """A key that is not there; `nearest` names the likeliest one."""
+
+
+class UnknownStudyError(UsageError):
+    """A study without a directory `experiments/<study>/`."""
+
+
+class UnknownExecutorError(UsageError):
+    """An executor profile that no setting defines."""
+
+
+class CanonicalFormError(GitexpError):
+    """A config value without a stable form; `key` is its dotted path."""
+
+
+class DocumentError(GitexpError):
+    """JSON or YAML text that cannot be accepted."""
+
+
+class DefinitionError(DocumentError):
+    """An `experiment.yaml` with faults; `faults` lists all of them."""
+
+
+class RecordError(DocumentError):
+    """A committed record that is damaged, too large, too new or disagrees with its tree."""
+
+
+class SettingsError(GitexpError):
+    """A setting with a wrong value; `setting` and `source` say which and where."""
+
+
+class RepositoryError(GitexpError):
+    """The repository is in no state to work with."""
+
+
+class NotARepositoryError(RepositoryError):
+    """No git work tree here."""
+
+
+class GitVersionError(RepositoryError):
+    """Git is missing or older than 2.38."""
+
+
+class IdentityMissingError(RepositoryError):
+    """Neither user.name nor user.email is known to git."""
+
+
+class SnapshotRefusedError(RepositoryError):
+    """The work tree holds something that must not be recorded; `paths` names it."""
+
+
+class GitCommandError(RepositoryError):
+    """Git itself refused; `stderr` is what it said."""
+
+
+class UnknownExperimentError(GitexpError):
+    """Nothing recorded has this name."""
+
+
+class AmbiguousExperimentError(GitexpError):
+    """Several experiments have this name; `candidates` lists them."""
+
+
+class DataError(GitexpError):
+    """Something about DVC-tracked data."""
+
+
+class DataPointerError(DataError):
+    """A `.dvc` file or `dvc.lock` that cannot be read as one content pin."""
+
+
+class UntrackedDataError(DataError):
+    """An input that DVC does not track."""
+
+
+class DataDriftError(DataError):
+    """Data in the work tree that differs from its pin."""
+
+
+class MissingDataError(DataError):
+    """Content that no cache, remote or stage has; `missing` lists all of it."""
+
+
+class CorruptDataError(DataError):
+    """Content whose hash is not its name."""
+
+
+class EnvironmentCaptureError(GitexpError):
+    """The interpreter that is to run the job cannot be asked."""
+
+
+class WorkspaceError(GitexpError):
+    """The restored state is not the recorded one; `paths` names what differs."""
+
+
+class LaunchError(GitexpError):
+    """The launcher refused, or died before the job started."""
+
+
+class AlreadyFinishedError(GitexpError):
+    """The experiment has its result already."""
+
+
+class StateDirectoryError(GitexpError):
+    """A directory of ours that cannot be written (read-only, full disk)."""
