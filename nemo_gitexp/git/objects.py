@@ -1,0 +1,282 @@
+"""Git's objects and refs: reading many at once, writing commits, moving refs by compare-and-swap.
+
+Only fixed paths are written (fast-import checks none), and only full hex shas are read as objects.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from tempfile import TemporaryFile
+from typing import IO, BinaryIO, Self, cast
+
+from nemo_gitexp.errors import GitCommandError
+from nemo_gitexp.git.repository import CommitSha, Identity, RefName, Repository, TreeSha
+
+TEMPORARY_REFS = "refs/gitexp-tmp/"
+"""Where a commit waits until its ref moves; what a killed process leaves here means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
+    """One line of `git ls-tree`: `mode` six octal digits, `kind` blob, tree or commit, `sha`, `path`."""
+
+    mode: str
+    kind: str
+    sha: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitObject:
+    """A commit as it stands in the object store; `committer_line` is `name <email> seconds zone`."""
+
+    tree: TreeSha
+    parents: tuple[CommitSha, ...]
+    author_line: str
+    committer_line: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewCommit:
+    """A commit to write: starts from `tree` (or its parent's), drops `removed` paths, then writes `files`."""
+
+    message: str
+    author: Identity
+    committer: Identity
+    parent: str | None = None
+    tree: str | None = None
+    removed: tuple[str, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def read_blobs(repository: Repository, names: Sequence[str], *, limit_bytes: int) -> list[bytes | None]:
+    """Return the content of each blob, None for one that is not there.
+
+    Args:
+        repository: where to read.
+        names: full shas or `<full sha>:<path>`.
+        limit_bytes: a larger blob is returned cut to `limit_bytes` + 1, so that its reader refuses it.
+    """
+    if not names:
+        return []
+    found: list[bytes | None] = []
+    with _feeding(repository, ["cat-file", "--batch", "--buffer"], names) as stream:
+        for _ in names:
+            header = stream.readline().rsplit(b" ", 2)
+            if len(header) != 3 or header[1] != b"blob":
+                if len(header) == 3 and header[2][:-1].isdigit():
+                    _skip(stream, int(header[2]) + 1)
+                found.append(None)
+                continue
+            size = int(header[2])
+            found.append(stream.read(min(size, limit_bytes + 1)))
+            _skip(stream, size - min(size, limit_bytes + 1) + 1)
+    return found
+
+
+def read_commit(repository: Repository, sha: str) -> CommitObject:
+    """Return one commit.
+
+    Raises:
+        GitCommandError: it is not there, or is no commit.
+    """
+    text = repository.run("cat-file", "commit", sha).decode("utf-8", "replace")
+    head, _, message = text.partition("\n\n")
+    fields: dict[str, list[str]] = {}
+    for line in head.split("\n"):
+        key, _, value = line.partition(" ")
+        fields.setdefault(key, []).append(value)
+    return CommitObject(
+        tree=TreeSha(fields["tree"][0]),
+        parents=tuple(CommitSha(parent) for parent in fields.get("parent", [])),
+        author_line=fields["author"][0],
+        committer_line=fields["committer"][0],
+        message=message,
+    )
+
+
+def list_tree(repository: Repository, tree: str, *paths: str, recursive: bool = True) -> list[TreeEntry]:
+    """Return the entries of a tree, all levels when recursive, restricted to literal `paths` if any."""
+    options = ["-r"] if recursive else []
+    out = repository.run("--literal-pathspecs", "ls-tree", "-z", "--full-tree", *options, tree, "--", *paths)
+    entries = []
+    for line in out.decode("utf-8", "surrogateescape").split("\0")[:-1]:
+        meta, _, path = line.partition("\t")
+        mode, kind, sha = meta.split(" ")
+        entries.append(TreeEntry(mode, kind, sha, path))
+    return entries
+
+
+def list_refs(
+    repository: Repository, *prefixes: str, fields: Sequence[str] = ("refname", "objectname")
+) -> list[list[str]]:
+    """Return for each ref below the prefixes its fields (names of `git for-each-ref`), in git's order.
+
+    A field may hold anything but NUL and the byte 0x01, which no ref name or trailer value of ours holds.
+    """
+    layout = "%01".join(f"%({name})" for name in fields) + "%00"
+    out = repository.run("for-each-ref", f"--format={layout}", *prefixes).decode("utf-8", "replace")
+    return [line.lstrip("\n").split("\x01") for line in out.split("\0")[:-1]]
+
+
+def find_ref(repository: Repository, ref: str) -> CommitSha | None:
+    """Return what a full ref name points to, None when there is none."""
+    sha = repository.find_text("rev-parse", "--verify", "--quiet", "--end-of-options", ref)
+    return CommitSha(sha) if sha else None
+
+
+def move_ref(repository: Repository, ref: RefName, new: str, old: str | None) -> bool:
+    """Move a ref if it still is what it was; `old` None means it must not exist yet.
+
+    Returns:
+        Whether it moved; False when somebody else was faster (or a name stands in the way).
+    """
+    before = old or repository.zero_sha
+    try:
+        repository.run("update-ref", "--create-reflog", "-m", "nemo-gitexp", "--", ref, new, before)
+    except GitCommandError:
+        return find_ref(repository, ref) == new
+    return True
+
+
+def delete_ref(repository: Repository, ref: str, old: str) -> None:
+    """Delete a ref if it still is what it was.
+
+    Raises:
+        GitCommandError: it is something else by now.
+    """
+    repository.run("update-ref", "-d", "--", ref, old)
+
+
+class CommitWriter:
+    """One `git fast-import`: commits appear on a ref of ours at the end, all or none.
+
+    Use as a context manager; leaving it normally writes, an exception writes nothing.
+    """
+
+    def __init__(self, repository: Repository, ref: str) -> None:
+        """Start the process; nothing is visible before the context is left."""
+        self._repository = repository
+        self._ref = ref
+        self._marks = 0
+        self._call = ["fast-import", "--quiet", "--done", "--date-format=raw"]
+        self._process = repository.start(self._call)
+
+    def __enter__(self) -> Self:
+        """Hand out the writer itself."""
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        """Finish the import, or abandon it when the block raised."""
+        if kind is not None:
+            self._process.kill()
+            self._process.communicate()
+            return
+        self._repository.finish(self._call, self._process, b"done\n")
+
+    def add(self, commit: NewCommit) -> CommitSha:
+        """Write one commit and return its sha, known before any ref moves.
+
+        Raises:
+            GitCommandError: git refused (a parent or tree that is not there, a full disk).
+        """
+        self._marks += 1
+        stdin, stdout = _pipes(self._process)
+        try:
+            stdin.write(_commit_stream(self._ref, self._marks, commit))
+            stdin.write(b"get-mark :%d\n" % self._marks)
+            stdin.flush()
+        except BrokenPipeError:
+            self._fail()
+        sha = stdout.readline().decode().strip()
+        if not sha:
+            self._fail()
+        return CommitSha(sha)
+
+    def _fail(self) -> None:
+        """Raise what git said; it has ended by itself."""
+        out, err = self._process.communicate()
+        del out
+        said = err.decode("utf-8", "replace")
+        line = next((line for line in said.splitlines() if line.startswith("fatal:")), said.strip())
+        hint = "free some space, then run the same command again" if "No space left" in said else "git fsck"
+        raise GitCommandError(f"git fast-import failed: {line}", hint=hint, stderr=said)
+
+
+def write_commit(repository: Repository, ref: RefName, commit: NewCommit, old: str | None) -> CommitSha | None:
+    """Write a commit and move a ref to it by compare-and-swap, whatever the ref's history was.
+
+    Returns:
+        The new sha, or None when the ref was not `old` any more (the commit is then unreferenced).
+    """
+    waiting = RefName(f"{TEMPORARY_REFS}{uuid.uuid4().hex}")
+    with CommitWriter(repository, waiting) as writer:
+        sha = writer.add(commit)
+    try:
+        return sha if move_ref(repository, ref, sha, old) else None
+    finally:
+        delete_ref(repository, waiting, sha)
+
+
+def signed_commit(repository: Repository, commit: NewCommit, tree: str) -> CommitSha:
+    """Write the commit with the user's signature over a tree that exists; no ref moves."""
+    env = {
+        "GIT_AUTHOR_NAME": commit.author.name,
+        "GIT_AUTHOR_EMAIL": commit.author.email,
+        "GIT_AUTHOR_DATE": commit.author.date,
+        "GIT_COMMITTER_NAME": commit.committer.name,
+        "GIT_COMMITTER_EMAIL": commit.committer.email,
+        "GIT_COMMITTER_DATE": commit.committer.date,
+    }
+    parents = ["-p", commit.parent] if commit.parent else []
+    sha = repository.text("commit-tree", "-S", *parents, tree, stdin=commit.message.encode(), env=env)
+    return CommitSha(sha)
+
+
+def _commit_stream(ref: str, mark: int, commit: NewCommit) -> bytes:
+    message = commit.message.encode()
+    parts = [
+        f"commit {ref}\nmark :{mark}\nauthor {commit.author.line}\ncommitter {commit.committer.line}\n".encode(),
+        b"data %d\n%s\n" % (len(message), message),
+    ]
+    if commit.parent:
+        parts.append(f"from {commit.parent}\n".encode())
+    if commit.tree:
+        parts.append(f'M 040000 {commit.tree} ""\n'.encode())
+    parts += [f"D {path}\n".encode() for path in commit.removed]
+    for path, content in commit.files.items():
+        parts.append(f"M 100644 inline {path}\ndata {len(content)}\n".encode() + content + b"\n")
+    return b"".join(parts)
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    stdin, stdout = process.stdin, process.stdout
+    if stdin is None or stdout is None:
+        raise ValueError("git was started without pipes")
+    return stdin, stdout
+
+
+@contextmanager
+def _feeding(repository: Repository, call: Sequence[str], lines: Iterable[str]) -> Iterator[IO[bytes]]:
+    """Run git with `lines` on stdin and yield its stdout; a file feeds it, for two full pipes would wait for ever."""
+    with TemporaryFile() as source:
+        source.write("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
+        source.seek(0)
+        process = repository.start(call, stdin=cast("BinaryIO", source))
+        stdout = process.stdout
+        if stdout is None:
+            raise ValueError("git was started without a pipe")
+        try:
+            yield stdout
+        finally:
+            process.communicate()
+
+
+def _skip(stream: IO[bytes], count: int) -> None:
+    while count > 0:
+        count -= len(stream.read(min(count, 1 << 20)))

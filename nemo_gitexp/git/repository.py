@@ -1,0 +1,264 @@
+"""One repository on disk: where its directories are, and how git is run in it.
+
+No user's string is ever handed to git as an option: full hex shas, fixed words, `--end-of-options`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NewType, cast
+
+import git
+import git.exc
+from git.cmd import Git
+
+from nemo_gitexp.errors import (
+    GitCommandError,
+    GitVersionError,
+    IdentityMissingError,
+    NotARepositoryError,
+    RepositoryError,
+)
+
+CommitSha = NewType("CommitSha", str)
+TreeSha = NewType("TreeSha", str)
+RefName = NewType("RefName", str)
+
+MINIMUM_GIT = (2, 38)
+FULL_SHA = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+
+LOCAL_VARIABLES = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_PREFIX",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+)
+"""What git exports to its hooks: inherited, each would point our calls at the wrong repository (git-rev-parse(1))."""
+
+SAFE_CONFIG = (
+    "core.fsmonitor=false",
+    f"core.hooksPath={os.devnull}",
+    "core.fsync=committed",
+    "gc.auto=0",
+    "core.quotePath=false",
+    "advice.detachedHead=false",
+)
+"""For every call: nothing the repository configures is executed by looking at it, and what is written is flushed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A person as git writes it: `name <email>` with the seconds and zone of now."""
+
+    name: str
+    email: str
+    date: str
+
+    @property
+    def line(self) -> str:
+        """The identity as fast-import and commit objects spell it."""
+        return f"{self.name} <{self.email}> {self.date}"
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A work tree with its git directories (all absolute); `object_format` is sha1 or sha256."""
+
+    root: Path
+    git_dir: Path
+    common_dir: Path
+    object_format: str
+    shallow: bool
+    _runner: Git = field(repr=False, compare=False)
+
+    @property
+    def zero_sha(self) -> str:
+        """The sha that stands for "no object"."""
+        return "0" * (64 if self.object_format == "sha256" else 40)
+
+    @property
+    def main_root(self) -> Path:
+        """The main work tree, also when this one is linked to it."""
+        return self.common_dir.parent if self.common_dir.name == ".git" else self.root
+
+    @property
+    def state_dir(self) -> Path:
+        """What belongs to this machine: caches, workspaces, runs."""
+        return self.common_dir / "gitexp"
+
+    def start(
+        self,
+        args: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: BinaryIO | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start git with pipes on all three ends (or reading the open file `stdin`); the caller finishes it."""
+        runner = self._runner if cwd is None else Git(str(cwd))
+        source = subprocess.PIPE if stdin is None else stdin
+        process = runner.execute(git_command(args), istream=source, as_process=True, env=dict(env or {}))
+        # GitPython's handle kills the process when it is collected, so the handle itself is what we keep.
+        return cast("subprocess.Popen[bytes]", process)
+
+    def run(
+        self,
+        *args: str,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> bytes:
+        """Run git to its end and return its stdout.
+
+        Raises:
+            GitCommandError: it exited with something else than 0.
+        """
+        return self.finish(args, self.start(args, env=env, cwd=cwd), stdin)
+
+    def finish(self, args: Sequence[str], process: subprocess.Popen[bytes], stdin: bytes = b"") -> bytes:
+        """Feed a started git, wait for it, and return its stdout.
+
+        Raises:
+            GitCommandError: it exited with something else than 0.
+        """
+        out, err = process.communicate(stdin)
+        if process.returncode != 0:
+            raise _git_failure(args, process.returncode, err.decode("utf-8", "replace"))
+        return out
+
+    def text(self, *args: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> str:
+        """Run git and return its stdout as text without the final newline."""
+        return self.run(*args, stdin=stdin, env=env).decode("utf-8", "surrogateescape").rstrip("\n")
+
+    def find_text(self, *args: str) -> str | None:
+        """Run git and return its stdout as text, None when it says no."""
+        try:
+            return self.text(*args)
+        except GitCommandError:
+            return None
+
+    def config(self) -> dict[str, str]:
+        """Return the effective git configuration, keys in lower case, the last value of each."""
+        values: dict[str, str] = {}
+        for item in self.run("config", "--null", "--list").decode("utf-8", "surrogateescape").split("\0"):
+            key, _, value = item.partition("\n")
+            if key:
+                section, dot, rest = key.partition(".")
+                values[section.lower() + dot + rest] = value
+        return values
+
+    def head(self) -> CommitSha | None:
+        """Return the commit that HEAD names, None in a repository without commits."""
+        sha = self.find_text("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+        return CommitSha(sha) if sha else None
+
+    def identities(self) -> tuple[Identity, Identity]:
+        """Return author and committer as git would use them now.
+
+        Raises:
+            IdentityMissingError: git knows no name or no e-mail.
+        """
+        calls = [("var", "GIT_AUTHOR_IDENT"), ("var", "GIT_COMMITTER_IDENT")]
+        started = [(call, self.start(call)) for call in calls]
+        try:
+            author, committer = (self.finish(call, process).decode("utf-8", "replace") for call, process in started)
+        except GitCommandError as refusal:
+            raise IdentityMissingError(
+                "git does not know who you are",
+                hint='git config user.name "Your Name" && git config user.email you@example.org',
+            ) from refusal
+        return _parse_identity(author), _parse_identity(committer)
+
+
+def git_command(args: Sequence[str]) -> list[str]:
+    """Return the whole argument list of a git call, with the safe configuration in front."""
+    return ["git", "--no-optional-locks", *(word for item in SAFE_CONFIG for word in ("-c", item)), *args]
+
+
+def open_repository(path: Path) -> Repository:
+    """Return the repository whose work tree holds `path`.
+
+    Raises:
+        GitVersionError: no git, or one older than 2.38.
+        NotARepositoryError: no work tree here (or a bare repository).
+    """
+    require_git_version()
+    if not path.is_dir():
+        raise NotARepositoryError(f"no directory {path}", hint="nemo-gitexp -C DIR … with an existing directory")
+    runner = Git(str(path))
+    words = ["rev-parse", "--is-bare-repository", "--absolute-git-dir", "--git-common-dir"]
+    words += ["--is-shallow-repository", "--show-object-format", "--show-toplevel"]
+    process = cast("subprocess.Popen[bytes]", runner.execute(git_command(words), as_process=True))
+    out, err = process.communicate()
+    lines = out.decode("utf-8", "surrogateescape").split("\n")
+    if process.returncode != 0 or len(lines) < 6:
+        raise _not_open(path, lines, err.decode("utf-8", "replace"))
+    root = Path(lines[5])
+    common = Path(os.path.normpath(path / lines[2]))
+    return Repository(root, Path(lines[1]), common.resolve(), lines[4], lines[3] == "true", Git(str(root)))
+
+
+def require_git_version() -> None:
+    """Check that git is here and new enough.
+
+    Raises:
+        GitVersionError: it is not.
+    """
+    try:
+        found = Git().version_info
+    except git.exc.GitCommandNotFound as fault:
+        raise GitVersionError("git is not installed", hint="install git 2.38 or newer") from fault
+    if found[:2] < MINIMUM_GIT:
+        named = ".".join(str(number) for number in found)
+        raise GitVersionError(f"git {named} is older than 2.38", hint="install git 2.38 or newer", found=named)
+
+
+def _not_open(path: Path, lines: Sequence[str], said: str) -> RepositoryError:
+    if lines and lines[0] == "true":
+        return NotARepositoryError(
+            f"{path} is a bare repository, without files to record",
+            hint=f"git clone {path} work && cd work",
+            path=str(path),
+        )
+    if "dubious ownership" in said:
+        return RepositoryError(
+            f"git refuses {path}: it belongs to somebody else",
+            hint=f"git config --global --add safe.directory {path}",
+            path=str(path),
+        )
+    if "not a git repository" in said:
+        return NotARepositoryError(
+            f"{path} is not in a git repository",
+            hint='git init && git add -A && git commit -m "first commit"',
+            path=str(path),
+        )
+    return NotARepositoryError(f"git cannot open {path}: {_last_line(said)}", hint="git status", path=str(path))
+
+
+def _git_failure(args: Sequence[str], returncode: int, said: str) -> GitCommandError:
+    verb = next((word for word in args if not word.startswith("-")), "git")
+    hint = "free some space, then run the same command again" if "No space left" in said else "git status"
+    return GitCommandError(
+        f"git {verb} failed: {_last_line(said) or f'exit {returncode}'}", hint=hint, stderr=said, exit_code=returncode
+    )
+
+
+def _last_line(said: str) -> str:
+    lines = [line for line in said.strip().splitlines() if line.strip() and not line.startswith("hint:")]
+    fatal = [line for line in lines if line.startswith(("fatal:", "error:"))]
+    return (fatal or lines or [""])[-1]
+
+
+def _parse_identity(text: str) -> Identity:
+    name, _, rest = text.rstrip("\n").partition(" <")
+    email, _, date = rest.partition("> ")
+    return Identity(name, email, date)

@@ -1,0 +1,264 @@
+"""The state of the work tree as a tree object, without touching index, HEAD or files.
+
+`git status` says what differs, a copy of the index (its mtime kept, or racy edits are lost: git's
+racy-git.txt) takes exactly those paths, `git write-tree` makes the tree.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_gitexp.errors import GitCommandError, RepositoryError, SnapshotRefusedError
+from nemo_gitexp.git.repository import CommitSha, Repository, TreeSha
+
+MEGABYTE = 1_000_000
+SECRET_SCAN_BYTES = 1_000_000
+"""How much of a changed file is searched for secrets; keys stand in small files."""
+
+SECRET_NAMES = re.compile(
+    r"(?:^|/)(?:\.env(?:\.(?!example|sample|template)[^/]*)?|\.netrc|\.pgpass|id_(?:rsa|dsa|ecdsa|ed25519)|[^/]*\.(?:pem|p12|pfx|key)"
+    r"|credentials\.json|\.aws/credentials|\.dockercfg|\.npmrc|\.pypirc|kubeconfig)$"
+)
+SECRET_CONTENT = re.compile(
+    rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
+    rb"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
+    rb"|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_[A-Za-z0-9_]{50,}\b|\bglpat-[A-Za-z0-9_-]{20,}\b"
+    rb"|\bhf_[A-Za-z0-9]{30,}\b|\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}\b|\bxox[abprs]-[A-Za-z0-9-]{20,}\b"
+    rb"|\bAIza[0-9A-Za-z_-]{35}\b|\bnvapi-[A-Za-z0-9_-]{40,}\b|\bpypi-[A-Za-z0-9_-]{60,}\b"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotLimits:
+    """What may enter git unasked: sizes of untracked files; `secrets_allowed` patterns (fnmatch) are not searched."""
+
+    max_untracked_file_bytes: int = 10 * MEGABYTE
+    max_untracked_total_bytes: int = 50 * MEGABYTE
+    secrets_allowed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The work tree as git would commit it now.
+
+    `tree` equals the tree of `head` when nothing differs; `untracked` are the captured files git did not track;
+    `submodules` are the populated ones with their commits.
+    """
+
+    head: CommitSha
+    tree: TreeSha
+    dirty: bool
+    untracked: tuple[str, ...]
+    submodules: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Status:
+    head: str
+    changed: tuple[str, ...]
+    untracked: tuple[str, ...]
+    unmerged: tuple[str, ...]
+    dirty_submodules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """What the user's index says beyond its files: gitlinks, and paths git is told not to look at."""
+
+    gitlinks: tuple[str, ...]
+    hidden: tuple[str, ...]
+
+
+def take_snapshot(repository: Repository, limits: SnapshotLimits) -> Snapshot:
+    """Return the present state of the work tree as a tree object.
+
+    Side effects: objects are written; nothing else.
+
+    Raises:
+        RepositoryError: no commit yet.
+        SnapshotRefusedError: unmerged paths, embedded repositories, dirty submodules, hidden changes,
+            likely secrets, or untracked files that are too large; `paths` names them.
+    """
+    status_call = ["status", "--porcelain=v2", "-z", "--branch", "--untracked-files=all", "--no-renames"]
+    status_call.append("--ignore-submodules=none")
+    index_call = ["ls-files", "-s", "-v", "-z"]
+    status_process, index_process = repository.start(status_call), repository.start(index_call)
+    index = _parse_index(repository.finish(index_call, index_process))
+    status = _parse_status(repository.finish(status_call, status_process))
+    if status.head == "(initial)":
+        raise RepositoryError("the repository has no commit yet", hint='git add -A && git commit -m "first commit"')
+    submodules = _populated_submodules(repository, index)
+    _refuse(repository, status, index, limits)
+    head = CommitSha(status.head)
+    paths = (*status.changed, *status.untracked)
+    head_tree = TreeSha(repository.text("rev-parse", f"{head}^{{tree}}"))
+    tree = _write_tree(repository, paths) if paths else head_tree
+    return Snapshot(head, tree, tree != head_tree, status.untracked, submodules)
+
+
+def _write_tree(repository: Repository, paths: Sequence[str]) -> TreeSha:
+    listing = "".join(f"{path}\0" for path in paths).encode("utf-8", "surrogateescape")
+    with _copied_index(repository) as env:
+        repository.run("update-index", "-z", "--add", "--remove", "--replace", "--stdin", stdin=listing, env=env)
+        return TreeSha(repository.text("write-tree", env=env))
+
+
+@contextmanager
+def _copied_index(repository: Repository) -> Iterator[dict[str, str]]:
+    directory = repository.state_dir / "tmp"
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix="index-") as copy_dir:
+        copy = Path(copy_dir) / "index"
+        original = repository.git_dir / "index"
+        if original.exists():
+            # A split index names its shared part relative to the git directory: git finds it there either way.
+            shutil.copy2(original, copy)
+        yield {"GIT_INDEX_FILE": str(copy), "GIT_DIR": str(repository.git_dir), "GIT_WORK_TREE": str(repository.root)}
+
+
+def _parse_status(out: bytes) -> _Status:
+    head, changed, untracked, unmerged, dirty = "(initial)", [], [], [], []
+    for line in out.decode("utf-8", "surrogateescape").split("\0"):
+        kind = line[:2]
+        if line.startswith("# branch.oid "):
+            head = line[13:]
+        elif kind == "? ":
+            untracked.append(line[2:])
+        elif kind == "u ":
+            unmerged.append(line.split(" ", 10)[10])
+        elif kind == "1 ":
+            fields = line.split(" ", 8)
+            changed.append(fields[8])
+            if fields[2].startswith("S") and ("M" in fields[2] or "U" in fields[2]):
+                dirty.append(fields[8])
+    return _Status(head, tuple(changed), tuple(untracked), tuple(unmerged), tuple(dirty))
+
+
+def _parse_index(out: bytes) -> _Index:
+    # 50,000 lines are common: only those that matter are decoded.
+    gitlinks, hidden = [], []
+    for match in re.finditer(rb"(?:^|\0)(?:\w 160000 |[a-zS] )[^\0]*", out):
+        meta, _, path = match.group().lstrip(b"\0").decode("utf-8", "surrogateescape").partition("\t")
+        if meta[2:8] == "160000":
+            gitlinks.append(path)
+        else:
+            hidden.append(path)
+    return _Index(tuple(gitlinks), tuple(hidden))
+
+
+def _refuse(repository: Repository, status: _Status, index: _Index, limits: SnapshotLimits) -> None:
+    _refuse_any(status.unmerged, "unmerged paths", "resolve them, then git add them: git status")
+    embedded = [path for path in status.untracked if path.endswith("/")]
+    embedded += [path for path in index.gitlinks if path not in _declared_submodules(repository, index)]
+    first = embedded[0] if embedded else ""
+    _refuse_any(
+        embedded,
+        "a repository inside this one that is no submodule",
+        f"git submodule add URL {first}, or ignore it: echo '/{first}' >> .gitignore",
+    )
+    _refuse_any(
+        status.dirty_submodules,
+        "changes inside a submodule that are not committed there",
+        f"git -C {''.join(status.dirty_submodules[:1])} commit -a, then run again",
+    )
+    _refuse_any(
+        _hidden_changes(repository, index.hidden),
+        "changes that git is told not to see",
+        "git update-index --no-assume-unchanged --no-skip-worktree PATH",
+    )
+    _refuse_large(repository.root, status.untracked, limits)
+    _refuse_secrets(repository.root, (*status.changed, *status.untracked), limits)
+
+
+def _refuse_any(paths: Sequence[str], what: str, hint: str) -> None:
+    if paths:
+        raise SnapshotRefusedError(f"the work tree holds {what}: {_named(paths)}", hint=hint, paths=list(paths))
+
+
+def _named(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:5])
+    return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"
+
+
+def _declared_submodules(repository: Repository, index: _Index) -> set[str]:
+    if not index.gitlinks:
+        return set()
+    listed = repository.find_text(
+        "config", "-z", "--file", str(repository.root / ".gitmodules"), "--get-regexp", r"\.path$"
+    )
+    return {item.partition("\n")[2] for item in (listed or "").split("\0") if item}
+
+
+def _populated_submodules(repository: Repository, index: _Index) -> tuple[tuple[str, str], ...]:
+    found = []
+    for path in index.gitlinks:
+        directory = repository.root / path
+        if (directory / ".git").exists():
+            sha = repository.run("rev-parse", "HEAD", cwd=directory).decode().strip()
+            found.append((path, sha))
+    return tuple(found)
+
+
+def _hidden_changes(repository: Repository, hidden: Sequence[str]) -> list[str]:
+    """Return the hidden paths (assume-unchanged, skip-worktree) whose file differs from the index."""
+    there = [path for path in hidden if (repository.root / path).is_file()]
+    if not there:
+        return []
+    listing = "".join(f"{path}\n" for path in there).encode("utf-8", "surrogateescape")
+    try:
+        hashes = repository.run("hash-object", "--stdin-paths", stdin=listing).decode().split()
+    except GitCommandError:
+        return there
+    out = repository.run("--literal-pathspecs", "ls-files", "-s", "-z", "--", *there)
+    recorded = {}
+    for line in out.decode("utf-8", "surrogateescape").split("\0")[:-1]:
+        meta, _, path = line.partition("\t")
+        recorded[path] = meta.split(" ")[1]
+    return [path for path, sha in zip(there, hashes, strict=True) if recorded.get(path) != sha]
+
+
+def _refuse_large(root: Path, untracked: Sequence[str], limits: SnapshotLimits) -> None:
+    sizes = {path: (root / path).lstat().st_size for path in untracked if (root / path).is_file()}
+    large = [path for path, size in sizes.items() if size > limits.max_untracked_file_bytes]
+    if not large and sum(sizes.values()) > limits.max_untracked_total_bytes:
+        large = sorted(sizes, key=lambda path: -sizes[path])[:10]
+    if large:
+        total = sum(sizes.values()) / MEGABYTE
+        raise SnapshotRefusedError(
+            f"untracked files too large for git ({total:.0f} MB in all): {_named(large)}",
+            hint=f"dvc add {large[0]}, or name it in .gitignore, or raise max_untracked_file_mb in [tool.nemo-gitexp]",
+            paths=large,
+        )
+
+
+def _refuse_secrets(root: Path, paths: Sequence[str], limits: SnapshotLimits) -> None:
+    suspects = [path for path in paths if not _allowed(path, limits) and _looks_secret(root / path, path)]
+    if suspects:
+        raise SnapshotRefusedError(
+            f"these look like secrets: {_named(suspects)}",
+            hint=f"echo '/{suspects[0]}' >> .gitignore, or allow it: secrets_allowed in [tool.nemo-gitexp]",
+            paths=suspects,
+        )
+
+
+def _allowed(path: str, limits: SnapshotLimits) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in limits.secrets_allowed)
+
+
+def _looks_secret(file: Path, path: str) -> bool:
+    if file.is_symlink() or not file.is_file():
+        return False
+    if SECRET_NAMES.search(path):
+        return True
+    try:
+        with file.open("rb") as stream:
+            return SECRET_CONTENT.search(stream.read(SECRET_SCAN_BYTES)) is not None
+    except OSError:
+        return False

@@ -1,0 +1,237 @@
+"""Exact states as directories: linked worktrees with their submodules, and the proof that they are exact."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_gitexp.errors import GitCommandError, StateDirectoryError, WorkspaceError
+from nemo_gitexp.git.objects import TreeEntry, list_tree
+from nemo_gitexp.git.repository import Repository
+
+CHECKOUT_CONFIG = (
+    # The same bytes on every machine: only what the repository's own attributes say converts line ends.
+    "core.autocrlf=false",
+    "core.eol=lf",
+    # A sparse work tree of the user must not make a sparse workspace.
+    "core.sparseCheckout=false",
+    "core.sparseCheckoutCone=false",
+    "checkout.workers=2",
+)
+LOCK_REASON = "nemo-gitexp workspace"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFile:
+    """One file of a workspace: git's `mode`, the size and sha256 (hex) of its bytes on disk (a link: of its target)."""
+
+    path: str
+    mode: str
+    size_bytes: int
+    sha256: str
+
+
+def add_worktree(repository: Repository, directory: Path, commit: str, *, with_submodules: bool) -> None:
+    """Check a commit out into a new directory, hooks off, on request with the submodules that the user has populated.
+
+    Raises:
+        StateDirectoryError: the directory cannot be made.
+        WorkspaceError: a submodule of the commit is not in the user's work tree.
+    """
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        repository.run(*_configured("worktree", "add", "--quiet", "--detach", "--lock", "--reason", LOCK_REASON),
+                       "--", str(directory), commit)  # fmt: skip
+    except (OSError, GitCommandError) as fault:
+        remove_worktree(repository, directory)
+        if isinstance(fault, OSError):
+            raise StateDirectoryError(f"cannot make {directory}: {fault.strerror}", path=str(directory)) from fault
+        raise
+    if with_submodules:
+        _populate_submodules(repository, repository.root, directory, commit)
+
+
+def remove_worktree(repository: Repository, directory: Path) -> None:
+    """Remove a worktree of ours and all that was in it; nothing happens when it is gone already."""
+    for gitlink in _nested_worktrees(directory):
+        shutil.rmtree(gitlink, ignore_errors=True)
+    try:
+        repository.run("worktree", "remove", "--force", "--force", "--", str(directory))
+    except GitCommandError:
+        _make_writable(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        repository.find_text("worktree", "unlock", "--", str(directory))
+        repository.find_text("worktree", "prune")
+
+
+def unlock_worktree(repository: Repository, directory: Path) -> None:
+    """Hand a worktree over to the user: `git worktree remove` and prune treat it as any other."""
+    repository.run("worktree", "unlock", "--", str(directory))
+
+
+def verify_worktree(
+    repository: Repository, directory: Path, commit: str, *, populated: Collection[str]
+) -> list[DiskFile]:
+    """Return every file of a worktree after comparing it with the commit, submodules included.
+
+    Bytes are compared with the blob directly, and where they differ through the clean filter that made it
+    (line ends, ident, LFS).
+
+    Args:
+        repository: its repository.
+        directory: the worktree.
+        commit: what it must hold.
+        populated: submodules that were there when the commit was recorded.
+
+    Raises:
+        WorkspaceError: `paths` differ.
+    """
+    files: list[DiskFile] = []
+    wrong: list[str] = []
+    doubtful: list[TreeEntry] = []
+    for entry in list_tree(repository, commit):
+        path = directory / entry.path
+        if entry.kind == "commit":
+            files += _submodule_files(repository, directory, entry, populated)
+            continue
+        found = _read_file(path, entry, repository.object_format)
+        if found is None:
+            wrong.append(entry.path)
+            continue
+        file, is_exact = found
+        files.append(file)
+        if not is_exact:
+            doubtful.append(entry)
+    wrong += _not_cleaned(repository, directory, doubtful)
+    if wrong:
+        raise WorkspaceError(
+            f"the workspace is not what was recorded: {', '.join(wrong[:5])}",
+            hint="a filter of this machine changes files on checkout (git lfs install?); git check-attr -a PATH",
+            paths=wrong,
+        )
+    return files
+
+
+def _configured(*args: str) -> list[str]:
+    return [*(word for item in CHECKOUT_CONFIG for word in ("-c", item)), *args]
+
+
+def _populate_submodules(repository: Repository, source: Path, directory: Path, commit: str, prefix: str = "") -> None:
+    """Check each submodule out as a worktree of the user's own clone: unpushed commits work, nothing is fetched."""
+    for path, sha in _gitlinks(repository, source, commit):
+        clone = source / path
+        if not (clone / ".git").exists():
+            continue
+        target = directory / path
+        try:
+            shutil.rmtree(target, ignore_errors=True)
+            repository.run(
+                *_configured("worktree", "add", "--quiet", "--force", "--detach"), "--", str(target), sha, cwd=clone
+            )
+        except GitCommandError as fault:
+            raise WorkspaceError(
+                f"submodule {prefix}{path} does not have commit {sha}",
+                hint=f"git -C {prefix}{path} fetch, or git submodule update --init --recursive",
+                paths=[f"{prefix}{path}"],
+            ) from fault
+        _populate_submodules(repository, clone, target, sha, f"{prefix}{path}/")
+
+
+def _gitlinks(repository: Repository, source: Path, commit: str) -> list[tuple[str, str]]:
+    out = repository.run("ls-tree", "-r", "-z", "--full-tree", commit, cwd=source).decode("utf-8", "surrogateescape")
+    found = []
+    for line in out.split("\0"):
+        if line.startswith("160000 "):
+            meta, _, path = line.partition("\t")
+            found.append((path, meta.split(" ")[2]))
+    return found
+
+
+def _submodule_files(
+    repository: Repository, directory: Path, entry: TreeEntry, populated: Collection[str]
+) -> Iterator[DiskFile]:
+    place = directory / entry.path
+    if not (place / ".git").exists():
+        if entry.path not in populated:
+            return
+        raise WorkspaceError(
+            f"submodule {entry.path} was there when the experiment was recorded, and is missing here",
+            hint=f"git submodule update --init --recursive -- {entry.path}",
+            paths=[entry.path],
+        )
+    head = repository.run("rev-parse", "HEAD", cwd=place).decode().strip()
+    status = repository.run(*_configured("status", "--porcelain", "-z"), cwd=place)
+    if head != entry.sha or status:
+        raise WorkspaceError(f"submodule {entry.path} is not at {entry.sha}", paths=[entry.path])
+    listing = repository.run("ls-tree", "-r", "-z", "--full-tree", entry.sha, cwd=place).decode(
+        "utf-8", "surrogateescape"
+    )
+    for line in listing.split("\0")[:-1]:
+        meta, _, path = line.partition("\t")
+        mode, kind, sha = meta.split(" ")
+        inner = TreeEntry(mode, kind, sha, path)
+        if kind == "commit":
+            nested = TreeEntry(mode, kind, sha, f"{entry.path}/{path}")
+            if (directory / nested.path / ".git").exists():
+                yield from _submodule_files(repository, directory, nested, populated)
+            continue
+        found = _read_file(place / path, inner, repository.object_format)
+        if found is None:
+            raise WorkspaceError(
+                f"submodule {entry.path} is not what was recorded: {path}", paths=[f"{entry.path}/{path}"]
+            )
+        file = found[0]
+        yield DiskFile(f"{entry.path}/{path}", file.mode, file.size_bytes, file.sha256)
+
+
+def _read_file(path: Path, entry: TreeEntry, object_format: str) -> tuple[DiskFile, bool] | None:
+    """Return the file and whether its raw bytes are the blob, None when it is missing or of another mode."""
+    try:
+        status = path.lstat()
+        if entry.mode == "120000":
+            content = os.fsencode(path.readlink())
+        else:
+            is_executable = bool(status.st_mode & 0o100)
+            if path.is_symlink() or not path.is_file() or is_executable != (entry.mode == "100755"):
+                return None
+            content = path.read_bytes()
+    except OSError:
+        return None
+    blob = hashlib.new(object_format, b"blob %d\0" % len(content), usedforsecurity=False)
+    blob.update(content)
+    file = DiskFile(entry.path, entry.mode, len(content), hashlib.sha256(content).hexdigest())
+    return file, blob.hexdigest() == entry.sha
+
+
+def _not_cleaned(repository: Repository, directory: Path, entries: Sequence[TreeEntry]) -> list[str]:
+    """Return the paths whose content does not become the recorded blob through the clean filter either."""
+    wrong = []
+    for entry in entries:
+        call = [*_configured("hash-object", "--path", entry.path, "--stdin")]
+        content = (directory / entry.path).read_bytes() if entry.mode != "120000" else b""
+        sha = repository.run(*call, stdin=content, cwd=directory).decode().strip()
+        if sha != entry.sha:
+            wrong.append(entry.path)
+    return wrong
+
+
+def _nested_worktrees(directory: Path) -> list[Path]:
+    """Return directories below that are worktrees of submodules (git refuses to remove a worktree holding them)."""
+    found = []
+    for base, names, files in os.walk(directory):
+        if ".git" in files and base != str(directory):
+            found.append(Path(base))
+            names.clear()
+    return found
+
+
+def _make_writable(directory: Path) -> None:
+    for base, _, _ in os.walk(directory):
+        try:
+            Path(base).chmod(0o700)
+        except OSError:
+            continue

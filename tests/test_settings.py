@@ -1,0 +1,163 @@
+"""Every setting has one value and says where it came from; what is no setting is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_gitexp.errors import SettingsError, UnknownExecutorError
+from nemo_gitexp.settings import SITE_FILE, Settings, read_settings, require_executor
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return tmp_path
+
+
+def project(root: Path, text: str) -> None:
+    (root / "pyproject.toml").write_text(text)
+
+
+def test_without_anything_the_defaults_hold(root):
+    settings = read_settings(root, {}, {})
+    assert settings == Settings()
+    assert settings.executors == {"local": {"type": "local"}}
+    assert (settings.max_untracked_file_mb, settings.max_untracked_total_mb) == (10, 50)
+    assert settings.source("threads") == "built in"
+
+
+def test_later_sources_win_and_are_named(root):
+    project(root, '[tool.nemo-gitexp]\nrun-root = "runs"\nthreads = 1\npython = "a"\nmax_untracked_file_mb = 1\n')
+    (root / SITE_FILE).write_text('python = "c"\nmax_untracked_file_mb = 3.5\n')
+    git = {"gitexp.threads": "2", "gitexp.python": "b", "gitexp.maxuntrackedfilemb": "2", "user.name": "x"}
+    settings = read_settings(root, git, {"NEMO_GITEXP_MAX_UNTRACKED_FILE_MB": "4", "HOME": "/"})
+    assert settings.run_root == root / "runs"
+    assert (settings.threads, settings.python, settings.max_untracked_file_mb) == (2, "c", 4.0)
+    assert settings.sources == {
+        "run_root": "pyproject.toml",
+        "threads": "git config gitexp.threads",
+        "python": SITE_FILE,
+        "max_untracked_file_mb": "NEMO_GITEXP_MAX_UNTRACKED_FILE_MB",
+    }
+
+
+@pytest.mark.parametrize("name", ["gitexp.runroot", "gitexp.run-root", "gitexp.runRoot"])
+def test_git_spells_names_without_underscores(root, name):
+    assert read_settings(root, {name: "/runs"}, {}).run_root == Path("/runs")
+
+
+def test_home_is_expanded_in_paths(root, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert read_settings(root, {}, {"NEMO_GITEXP_RUN_ROOT": "~/runs"}).run_root == Path("/home/me/runs")
+
+
+def test_executors_are_merged_by_name(root):
+    project(
+        root,
+        '[tool.nemo-gitexp.executors.a100]\ntype = "slurm"\nnodes = 2\n'
+        "[tool.nemo-gitexp.executors.local]\nntasks = 2\n",
+    )
+    (root / SITE_FILE).write_text('[executors.a100]\naccount = "mine"\n')
+    settings = read_settings(root, {}, {})
+    assert require_executor(settings, "a100") == {"type": "slurm", "nodes": 2, "account": "mine"}
+    assert require_executor(settings, "local") == {"type": "local", "ntasks": 2}
+    assert settings.source("executors.a100") == f"pyproject.toml, {SITE_FILE}"
+
+
+def test_unknown_executor_names_the_nearest(root):
+    with pytest.raises(UnknownExecutorError) as caught:
+        require_executor(read_settings(root, {}, {}), "locl")
+    assert caught.value.facts["nearest"] == "local"
+    assert caught.value.exit_code == 2
+
+
+def test_site_values_come_from_git_file_and_environment(root):
+    (root / SITE_FILE).write_text('[site]\nSCRATCH = "/b"\nPORT = 80\n')
+    git = {"gitexp.site.scratch": "/a", "gitexp.site.data": "/d"}
+    settings = read_settings(root, git, {"NEMO_GITEXP_SITE_OTHER": "/c", "NEMO_GITEXP_SITE_port": "81"})
+    assert settings.site == {"SCRATCH": "/b", "PORT": "81", "OTHER": "/c", "data": "/d"}
+    assert settings.source("site.SCRATCH") == SITE_FILE
+    assert settings.source("site.data") == "git config gitexp.site.data"
+    assert (settings.site_value("DATA"), settings.site_value("nothing")) == ("/d", None)
+
+
+@pytest.mark.parametrize(
+    "text, setting",
+    [
+        ("threads = 0", "threads"),
+        ("threads = 1.5", "threads"),
+        ("threads = true", "threads"),
+        ('threads = "2"', "threads"),
+        ("run_root = 3", "run_root"),
+        ('python = ""', "python"),
+        ("reproduce_cost_limit = -1", "reproduce_cost_limit"),
+        ("reproduce_cost_limit = nan", "reproduce_cost_limit"),
+        ("executors = 1", "executors"),
+        ("executors.x = 1", "executors.x"),
+        ("executors.x.nodes = 1", "executors.x.type"),
+        ("site.x = [1]", "site.x"),
+    ],
+)
+def test_wrong_values_name_setting_and_source(root, text, setting):
+    project(root, f"[tool.nemo-gitexp]\n{text}\n")
+    with pytest.raises(SettingsError) as caught:
+        read_settings(root, {}, {})
+    assert caught.value.facts["setting"] == setting
+    assert caught.value.facts["source"] == "pyproject.toml"
+
+
+def test_unknown_keys_name_the_nearest(root):
+    project(root, '[tool.nemo-gitexp]\nrun_rot = "x"\n')
+    with pytest.raises(SettingsError) as caught:
+        read_settings(root, {}, {})
+    assert caught.value.hint == "did you mean run_root?"
+    with pytest.raises(SettingsError, match="git config"):
+        read_settings(root / "other", {"gitexp.thread": "1"}, {})
+    with pytest.raises(SettingsError, match="NEMO_GITEXP_THREAD"):
+        read_settings(root / "other", {}, {"NEMO_GITEXP_THREAD": "1"})
+
+
+def test_other_variables_of_ours_are_no_settings(root):
+    assert read_settings(root, {}, {"NEMO_GITEXP_DEBUG": "1", "NEMO_GITEXP_THREADS": ""}) == Settings()
+
+
+@pytest.mark.parametrize("text", ["[tool.nemo-gitexp", "\udcff nemo-gitexp", "[tool]\nnemo-gitexp = 1"])
+def test_damaged_project_file_is_refused(root, text):
+    (root / "pyproject.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(SettingsError):
+        read_settings(root, {}, {})
+
+
+def test_damaged_project_file_without_our_table_is_not_our_concern(root):
+    project(root, "[broken")
+    assert read_settings(root, {}, {}) == Settings()
+
+
+def test_numbers_from_texts(root):
+    settings = read_settings(root, {}, {"NEMO_GITEXP_THREADS": "3", "NEMO_GITEXP_REPRODUCE_COST_LIMIT": "0.5"})
+    assert (settings.threads, settings.reproduce_cost_limit) == (3, 0.5)
+    with pytest.raises(SettingsError, match="whole number"):
+        read_settings(root, {}, {"NEMO_GITEXP_THREADS": "many"})
+
+
+@given(st.dictionaries(st.text(max_size=12).map(lambda name: f"gitexp.{name}"), st.text(max_size=5), max_size=3))
+def test_no_git_configuration_makes_anything_but_a_settings_error(configuration):
+    with contextlib.suppress(SettingsError):
+        read_settings(Path("/nonexistent"), configuration, {})
+
+
+def test_toml_is_not_imported_without_our_table(root):
+    project(root, "[project]\nname = 'x'\n")
+    import subprocess
+
+    code = (
+        "import sys; from pathlib import Path; from nemo_gitexp.settings import read_settings\n"
+        f"read_settings(Path({str(root)!r}), {{}}, {{}}); print('tomllib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
