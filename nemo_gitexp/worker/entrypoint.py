@@ -1,0 +1,153 @@
+"""Runs a Python entry point in this process as `python script.py`, `-m module` or `-c code` would run it.
+
+Follows CPython's `pymain_run_python`: a fresh `__main__`, `sys.argv`, `sys.path[0]`, directories and zip files with a
+`__main__.py`, the isolated and safe-path flags. Function entry points are called with the configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType, ModuleType
+    from typing import Callable
+
+    from .shapes import EntryPlan, JsonValue
+
+PYC_HEADER_BYTES = 16
+
+
+def run_entry(entry: EntryPlan, config: dict[str, JsonValue]) -> object:
+    """Run the entry point; whatever it raises passes through.
+
+    Args:
+        entry: a script, module, code or function entry.
+        config: what a function is called with.
+
+    Returns:
+        What the function returned, None for all other kinds.
+    """
+    kind = entry["kind"]
+    if kind == "function":
+        return _run_function(entry["target"], config)
+    if kind == "module":
+        _run_module(entry["module"], entry["args"])
+    elif kind == "code":
+        _run_code(entry["code"], entry["args"])
+    else:
+        _run_script(entry["path"], entry["args"])
+    return None
+
+
+def _run_script(path: str, args: list[str]) -> None:
+    sys.argv = [path, *args]
+    where = path if sys.version_info < (3, 9) else os.path.join(os.getcwd(), path)
+    if _is_archive(where):
+        sys.path.insert(0, where)
+        _fresh_main()
+        _run_as_main("__main__", False)  # keeps sys.argv[0], as for `python directory`
+        return
+    if not _is_safe_path():
+        sys.path.insert(0, os.path.dirname(os.path.realpath(where)))
+    code = _script_code(where)
+    main = _fresh_main(file=where)
+    exec(code, main.__dict__)  # noqa: S102 - running the user's script is what this is for
+
+
+def _run_module(name: str, args: list[str]) -> None:
+    sys.argv = ["-m", *args]
+    if not _is_safe_path():
+        sys.path.insert(0, os.getcwd())
+    _fresh_main()
+    _run_as_main(name, True)  # sets sys.argv[0] to the module's file
+
+
+def _run_code(text: str, args: list[str]) -> None:
+    sys.argv = ["-c", *args]
+    if not _is_safe_path():
+        sys.path.insert(0, "")
+    main = _fresh_main()
+    exec(compile(text, "<string>", "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - as `python -c`
+
+
+def _run_function(target: str, config: dict[str, JsonValue]) -> object:
+    sys.argv = [target]
+    if not _is_safe_path():
+        sys.path.insert(0, os.getcwd())
+    _fresh_main()
+    module_name, _, attribute = target.partition(":")
+    function: object = __import__(module_name, fromlist=["_"])
+    for part in attribute.split("."):
+        function = getattr(function, part)
+    return _call(function, config)  # type: ignore[arg-type]
+
+
+def _call(function: Callable[..., object], config: dict[str, JsonValue]) -> object:
+    """Call with `config=` if there is such a parameter, else the one parameter there is, else one argument a key."""
+    import inspect
+
+    parameters = inspect.signature(function).parameters
+    if "config" in parameters:
+        return function(config=config)
+    single = [item for item in parameters.values() if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)]
+    if len(single) == len(parameters) == 1 and single[0].name not in config:
+        return function(config)
+    return function(**config)
+
+
+def _run_as_main(name: str, alter_argv: bool) -> None:  # noqa: FBT001 - runpy's own parameter
+    import runpy  # after sys.path[0] is there, as in CPython
+
+    runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]  # noqa: SLF001 - what `python -m` calls
+
+
+def _fresh_main(file: str | None = None) -> ModuleType:
+    """Put a new `__main__` in place that looks as CPython's own does before it runs anything."""
+    main = type(sys)("__main__")
+    main.__dict__["__builtins__"] = sys.modules["builtins"]
+    if sys.version_info < (3, 14):
+        main.__annotations__ = {}
+    if file is None:
+        main.__loader__ = sys.modules["_frozen_importlib"].BuiltinImporter
+    else:
+        external = sys.modules["_frozen_importlib_external"]
+        kind = "SourcelessFileLoader" if file.endswith(".pyc") else "SourceFileLoader"
+        main.__loader__ = getattr(external, kind)("__main__", file)
+        main.__file__ = file
+        if sys.version_info < (3, 15):
+            main.__dict__["__cached__"] = None
+    sys.modules["__main__"] = main
+    return main
+
+
+def _script_code(where: str) -> CodeType:
+    try:
+        with open(where, "rb") as file:
+            content = file.read()
+    except OSError as fault:
+        said = f"[Errno {fault.errno}] {fault.strerror}"
+        sys.stderr.write(f"{sys.executable}: can't open file {where!r}: {said}\n")
+        sys.exit(2)
+    if where.endswith(".pyc"):
+        import marshal
+
+        code: CodeType = marshal.loads(content[PYC_HEADER_BYTES:])  # noqa: S302 - the user's own compiled script
+        return code
+    return compile(content, where, "exec", dont_inherit=True)
+
+
+def _is_archive(where: str) -> bool:
+    """Return whether some path hook can import from it: a directory or a zip file."""
+    for hook in sys.path_hooks:
+        try:
+            hook(where)
+        except ImportError:
+            continue
+        return True
+    return False
+
+
+def _is_safe_path() -> bool:
+    return bool(sys.flags.isolated or getattr(sys.flags, "safe_path", False))

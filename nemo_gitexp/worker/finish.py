@@ -1,0 +1,151 @@
+"""Turns the end of a job into result.json: status, error, what is left. Written last, whole, and on a full disk too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from .documents import read_document, write_document
+from .machine import hardware_document
+from .remains import NOTHING_LEFT, Remains
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping
+
+    from .shapes import ErrorReport, JobEnd, Plan
+
+SIGNAL_EXIT_BASE = 128
+FULL_DISK_LISTS = ("outputs", "undeclared_outputs", "stray_files", "changed_files")
+"""What is left out of a result that is too long for the space a full disk has left; the status never is."""
+
+
+def iso_time(seconds: float) -> str:
+    """Return the time since the epoch as ISO 8601 in UTC with microseconds and Z."""
+    whole = int(seconds)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int((seconds - whole) * 1e6):06d}Z"
+
+
+def write_result(plan: Plan, end: JobEnd, remains: Remains | None, started: float, duration_s: float) -> int:
+    """Write result.json.
+
+    Args:
+        plan: the launcher's plan.
+        end: how the job ended.
+        remains: what it left; None when it was never started.
+        started: seconds since the epoch.
+        duration_s: how long the job took.
+
+    Returns:
+        The exit code for the worker: 0 for completed and stopped, else as the job's own.
+    """
+    run_dir = plan["run_dir"]
+    error = describe_end(end, read_document(os.path.join(run_dir, "error.json")))
+    left = dict(NOTHING_LEFT)
+    try:
+        left = remains.document() if remains else left
+    except OSError as fault:
+        error = error or {"type": type(fault).__name__, "message": str(fault)}
+    error = error or describe_remains(left, is_prefix=end["stopped"])
+    status = _status(end, error)
+    result = {
+        **left,
+        "schema": 1,
+        "status": status,
+        "exit_code": end["exit_code"],
+        "signal": end["signal"],
+        "error": error,
+        "started": iso_time(started),
+        "ended": iso_time(time.time()),
+        "duration_s": round(duration_s, 6),
+        "job_started": end["started"],
+        "function_metrics": read_document(os.path.join(run_dir, "function.json")),
+        "log_bytes": _size(os.path.join(run_dir, "log.txt")),
+        "hardware": hardware_document(),
+        "job_environment": read_document(os.path.join(run_dir, "job-environment.json")),
+    }
+    _write_surely(run_dir, result)
+    return exit_code(end, status)
+
+
+def describe_end(end: JobEnd, reported: Mapping[str, object] | None) -> ErrorReport | None:
+    """Return why the job did not end well, None when it did.
+
+    Args:
+        end: how it ended, seen from outside.
+        reported: error.json, if the job wrote one.
+    """
+    if end["error"]:
+        return end["error"]
+    if end["cancelled"]:
+        return {"type": "CancelledError", "message": f"cancelled by {end['cancelled']}"}
+    if end["stopped"] or end["exit_code"] == 0:
+        return None
+    if reported and reported.get("type") != "SystemExit":
+        return {"type": str(reported.get("type")), "message": str(reported.get("message"))}
+    if end["signal"]:
+        return {"type": "SignalError", "message": _signal_message(end["signal"])}
+    said = f": {reported.get('message')}" if reported else ""
+    return {"type": "ExitCodeError", "message": f"exit code {end['exit_code']}{said}"}
+
+
+def describe_remains(left: Mapping[str, object], *, is_prefix: bool) -> ErrorReport | None:
+    """Return what speaks against a job that ended well: code from the user's tree, or outputs that it did not make."""
+    smuggled, missing = left["smuggled"], left["missing_outputs"]
+    if isinstance(smuggled, list) and smuggled:
+        files = sorted({str(item["file"]) for item in smuggled})
+        names = ", ".join(f"{item['module']} from {item['file']}" for item in smuggled)
+        return {"type": "SmuggledModuleError", "message": f"imported from the live work tree: {names}", "paths": files}
+    if isinstance(missing, list) and missing and not is_prefix:
+        return {"type": "MissingOutputError", "message": f"not made: {', '.join(missing)}", "paths": missing[:20]}
+    return None
+
+
+def _status(end: JobEnd, error: ErrorReport | None) -> str:
+    if end["cancelled"] and not end["error"]:
+        return "cancelled"
+    if error:
+        return "failed"
+    return "stopped" if end["stopped"] else "completed"
+
+
+def _signal_message(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    return f"killed by {name}" + ("; perhaps out of memory" if name == "SIGKILL" else "")
+
+
+def _write_surely(run_dir: str, result: Mapping[str, object]) -> None:
+    """Free the reserve and write; where even that is too little, write without the long lists, and say so."""
+    path = os.path.join(run_dir, "result.json")
+    for name in ("reserve.bin", "job-reserve.bin"):
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(run_dir, name))
+    try:
+        write_document(path, result, durable=True)
+    except OSError as fault:
+        short: dict[str, object] = {key: [] for key in FULL_DISK_LISTS}
+        short["job_environment"] = None
+        failed = {"status": "failed", "error": {"type": "OSError", "message": f"the result is incomplete: {fault}"}}
+        write_document(path, {**result, **short, **({} if result["error"] else failed)}, durable=True)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def exit_code(end: JobEnd, status: str | None = None) -> int:
+    """Return the worker's own exit code: 0 for completed and stopped, else as the job's, 1 where that was 0."""
+    status = status or _status(end, describe_end(end, None))
+    if status in ("completed", "stopped"):
+        return 0
+    if end["signal"]:
+        return SIGNAL_EXIT_BASE + end["signal"]
+    return end["exit_code"] or 1

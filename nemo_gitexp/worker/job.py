@@ -1,0 +1,162 @@
+"""The job process: redirected imports, seeds, the entry point, and what it leaves behind about itself.
+
+Started by the worker as `python start.py --job RUN/job.order`. It imports next to nothing before the user's code does,
+so that a module of the user's that shadows one of the standard library is found exactly when `python script.py` would.
+"""
+
+from __future__ import annotations
+
+import atexit
+import marshal
+import os
+import sys
+
+from .entrypoint import run_entry
+from .plainjson import write_plain
+from .readback import JobReport
+from .redirect import RedirectRule, editable_targets, redirect_editables, redirect_paths, redirected_pythonpath
+from .seeding import Seeding, rank_seed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Iterable
+
+    from .shapes import JobOrder, JsonValue
+
+OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+IMPORT_FRAMES = "<frozen importlib._bootstrap"
+MOST_MESSAGE = 2000
+MOST_TRACEBACK = 20000
+
+
+def main(order_path: str) -> None:
+    """Become the job that the order describes; returns or raises as the entry point does."""
+    with open(order_path, "rb") as file:
+        order: JobOrder = marshal.loads(file.read())  # noqa: S302 - written by our own parent process
+    rule = RedirectRule(order["user_root"], order["workspace"], [*order["trusted_roots"], order["run_dir"]])
+    _redirect_imports(rule)
+    _pretend_command_line(order)
+    seeding = Seeding(_own_seed(order["seed"]), order["determinism"])
+    report = JobReport(order["report"], seeding, rule)
+    atexit.register(report.write)
+    seeding.install()
+    process = os.getpid()
+    try:
+        returned = run_entry(order["entry"], order["config"])
+        if hasattr(returned, "items") and os.getpid() == process:
+            _write_returned(order["returned"], returned.items())
+    except BaseException as error:
+        if os.getpid() == process:  # the error of a forked child is no error of the job
+            _report_error(order["error"], error)
+        _hide_our_frames()
+        raise
+    finally:
+        report.write()
+
+
+def _redirect_imports(rule: RedirectRule) -> None:
+    """Make this process and its children import from the workspace what was installed from the user's tree.
+
+    Live entries of `sys.path` change in place. Packages of editable finders come last, where the finder itself would
+    have found them; only in PYTHONPATH, for the children, do they have to come first.
+    """
+    editables = redirect_editables(editable_targets(), rule)
+    before = list(sys.path)
+    sys.path[:] = redirect_paths(before, rule)
+    first = [path for path in sys.path if path not in before] + editables
+    sys.path.extend(path for path in editables if path not in sys.path)
+    inherited = redirected_pythonpath(os.environ.get("PYTHONPATH", ""), first, rule)
+    if inherited != os.environ.get("PYTHONPATH", ""):
+        os.environ["PYTHONPATH"] = inherited
+
+
+def _pretend_command_line(order: JobOrder) -> None:
+    """Give `sys.orig_argv` (3.10) what the user's own command line would have there."""
+    entry = order["entry"]
+    words = {"script": [entry.get("path", "")], "module": ["-m", entry.get("module", "")]}
+    words["code"] = ["-c", entry.get("code", "")]
+    if hasattr(sys, "orig_argv"):
+        command = words.get(entry["kind"], [])
+        sys.orig_argv[:] = [sys.orig_argv[0], *order["interpreter_flags"], *command, *entry.get("args", [])]
+
+
+def _own_seed(seed: int) -> int:
+    world_size, rank = os.environ.get("WORLD_SIZE", ""), os.environ.get("RANK", "")
+    return rank_seed(seed, int(world_size), int(rank)) if world_size.isdigit() and rank.isdigit() else seed
+
+
+def _write_returned(path: str, items: Iterable[tuple[object, object]]) -> None:
+    """Keep the numbers of a returned mapping for the worker."""
+    numbers: dict[str, JsonValue] = {}
+    for key, value in items:
+        number = value.item() if hasattr(value, "item") and getattr(value, "shape", ()) == () else value
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
+            numbers[str(key)] = number
+    write_plain(path, numbers)
+
+
+def _report_error(path: str, error: BaseException) -> None:
+    """Write error.json; `sys.exit` with a number is no error, with a text it is one."""
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        return
+    try:
+        import traceback
+
+        _strip(error, set())
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        document: dict[str, JsonValue] = {
+            "type": type(error).__name__,
+            "message": str(error)[:MOST_MESSAGE],
+            "traceback": text[-MOST_TRACEBACK:],
+        }
+        _write_surely(path, document)
+    except Exception:  # noqa: BLE001, S110 - an exception that cannot be rendered must still end the job its own way
+        pass
+
+
+def _write_surely(path: str, document: dict[str, JsonValue]) -> None:
+    """Write a document, on a full disk into the space that the worker set aside for this."""
+    try:
+        write_plain(path, document)
+    except OSError:
+        os.unlink(os.path.join(os.path.dirname(path), "job-reserve.bin"))
+        write_plain(path, document)
+
+
+def _hide_our_frames() -> None:
+    """Let the interpreter's own handling of the exception, and a hook of the user's, see no frame of ours."""
+    hook = sys.excepthook
+
+    def excepthook(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+        del frames
+        _strip(error, set())
+        hook(kind, error, error.__traceback__)
+
+    sys.excepthook = excepthook
+
+
+def _strip(error: BaseException, seen: set[int]) -> None:
+    """Take our frames out of the tracebacks of the error, its causes, contexts and parts."""
+    if id(error) in seen:
+        return
+    seen.add(id(error))
+    error.__traceback__ = _without_ours(error.__traceback__)
+    parts = getattr(error, "exceptions", ())
+    for other in (error.__cause__, error.__context__, *(parts if isinstance(parts, tuple) else ())):
+        if isinstance(other, BaseException):
+            _strip(other, seen)
+
+
+def _without_ours(frames: TracebackType | None) -> TracebackType | None:
+    kept: list[TracebackType] = []
+    while frames is not None:
+        if not frames.tb_frame.f_code.co_filename.startswith(OURS):
+            kept.append(frames)
+        else:
+            while kept and kept[-1].tb_frame.f_code.co_filename.startswith(IMPORT_FRAMES):
+                kept.pop()  # the import system removes its frames itself, but not in front of one of ours
+        frames = frames.tb_next
+    for this, following in zip(kept, [*kept[1:], None]):
+        this.tb_next = following
+    return kept[0] if kept else None

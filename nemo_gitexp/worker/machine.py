@@ -1,0 +1,102 @@
+"""Which machine this is and which process: read from the system's own files, without starting a program."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .shapes import JsonValue
+
+NUMERIC_FLAGS = ("avx", "avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "fma")
+"""Instruction sets that choose other kernels, and so other last digits, in torch, numpy and oneDNN."""
+
+
+def started_document(now: str) -> dict[str, JsonValue]:
+    """Return what tells later whether this very process still lives: pid, its start, the boot and the host."""
+    pid = os.getpid()
+    return {"at": now, "pid": pid, "pid_start": pid_start(pid), "boot_id": boot_id(), "host": host_digest()}
+
+
+def pid_start(pid: int) -> str | None:
+    """Return when the process started, as text that differs for a reused pid; None when that is unknown."""
+    stat = _text(f"/proc/{pid}/stat")
+    if stat:
+        return stat.rpartition(")")[2].split()[19]
+    if os.path.exists("/proc/self/stat"):
+        return None
+    return _ps_start(pid)
+
+
+def boot_id() -> str | None:
+    """Return the kernel's identity of this boot, None where there is none."""
+    return _text("/proc/sys/kernel/random/boot_id").strip() or None
+
+
+def host_digest() -> str:
+    """Return twelve hex digits that are the same on one host; its name is nobody's business."""
+    return hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:12]
+
+
+def hardware_document() -> dict[str, JsonValue]:
+    """Return processor, memory, kernel and GPUs of this machine."""
+    system = os.uname()
+    return {
+        "system": system.sysname,
+        "kernel": system.release,
+        "machine": system.machine,
+        "cpu_model": _cpu_field("model name"),
+        "cpu_flags": [flag for flag in _cpu_field("flags").split() if flag in NUMERIC_FLAGS],
+        "cpu_count": os.cpu_count(),
+        "cpus_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "gpus": [_gpu_model(path) for path in sorted(glob.glob("/proc/driver/nvidia/gpus/*/information"))],
+        "gpu_driver": _gpu_driver(),
+    }
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+def _cpu_field(name: str) -> str:
+    for line in _text("/proc/cpuinfo", 8192).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""
+
+
+def _gpu_model(path: str) -> str:
+    for line in _text(path).splitlines():
+        if line.startswith("Model:"):
+            return line[len("Model:") :].strip()
+    return "unknown"
+
+
+def _gpu_driver() -> str | None:
+    words = _text("/proc/driver/nvidia/version").partition("Kernel Module")[2].split()
+    numbers = [word for word in words if word[:1].isdigit()]
+    return numbers[0] if numbers else None
+
+
+def _text(path: str, limit: int = 65536) -> str:
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _ps_start(pid: int) -> str | None:
+    import subprocess  # only where there is no /proc
+
+    done = subprocess.run(
+        ["/bin/ps", "-o", "lstart=", "-p", str(pid)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
+    return done.stdout.decode("ascii", "replace").strip() or None

@@ -1,0 +1,155 @@
+"""The worker process of a node: verifies the state, starts the job, watches it, writes the result. Nothing else.
+
+`python start.py RUN/plan.json` arrives here. Everything that is decided about a run is decided by the launcher; this
+room only refuses what is not as recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import marshal
+import os
+import sys
+import time
+
+from .documents import read_document, write_bytes, write_document
+from .finish import exit_code, iso_time, write_result
+from .inputs import input_states
+from .machine import started_document
+from .manifest import Verification
+from .ranks import Ranks
+from .refusal import find_refusal, verify_plan
+from .remains import Remains
+from .steps import StepCounter
+from .watch import Canceller, Job, never_started, start_job, watch_job
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .shapes import JobEnd, JobOrder, Plan
+
+RESERVES = {"reserve.bin": 64 * 1024, "job-reserve.bin": 32 * 1024}
+"""Space set aside for the result and for the job's own error, should the job fill the disk."""
+
+REFUSED_EXIT = 3
+
+
+def main(plan_path: str) -> None:
+    """Do the whole run that the plan describes, then exit: 0 completed or stopped, otherwise as the job did."""
+    with open(plan_path, "rb") as file:
+        plan: Plan = json.loads(file.read().decode())
+    sys.exit(Node(plan).run())
+
+
+class Node:
+    """One run on one node.
+
+    Args:
+        plan: what the launcher asks for.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._run_dir = plan["run_dir"]
+        self._ranks = Ranks(plan, os.environ)
+        self._canceller = Canceller(self._path("cancel.json"))
+        self._remains: Remains | None = None
+
+    def run(self) -> int:
+        """Run the job and write result.json, whatever happens; return the exit code of this process."""
+        if os.path.exists(self._path("result.json")):
+            sys.stderr.write(f"gitexp: {self._run_dir} has its result already\n")
+            return REFUSED_EXIT
+        self._canceller.listen()
+        started, clock = time.time(), time.monotonic()
+        try:
+            self._prepare(started)
+            end = self._verified_run()
+        except Exception as fault:  # noqa: BLE001 - a run without a result would look lost
+            end = never_started({"type": type(fault).__name__, "message": str(fault)})
+            end["started"] = os.path.exists(self._ranks.file("child.json"))
+        if not self._ranks.is_first:
+            return exit_code(end)
+        return write_result(self._plan, end, self._remains, started, time.monotonic() - clock)
+
+    def _prepare(self, started: float) -> None:
+        write_document(self._ranks.file("started.json"), started_document(iso_time(started)))
+        for name, size_bytes in RESERVES.items() if self._ranks.is_first else ():
+            write_bytes(self._path(name), os.urandom(size_bytes))  # random: no file system can make it small
+        os.makedirs(self._plan["outputs_dir"], exist_ok=True)
+
+    def _verified_run(self) -> JobEnd:
+        verification = verify_plan(self._plan) if self._ranks.is_verifier else Verification()
+        refusal = find_refusal(self._plan, verification) if self._ranks.is_verifier else None
+        self._ranks.tell(refusal)
+        refusal = refusal or self._ranks.wait(self._canceller.reason)
+        if refusal:
+            return never_started(refusal)
+        if self._canceller.reason():
+            return never_started(None, self._canceller.reason())
+        argv, env = self._job_argv(), self._job_environment()
+        data = input_states(self._plan["workspace"], self._plan["inputs"])
+        remains = Remains(self._plan, verification.states, data)
+        log, child = self._ranks.file("log.txt"), self._ranks.file("child.json")
+        try:
+            job = start_job(argv, cwd=self._plan["cwd"], env=env, log=log, child=child)
+        except OSError as fault:
+            message = f"{argv[0]} cannot be started: {fault.strerror or fault}"
+            return never_started({"type": "CommandNotFoundError", "message": message})
+        self._remains = remains
+        return self._watch(job)
+
+    def _watch(self, job: Job) -> JobEnd:
+        limit = self._plan["stop_after_steps"]
+        steps = StepCounter(self._path("metrics.jsonl"), limit) if limit else None
+        try:
+            end = watch_job(job, self._canceller, steps, self._plan["grace_s"])
+        except BaseException:
+            job.stop(0)
+            raise
+        if end["stopped"] and steps and self._ranks.is_first:
+            steps.cut()
+        return end
+
+    def _job_environment(self) -> dict[str, str]:
+        env = {**os.environ, **self._plan["env"]}
+        env.setdefault("PYTHONUNBUFFERED", "1")
+        for name in self._plan["unset_env"]:
+            env.pop(name, None)
+        if self._plan["entry"]["kind"] == "command" and self._plan["probe_interpreter"]:
+            from .probe import probe_environment
+
+            probed = probe_environment(self._plan, env)
+            if probed.document:
+                write_document(self._path("job-environment.json"), probed.document)
+            if probed.pythonpath:
+                env["PYTHONPATH"] = probed.pythonpath
+        return env
+
+    def _job_argv(self) -> list[str]:
+        plan = self._plan
+        if plan["entry"]["kind"] == "command":
+            return plan["entry"]["argv"]
+        order = self._ranks.file("job.order")
+        write_bytes(order, marshal.dumps(dict(self._job_order()), 2))  # 2: the form that every Python 3 reads
+        return [plan["interpreter"] or sys.executable, *plan["interpreter_flags"], sys.argv[0], "--job", order]
+
+    def _job_order(self) -> JobOrder:
+        plan = self._plan
+        is_function = plan["entry"]["kind"] == "function"
+        return {
+            "run_dir": self._run_dir,
+            "report": self._ranks.file("job.json"),
+            "error": self._ranks.file("error.json"),
+            "returned": self._ranks.file("function.json"),
+            "workspace": plan["workspace"],
+            "user_root": plan["user_root"],
+            "trusted_roots": plan["trusted_roots"],
+            "entry": plan["entry"],
+            "config": (read_document(plan["config"]) or {}) if is_function else {},
+            "seed": plan["seed"],
+            "determinism": plan["determinism"],
+            "interpreter_flags": plan["interpreter_flags"],
+        }
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._run_dir, name)

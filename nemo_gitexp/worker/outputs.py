@@ -1,0 +1,134 @@
+"""Finds and hashes what the job made: sha256 and md5 in one read, directories as DVC 3 addresses them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+
+from .manifest import CHUNK_BYTES, walk_files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable
+
+    from .shapes import OutputPlan, OutputReport
+
+MAY_HOLD_TENSORS = (b"PK\x03\x04", b"\x93NUMPY")
+
+
+class FileHashes:
+    """The hashes of one file; `digest` of its tensors, None where it holds none."""
+
+    __slots__ = ("digest", "md5", "sha256", "size_bytes")
+
+    def __init__(self, sha256: str, md5: str, digest: str | None, size_bytes: int) -> None:
+        self.sha256 = sha256
+        self.md5 = md5
+        self.digest = digest
+        self.size_bytes = size_bytes
+
+
+def declared_outputs(outputs_dir: str, declared: list[OutputPlan]) -> list[OutputPlan]:
+    """Return the declared outputs, or every top-level entry of the outputs directory when none is declared."""
+    if declared or not os.path.isdir(outputs_dir):
+        return declared
+    return [{"path": name, "keep": "dvc"} for name in sorted(os.listdir(outputs_dir))]
+
+
+def hash_output(outputs_dir: str, output: OutputPlan) -> OutputReport | None:
+    """Return the report of one output; None when it is missing, an empty directory, or no file at all."""
+    path = os.path.join(outputs_dir, output["path"])
+    if os.path.isdir(path):
+        return _hash_directory(path, output) if _regular_files(path) else None
+    if not os.path.isfile(path):
+        return None
+    hashes = hash_file(path)
+    return {
+        "path": output["path"],
+        "keep": output["keep"],
+        "sha256": hashes.sha256,
+        "md5": hashes.md5,
+        "digest": hashes.digest,
+        "size_bytes": hashes.size_bytes,
+        "is_dir": False,
+        "files": [],
+    }
+
+
+def find_undeclared(outputs_dir: str, declared: Iterable[str], ignored: Iterable[str]) -> list[str]:
+    """Return the files below the outputs directory that belong to no declared output."""
+    named = {os.path.normpath(path) for path in [*declared, *ignored]}
+    heads = tuple(f"{path}/" for path in named)
+    below = walk_files(outputs_dir) if os.path.isdir(outputs_dir) else ()
+    return sorted(path for path, _ in below if path not in named and not path.startswith(heads))
+
+
+def hash_file(path: str) -> FileHashes:
+    """Return all hashes of one regular file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    sha256, md5, size = hashlib.sha256(), hashlib.md5(), 0  # noqa: S324 - DVC's content address, no secret
+    head = b""
+    with open(path, "rb", buffering=0) as file:
+        for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
+            head = head or chunk[:16]
+            sha256.update(chunk)
+            md5.update(chunk)
+            size += len(chunk)
+    return FileHashes(sha256.hexdigest(), md5.hexdigest(), _tensor_digest(path, head), size)
+
+
+def _tensor_digest(path: str, head: bytes) -> str | None:
+    is_safetensors = head[8:9] == b"{"
+    if not (head.startswith(MAY_HOLD_TENSORS) or is_safetensors):
+        return None
+    from .tensors import tensor_digest
+
+    return tensor_digest(path)
+
+
+def _hash_directory(path: str, output: OutputPlan) -> OutputReport:
+    """Hash a directory: md5 as DVC does, sha256 over the lines `sha256sum` would print, digest over both kinds."""
+    hashes = dict(sorted((relative, hash_file(os.path.join(path, relative))) for relative in _regular_files(path)))
+    listing = [{"md5": item.md5, "relpath": relative} for relative, item in hashes.items()]
+    lines = "".join(f"{item.sha256}  {relative}\n" for relative, item in hashes.items())
+    return {
+        "path": output["path"],
+        "keep": output["keep"],
+        "sha256": hashlib.sha256(_encoded(lines)).hexdigest(),
+        "md5": hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir",  # noqa: S324 - DVC
+        "digest": _directory_digest(hashes),
+        "size_bytes": sum(item.size_bytes for item in hashes.values()),
+        "is_dir": True,
+        "files": [(relative, item.md5, item.size_bytes) for relative, item in hashes.items()],
+    }
+
+
+def _directory_digest(hashes: dict[str, FileHashes]) -> str | None:
+    if not any(item.digest for item in hashes.values()):
+        return None
+    lines = "".join(f"{item.digest or 'bytes:' + item.sha256}  {relative}\n" for relative, item in hashes.items())
+    return "sha256:" + hashlib.sha256(_encoded(lines)).hexdigest()
+
+
+def _regular_files(root: str) -> list[str]:
+    """Return the files below a directory, links followed as DVC does; sockets, pipes and dangling links left out."""
+    found = []
+    for directory, _, names in os.walk(root, followlinks=False):
+        for name in names:
+            path = os.path.join(directory, name)
+            try:
+                is_regular = stat.S_ISREG(os.stat(path).st_mode)
+            except OSError:
+                continue
+            if is_regular:
+                found.append(os.path.relpath(path, root).replace(os.sep, "/"))
+    return found
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,138 @@
+"""The shapes of the files in a run directory, for the type checker only: nothing here runs in a job.
+
+`plan.json` comes from the launcher, `result.json` goes to the collector; `JobOrder` passes from the worker to its job.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, Optional, Tuple, TypedDict, Union
+
+JsonValue = Union[None, bool, int, float, str, "List[JsonValue]", "Dict[str, JsonValue]"]
+
+ManifestRow = Tuple[str, str, int, str]
+"""Path, git mode (100644, 100755, 120000), size in bytes, sha256 of the bytes on disk or of a link's target text."""
+
+FileState = Tuple[int, int, int]
+"""Size in bytes, modification time in ns, inode: what tells cheaply that a file was touched."""
+
+
+class EntryPlan(TypedDict, total=False):
+    """What to run; `kind` is script, module, code, function or command and says which other keys are there."""
+
+    kind: str
+    path: str
+    module: str
+    code: str
+    target: str
+    args: List[str]
+    argv: List[str]
+
+
+class OutputPlan(TypedDict):
+    """A declared output, relative to the outputs directory or absolute; `keep` is dvc, in-place or digest."""
+
+    path: str
+    keep: str
+
+
+class InputPlan(TypedDict):
+    """An input; each of `files` is path, md5, size, mtime in ns, inode, as the launcher verified them."""
+
+    path: str
+    pin: str
+    size_bytes: Optional[int]
+    files: List[Tuple[str, str, int, int, int]]
+
+
+class TopologyPlan(TypedDict):
+    """How many worker processes share this run."""
+
+    nodes: int
+    tasks_per_node: int
+
+
+class PlanRequired(TypedDict):
+    """The keys that every plan has."""
+
+    schema: int
+    kind: str
+    run_dir: str
+    workspace: str
+    cwd: str
+    user_root: Optional[str]
+    trusted_roots: List[str]
+    entry: EntryPlan
+    interpreter: Optional[str]
+    interpreter_flags: List[str]
+    probe_interpreter: Optional[str]
+    env: Dict[str, str]
+    unset_env: List[str]
+    seed: int
+    determinism: str
+    outputs: List[OutputPlan]
+    outputs_dir: str
+    config: str
+    metrics_file: Optional[str]
+    inputs: List[InputPlan]
+    allow_extra: List[str]
+    stop_after_steps: Optional[int]
+    grace_s: float
+
+
+class Plan(PlanRequired, total=False):
+    """`plan.json`: what the launcher asks of the worker."""
+
+    experiment: str
+    study: str
+    name: str
+    run: str
+    topology: TopologyPlan
+
+
+class JobOrder(TypedDict):
+    """What the job process is told, as one marshalled file: reading JSON would import modules before the user does."""
+
+    run_dir: str
+    report: str
+    error: str
+    returned: str
+    workspace: str
+    user_root: Optional[str]
+    trusted_roots: List[str]
+    entry: EntryPlan
+    config: Dict[str, JsonValue]
+    seed: int
+    determinism: str
+    interpreter_flags: List[str]
+
+
+class ErrorReport(TypedDict, total=False):
+    """Why a run did not complete; `paths` (at most 20) where files are to blame."""
+
+    type: str
+    message: str
+    paths: List[str]
+
+
+class OutputReport(TypedDict):
+    """One output as found; `files` (relative path, md5, size) only where it is a directory."""
+
+    path: str
+    keep: str
+    sha256: str
+    md5: str
+    digest: Optional[str]
+    size_bytes: int
+    is_dir: bool
+    files: List[Tuple[str, str, int]]
+
+
+class JobEnd(TypedDict):
+    """How the job process ended, seen from outside."""
+
+    started: bool
+    exit_code: Optional[int]
+    signal: Optional[int]
+    cancelled: Optional[str]
+    stopped: bool
+    error: Optional[ErrorReport]

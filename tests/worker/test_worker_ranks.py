@@ -1,0 +1,47 @@
+"""Several worker processes of one run verify once a node, wait for each other, and write one result."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from run_directory import Run, script
+
+RANKS = [{"RANK": str(rank), "LOCAL_RANK": str(rank % 2), "GROUP_RANK": str(rank // 2)} for rank in range(4)]
+
+
+def all_ranks(run: Run) -> list[int]:
+    run.prepare(script("train.py"), topology={"nodes": 2, "tasks_per_node": 2})
+    processes = [subprocess.Popen(run.argv, env={**os.environ, "WORLD_SIZE": "4", **env}) for env in RANKS]
+    return [process.wait(60) for process in processes]
+
+
+def test_only_global_rank_zero_writes_the_result(run: Run):
+    run.put("train.py", "import os, random; print(os.environ['RANK'])")
+    assert all_ranks(run) == [0, 0, 0, 0]
+    assert run.json("result.json")["status"] == "completed"
+    assert run.log == "0\n"
+    assert (run.dir / "log.rank3.txt").read_text() == "3\n"
+    seeds = [run.json(name)["seeds"]["python"] for name in ("job.json", "job.rank1.json", "job.rank2.json")]
+    assert seeds[0] == 42
+    assert len(set(seeds)) == 3
+
+
+def test_a_refusal_on_one_node_stops_all_of_them(run: Run):
+    run.put("train.py", "print('ran')")
+    run.prepare(script("train.py"))
+    run.put("extra.py", "")
+    assert all_ranks(run) == [1, 1, 1, 1]
+    assert run.json("result.json")["error"]["type"] == "WorkspaceMismatchError"
+    assert not list(run.dir.glob("child*"))
+
+
+def test_a_failure_of_another_rank_is_its_own_exit_code(run: Run):
+    run.put("train.py", "import os, sys; sys.exit(int(os.environ['RANK']))")
+    assert all_ranks(run) == [0, 1, 2, 3]
+
+
+def test_variables_of_a_surrounding_job_mean_nothing_without_a_topology(run: Run):
+    run.put("train.py", "")
+    result = run.go(script("train.py"), env={"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "RANK": "2"})
+    assert result["status"] == "completed"
