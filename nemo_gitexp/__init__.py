@@ -1,0 +1,40 @@
+"""Git-native reproducibility for NeMo Run.
+
+Every name below is imported when it is first used: `import nemo_gitexp` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nemo_gitexp.errors import GitexpError as GitexpError
+    from nemo_gitexp.naming import ExperimentNaming as ExperimentNaming
+    from nemo_gitexp.tracking import log_metrics as log_metrics
+    from nemo_gitexp.versioning import ExperimentVersioning as ExperimentVersioning
+    from nemo_gitexp.versioning import config_hash as config_hash
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "ExperimentNaming": "naming",
+    "ExperimentVersioning": "versioning",
+    "GitexpError": "errors",
+    "config_hash": "versioning",
+    "log_metrics": "tracking",
+}
+
+__all__ = sorted(["__version__", *_ROOMS])  # noqa: PLE0605 - the table above is the one list of names
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its room."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return list(__all__)

@@ -1,0 +1,688 @@
+"""The command line: arguments to one verb, its value to a report, its outcome to an exit code. Nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from nemo_gitexp.console import Console, TerminalWatcher
+from nemo_gitexp.documents import SCHEMA
+from nemo_gitexp.errors import GitexpError, UsageError
+from nemo_gitexp.report.error import error_document, render_error
+
+if TYPE_CHECKING:
+    from nemo_gitexp.catalog import Site
+    from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
+    from nemo_gitexp.jsontext import JsonValue
+    from nemo_gitexp.launch import Launcher
+    from nemo_gitexp.verbs.run import RunAnswer
+
+EXIT_NO, EXIT_USAGE, EXIT_NO_ANSWER, EXIT_BUG, EXIT_INTERRUPTED, EXIT_CANNOT_BISECT = 1, 2, 3, 70, 130, 125
+GLOBAL_FLAGS = {"--json", "-q", "--quiet", "-v", "--verbose", "--no-color"}
+FAILED_STATUSES = ("failed", "cancelled", "lost")
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of the command line: where it looks, how it answers, the command after `--`, the exit code."""
+
+    console: Console = field(default_factory=Console)
+    directory: Path = Path()
+    command: tuple[str, ...] | None = None
+    exit_code: int = 0
+    _opened: Site | None = None
+
+    def site(self) -> Site:
+        """Open the repository and its settings."""
+        from nemo_gitexp.catalog import open_site
+        from nemo_gitexp.git.repository import LOCAL_VARIABLES, open_repository
+
+        if self._opened is None:
+            for name in LOCAL_VARIABLES:
+                os.environ.pop(name, None)
+            self._opened = open_site(open_repository(self.directory), os.environ)
+        return self._opened
+
+    def launcher(self) -> AbstractContextManager[Launcher]:
+        """Start the supervisor."""
+        from nemo_gitexp.launch import Supervisor
+
+        return Supervisor(self.site().repository.state_dir)
+
+
+def complete_experiments(incomplete: str) -> list[str]:
+    """Return the names, shas and words that could complete an EXP; silence where nothing can be read."""
+    try:
+        from nemo_gitexp.git.repository import open_repository
+        from nemo_gitexp.store import list_tips
+
+        tips = list_tips(open_repository(Path.cwd()))
+    except GitexpError:
+        return []
+    words = ["latest", *(f"latest:{study}" for study in sorted({tip.study for tip in tips}))]
+    return [word for word in [*words, *(tip.name for tip in tips)] if word.startswith(incomplete)]
+
+
+def complete_studies(incomplete: str) -> list[str]:
+    """Return the studies that have a definition."""
+    try:
+        from nemo_gitexp.git.repository import open_repository
+        from nemo_gitexp.recording import list_studies
+
+        return [study for study in list_studies(open_repository(Path.cwd()).root) if study.startswith(incomplete)]
+    except GitexpError:
+        return []
+
+
+def complete_executors(incomplete: str) -> list[str]:
+    """Return the executor profiles."""
+    try:
+        from nemo_gitexp.catalog import open_site
+        from nemo_gitexp.git.repository import open_repository
+
+        profiles = open_site(open_repository(Path.cwd()), os.environ).settings.executors
+    except GitexpError:
+        return []
+    return [name for name in profiles if name.startswith(incomplete)]
+
+
+Exp = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXP", autocompletion=complete_experiments, help="sha, ref, branch, name, latest or latest:STUDY"
+    ),
+]
+Executor = Annotated[
+    str | None, typer.Option("--executor", metavar="NAME", autocompletion=complete_executors, help="executor profile")
+]
+Detach = Annotated[bool, typer.Option("--detach", help="hand the prompt back once the job is on its way")]
+Keep = Annotated[bool, typer.Option("--keep", help="keep the workspace")]
+
+app = typer.Typer(
+    name="nemo-gitexp",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Every experiment is a git commit that can be found, explained, compared, reviewed and run again, with proof.",
+    epilog="Global options may stand anywhere before `--`. Answers go to stdout, talk to stderr. "
+    "Exit: 0 yes, 1 no, 2 usage, 3 could not answer, 70 bug, 130 interrupted. Example: nemo-gitexp run digits lr=0.05",
+)
+_CALL = Call()
+_CLICK_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
+"""Click's ClickException: newer typers keep a click of their own, older ones import it."""
+
+
+@app.callback()
+def _options(
+    directory: Annotated[Path, typer.Option("-C", metavar="DIR", help="work as if started in DIR")] = Path(),
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="answer with one JSON document")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="no talk, answers only")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="tracebacks of errors too")] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="no colours (so does NO_COLOR)")] = False,
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    _CALL.console = Console(json=as_json, quiet=quiet, verbose=verbose, color=False if no_color else None)
+    _CALL.directory = Path(directory).absolute()
+    if version:
+        from nemo_gitexp import __version__
+
+        _CALL.console.answer(f"nemo-gitexp {__version__}", {"schema": SCHEMA, "version": __version__})
+        raise typer.Exit
+
+
+@app.command(epilog="Example: nemo-gitexp init --study digits")
+def init(
+    study: Annotated[
+        str | None, typer.Option("--study", metavar="NAME", help="write a commented experiments/NAME/experiment.yaml")
+    ] = None,
+) -> None:
+    """Make a repository ready: attributes, ignored local state, fetch refspecs, DVC where data is declared."""
+    from nemo_gitexp.git.repository import open_repository
+    from nemo_gitexp.verbs.init import init as verb
+
+    answer = verb(open_repository(_CALL.directory), study=study)
+    lines = [*answer.done] or ["nothing to do: the repository is ready"]
+    if answer.to_commit:
+        lines += ["", "to commit:", f"  git add {' '.join(answer.to_commit)}", '  git commit -m "nemo-gitexp init"']
+    _CALL.console.answer("\n".join(lines), {"schema": SCHEMA, "done": answer.done, "to_commit": answer.to_commit})
+
+
+@app.command(epilog="Examples: nemo-gitexp run digits lr=0.05    nemo-gitexp run -- python train.py --lr 0.1")
+def run(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STUDY] [key=value…] [-- COMMAND ARGS…]",
+            autocompletion=complete_studies,
+            help="a study and changes to its configuration, or a command after --",
+        ),
+    ] = None,
+    *,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="seed of Python, numpy, torch")] = None,
+    executor: Executor = None,
+    determinism: Annotated[
+        str | None, typer.Option("--determinism", metavar="off|seeded|bitwise", help="how far to go for equal numbers")
+    ] = None,
+    message: Annotated[str | None, typer.Option("-m", "--message", metavar="TEXT", help="why this run")] = None,
+    purpose: Annotated[
+        str | None, typer.Option("--purpose", metavar="TEXT", help="recorded instead of the study's purpose")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--from", metavar="EXP", autocompletion=complete_experiments, help="start from its configuration"),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="show what would be recorded and run; do nothing")] = False,
+    detach: Detach = False,
+    again: Annotated[bool, typer.Option("--again", help="run although the same was run before")] = False,
+    commit_data: Annotated[bool, typer.Option("--commit-data", help="pin changed inputs with DVC first")] = False,
+    require_clean: Annotated[
+        bool, typer.Option("--require-clean", help="refuse when the work tree differs from HEAD")
+    ] = False,
+    record_only: Annotated[bool, typer.Option("--record-only", help="record, do not run")] = False,
+    keep: Keep = False,
+) -> None:
+    """Record the present state as an experiment, run exactly it, and record the result."""
+    from nemo_gitexp.recording import Asked
+    from nemo_gitexp.verbs.run import RunOptions
+    from nemo_gitexp.verbs.run import run as verb
+
+    words = list(what or [])
+    if _CALL.command is None and not words:
+        raise UsageError(
+            "what is to be run?", hint="nemo-gitexp run STUDY [key=value…], or nemo-gitexp run -- COMMAND ARGS"
+        )
+    if determinism not in (None, "off", "seeded", "bitwise"):
+        raise UsageError(f"--determinism {determinism} is none of off, seeded, bitwise", hint="--determinism seeded")
+    study = words.pop(0) if words and _CALL.command is None else None
+    asked = Asked(
+        cwd=_CALL.directory,
+        env=os.environ,
+        study=study,
+        command=_CALL.command,
+        overrides=tuple(words),
+        base_config=_config_of(base),
+        seed=seed,
+        executor=executor,
+        determinism=determinism,
+        message=message,
+        purpose=purpose,
+        commit_data=commit_data,
+        require_clean=require_clean,
+    )
+    options = RunOptions(plan_only=plan, record_only=record_only, detach=detach, again=again, keep=keep)
+    watcher = TerminalWatcher(_CALL.console)
+    answer = verb(_CALL.site(), asked, options, _CALL.launcher, watcher, datetime.now(UTC))
+    watcher.clear()
+    if answer.outcome == "ongoing" and sys.stdin.isatty() and sys.stderr.isatty() and not _CALL.console.json:
+        answer = _offer_to_follow(answer, watcher)
+    _report_run(answer)
+
+
+@app.command(epilog="Example: nemo-gitexp launch latest")
+def launch(exp: Exp, *, detach: Detach = False, keep: Keep = False) -> None:
+    """Run an experiment that was recorded only, or that was lost."""
+    from nemo_gitexp.verbs.run import RunOptions
+    from nemo_gitexp.verbs.run import launch as verb
+
+    watcher = TerminalWatcher(_CALL.console)
+    options = RunOptions(detach=detach, keep=keep)
+    answer = verb(_CALL.site(), exp, options, _CALL.launcher, watcher, os.environ)
+    watcher.clear()
+    _report_run(answer)
+
+
+@app.command(epilog="Example: nemo-gitexp reproduce 1a2b3c4 --require bitwise")
+def reproduce(
+    exp: Exp,
+    *,
+    require: Annotated[
+        str, typer.Option("--require", metavar="restored|executed|metrics|bitwise", help="the level that counts as yes")
+    ] = "metrics",
+    executor: Executor = None,
+    env_mode: Annotated[
+        str,
+        typer.Option(
+            "--env",
+            metavar="check|recreate|ignore",
+            help="compare the environment, make the recorded one anew, or neither",
+        ),
+    ] = "check",
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", help="stop when the metric stream has N steps")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="show what would be run and what it cost; do nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="run although it is expensive")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="keep workspace and run directory")] = False,
+    times: Annotated[int, typer.Option("--times", metavar="N", help="run N times; the worst verdict counts")] = 1,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="exit codes for git bisect run: 125 when it cannot be tried")
+    ] = False,
+) -> None:
+    """Run a recorded experiment again, in its exact state, and say how far it came out the same."""
+    from nemo_gitexp.verbs.reproduce import ReproduceOptions
+    from nemo_gitexp.verbs.reproduce import reproduce as verb
+
+    options = ReproduceOptions(
+        require=require,
+        executor=executor,
+        env_mode=env_mode,
+        steps=steps,
+        plan_only=plan,
+        confirmed=yes,
+        keep=keep,
+        times=times,
+    )
+    watcher = TerminalWatcher(_CALL.console)
+    try:
+        answer = verb(_CALL.site(), exp, options, _CALL.launcher, watcher, os.environ)
+    except GitexpError as error:
+        if bisect:
+            _fail(error)
+            _CALL.exit_code = EXIT_CANNOT_BISECT
+            return
+        raise
+    watcher.clear()
+    if answer.interrupted:
+        _CALL.exit_code = EXIT_INTERRUPTED
+        return
+    if answer.verdict is None:
+        _report_reproduction_plan(answer.document, answer.cost_device_hours)
+        return
+    _report_verdict(answer.verdict, answer.runs, answer.kept)
+
+
+@app.command(epilog="Example: nemo-gitexp status")
+def status(
+    exps: Annotated[list[str] | None, typer.Argument(metavar="[EXP…]", autocompletion=complete_experiments)] = None,
+) -> None:
+    """Say how runs stand: those named, or all that are not finished."""
+    from nemo_gitexp.report.experiment import render_status
+    from nemo_gitexp.verbs.follow import status as verb
+
+    documents = verb(_CALL.site(), exps or [])
+    _answer_many(
+        documents, render_status(documents, style=_CALL.console.style) if documents else "nothing is running\n"
+    )
+
+
+@app.command(epilog="Example: nemo-gitexp logs latest -f")
+def logs(
+    exp: Exp, *, follow: Annotated[bool, typer.Option("-f", "--follow", help="go on until the run has ended")] = False
+) -> None:
+    """Print the log of a run."""
+    from nemo_gitexp.verbs.follow import follow_logs, read_logs
+
+    log = read_logs(_CALL.site(), exp)
+    if _CALL.console.json:
+        text = log.content.decode("utf-8", "replace")
+        _CALL.console.answer("", {"schema": SCHEMA, "experiment": log.tip.record, "log": text})
+    elif follow:
+        document = follow_logs(_CALL.site(), log, _LogPrinter())
+        _CALL.exit_code = EXIT_NO if document["status"] in FAILED_STATUSES else 0
+    else:
+        _LogPrinter().log(log.content)
+
+
+@app.command(epilog="Example: nemo-gitexp cancel latest")
+def cancel(exp: Exp) -> None:
+    """Stop a run; it is recorded as cancelled."""
+    from nemo_gitexp.report.experiment import render_run_summary
+    from nemo_gitexp.verbs.follow import cancel as verb
+
+    document = verb(_CALL.site(), exp, TerminalWatcher(_CALL.console))
+    _CALL.console.answer(render_run_summary(document, style=_CALL.console.style), document)
+
+
+@app.command(epilog="Example: nemo-gitexp collect")
+def collect() -> None:
+    """Make the result commits of all runs that have ended."""
+    from nemo_gitexp.report.experiment import render_status
+    from nemo_gitexp.verbs.follow import collect as verb
+
+    documents = verb(_CALL.site(), time.time())
+    _answer_many(
+        documents, render_status(documents, style=_CALL.console.style) if documents else "nothing to collect\n"
+    )
+
+
+@app.command(
+    epilog="Example: nemo-gitexp log --where 'metrics.accuracy > 0.95 and config.lr < 0.1' --sort -metrics.accuracy"
+)
+def log(
+    *,
+    study: Annotated[str | None, typer.Option("--study", metavar="NAME", autocompletion=complete_studies)] = None,
+    status_word: Annotated[
+        str | None, typer.Option("--status", metavar="WORD", help="completed, failed, running, …")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="EXPR", help="comparisons, and, or, not over dotted keys")
+    ] = None,
+    sort: Annotated[str | None, typer.Option("--sort", metavar="KEY", help="ascending; -KEY descends")] = None,
+    columns: Annotated[str | None, typer.Option("--columns", metavar="A,B", help="dotted keys")] = None,
+    count: Annotated[int | None, typer.Option("-n", metavar="N", min=1, help="how many (20)")] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="all, archived and withdrawn ones too")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="comma-separated, full values")] = False,
+) -> None:
+    """List experiments, newest first."""
+    from nemo_gitexp.report.log import render_log, render_log_csv
+    from nemo_gitexp.verbs.log import LogOptions
+    from nemo_gitexp.verbs.log import log as verb
+
+    options = LogOptions(study=study, status=status_word, where=where, sort=sort, count=count, show_all=show_all)
+    answer = verb(_CALL.site(), options)
+    for fault in answer.faults:
+        _CALL.console.say(f"warning: {fault}")
+    chosen = [column.strip() for column in columns.split(",")] if columns else None
+    if _CALL.console.json:
+        _answer_many(answer.documents, "")
+    elif csv:
+        sys.stdout.write(render_log_csv(answer.documents, chosen))
+    else:
+        sys.stdout.write(render_log(answer.documents, chosen, style=_CALL.console.style))
+        if answer.n_more:
+            _CALL.console.say(f"{answer.n_more} more: nemo-gitexp log --all, or -n N")
+
+
+@app.command(epilog="Example: nemo-gitexp show latest")
+def show(exp: Exp) -> None:
+    """Print everything about one experiment, and the commands to reproduce, compare and review it."""
+    from nemo_gitexp.report.experiment import render_experiment
+    from nemo_gitexp.verbs.show import show as verb
+
+    answer = verb(_CALL.site(), exp)
+    text = "" if _CALL.console.json else render_experiment(answer.document, style=_CALL.console.style, rows=answer.rows)
+    _CALL.console.answer(text, answer.document)
+
+
+@app.command(epilog="Example: nemo-gitexp outputs latest --get /tmp/model model.pt")
+def outputs(
+    exp: Exp,
+    paths: Annotated[list[str] | None, typer.Argument(metavar="[PATH…]", help="only these outputs")] = None,
+    *,
+    get: Annotated[Path | None, typer.Option("--get", metavar="DIR", help="write them there")] = None,
+) -> None:
+    """List what an experiment made, or fetch it."""
+    from nemo_gitexp.verbs.show import outputs as verb
+
+    answer = verb(_CALL.site(), exp, paths or [], None if get is None else _CALL.directory / get)
+    written = [str(path) for path in answer.written]
+    made = answer.document["outputs"]
+    lines = (
+        written
+        if get is not None
+        else [
+            f"{item['path']}  {item['size_bytes']} bytes  {item['keep']}  {item['digest'] or item['sha256']}"
+            for item in made
+        ]
+    )
+    document = {"schema": SCHEMA, "experiment": answer.document["experiment"], "outputs": made, "written": written}
+    _CALL.console.answer("\n".join(lines) or "it made nothing", document)
+
+
+@app.command(epilog="Example: nemo-gitexp checkout latest ../as-it-was")
+def checkout(exp: Exp, directory: Annotated[Path, typer.Argument(metavar="DIR", help="a new directory")]) -> None:
+    """Make a directory with the exact state of an experiment, data included."""
+    from nemo_gitexp.verbs.checkout import checkout as verb
+
+    answer = verb(_CALL.site(), exp, _CALL.directory / directory, _CALL.console.say)
+    sha = answer.document["experiment"]
+    text = f"{answer.directory}  is at {sha[:12]}; remove it with: git worktree remove {answer.directory}"
+    _CALL.console.answer(text, {"schema": SCHEMA, "experiment": sha, "directory": str(answer.directory)})
+
+
+@app.command(epilog="Example: nemo-gitexp diff latest --format md")
+def diff(
+    a: Annotated[
+        str | None, typer.Argument(metavar="[A]", autocompletion=complete_experiments, help="default: the latest")
+    ] = None,
+    b: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[B]",
+            autocompletion=complete_experiments,
+            help="default: the baseline on this branch, else the completed one before",
+        ),
+    ] = None,
+    *,
+    worktree: Annotated[bool, typer.Option("--worktree", help="compare with the present state")] = False,
+    layout: Annotated[str, typer.Option("--format", metavar="text|md|json|html")] = "text",
+    output: Annotated[Path | None, typer.Option("-o", metavar="FILE", help="write there")] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="what is equal too")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="exit 1 when they differ")] = False,
+) -> None:
+    """Compare two experiments: configuration, seed, code, data, environment, metrics, outputs."""
+    from nemo_gitexp.comparison import differs
+    from nemo_gitexp.verbs.diff import diff as verb
+    from nemo_gitexp.verbs.diff import diff_worktree
+
+    if layout not in ("text", "md", "json", "html"):
+        raise UsageError(f"--format {layout} is none of text, md, json, html", hint="--format md")
+    if worktree and b is not None:
+        raise UsageError("--worktree is the second side already", hint="nemo-gitexp diff A --worktree")
+    now = datetime.now(UTC)
+    answer = diff_worktree(_CALL.site(), a, os.environ, now) if worktree else verb(_CALL.site(), a, b)
+    text = _render_diff(answer, layout, show_all=show_all)
+    if output is not None:
+        _write_report(_CALL.directory / output, text)
+    elif _CALL.console.json:
+        _CALL.console.answer("", answer.diff)
+    else:
+        sys.stdout.write(text)
+    _CALL.exit_code = EXIT_NO if exit_code and differs(answer.diff) else 0
+
+
+class _LogPrinter:
+    """Writes a job's log to stdout: for `logs` it is the answer."""
+
+    def log(self, text: bytes) -> None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
+
+    def progress(self, elapsed_s: float, row: object) -> None:
+        """Nothing beside the log."""
+
+    def say(self, line: str) -> None:
+        _CALL.console.say(line)
+
+
+def _config_of(base: str | None) -> Mapping[str, JsonValue] | None:
+    if base is None:
+        return None
+    from nemo_gitexp.catalog import document_of
+    from nemo_gitexp.lookup import find_experiment
+
+    site = _CALL.site()
+    return document_of(site, find_experiment(site.repository, base))["config"]
+
+
+def _report_run(answer: RunAnswer) -> None:
+    from nemo_gitexp.report.experiment import render_experiment, render_run_summary
+
+    document, style = answer.document, _CALL.console.style
+    if _CALL.console.json:
+        text = ""
+    elif answer.outcome == "planned":
+        text = render_experiment(document, style=style)
+    elif answer.outcome == "detached":
+        text = f"{document['experiment'][:12]}  {document['status']}\nnemo-gitexp logs {document['experiment'][:12]} -f"
+    else:
+        text = render_run_summary(document, style=style)
+    _CALL.console.answer(text, document)
+    if answer.interrupted:
+        _CALL.exit_code = EXIT_INTERRUPTED
+    elif answer.outcome == "ran" and document["status"] != "completed":
+        _CALL.exit_code = EXIT_NO
+
+
+def _offer_to_follow(answer: RunAnswer, watcher: TerminalWatcher) -> RunAnswer:
+    from nemo_gitexp.verbs.follow import follow_logs, read_logs
+    from nemo_gitexp.verbs.run import RunAnswer
+
+    name = answer.document["name"]
+    _CALL.console.say(f"the same experiment is running already: {name}")
+    if not typer.confirm("follow it?", default=True, err=True):
+        return answer
+    log = read_logs(_CALL.site(), answer.document["experiment"])
+    return RunAnswer("ran", follow_logs(_CALL.site(), log, watcher))
+
+
+def _report_verdict(verdict: VerdictDoc, runs: int, kept: Path | None) -> None:
+    from nemo_gitexp.report.verdict import render_verdict
+
+    _CALL.console.answer(render_verdict(verdict, style=_CALL.console.style, runs=runs), verdict)
+    if kept is not None:
+        _CALL.console.say(f"the run is kept in {kept}")
+    _CALL.exit_code = 0 if verdict["met"] else EXIT_NO
+
+
+def _report_reproduction_plan(document: ExperimentDoc, cost: float | None) -> None:
+    from nemo_gitexp.report.experiment import render_experiment
+
+    spent = "unknown" if cost is None else f"{cost:.3f} device-hours"
+    text = (
+        ""
+        if _CALL.console.json
+        else render_experiment(document, style=_CALL.console.style)
+        + f"\nwould run it again; the recorded run took {spent}"
+    )
+    _CALL.console.answer(text, {**document, "cost_device_hours": cost})
+
+
+def _answer_many(documents: Sequence[ExperimentDoc], text: str) -> None:
+    _CALL.console.answer(text, {"schema": SCHEMA, "experiments": documents})
+
+
+def _render_diff(answer: object, layout: str, *, show_all: bool) -> str:
+    import json
+
+    from nemo_gitexp.report.diff import render_diff, render_diff_html, render_diff_markdown
+    from nemo_gitexp.verbs.diff import DiffAnswer
+
+    if not isinstance(answer, DiffAnswer):
+        raise TypeError("no difference")
+    sides = (answer.diff, answer.a, answer.b)
+    if layout == "md":
+        return render_diff_markdown(*sides, show_all=show_all)
+    if layout == "html":
+        return render_diff_html(*sides, show_all=show_all)
+    if layout == "json":
+        return json.dumps(answer.diff, ensure_ascii=False) + "\n"
+    return render_diff(*sides, show_all=show_all, style=_CALL.console.style)
+
+
+def _write_report(path: Path, text: str) -> None:
+    from nemo_gitexp.errors import StateDirectoryError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as fault:
+        raise StateDirectoryError(f"cannot write {path}: {fault.strerror}", path=str(path)) from fault
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:
+    """Return the arguments with global options in front, and the command after `--` (None without one)."""
+    words, command = list(arguments), None
+    if "--" in words:
+        at = words.index("--")
+        words, command = words[:at], tuple(words[at + 1 :])
+    front: list[str] = []
+    rest: list[str] = []
+    position = 0
+    while position < len(words):
+        word = words[position]
+        if word in GLOBAL_FLAGS:
+            front.append(word)
+        elif word == "-C" and position + 1 < len(words):
+            front += [word, words[position + 1]]
+            position += 1
+        else:
+            rest.append(word)
+        position += 1
+    return front + rest, command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one call and return its exit code; the only place that turns exceptions into exits."""
+    words, command = split_arguments(sys.argv[1:] if arguments is None else arguments)
+    _CALL.command = command
+    _CALL.console = Console(json="--json" in words)
+    _CALL.exit_code = 0
+    return _guarded(lambda: _invoke(words))
+
+
+def _invoke(words: list[str]) -> None:
+    program = typer.main.get_command(app)
+    try:
+        outcome = program.main(words, prog_name="nemo-gitexp", standalone_mode=False)
+    except _CLICK_ERROR as fault:
+        raise UsageError(_click_message(fault), hint="nemo-gitexp --help") from fault
+    if isinstance(outcome, int) and outcome != 0:
+        _CALL.exit_code = outcome
+
+
+def _click_message(fault: BaseException) -> str:
+    render: Callable[[], str] | None = getattr(fault, "format_message", None)
+    return render() if render is not None else str(fault)
+
+
+def _guarded(work: Callable[[], None]) -> int:
+    try:
+        work()
+        sys.stdout.flush()
+    except GitexpError as error:
+        _fail(error)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough (`| head`): nothing more may be written, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CALL.exit_code
+    except OSError as fault:
+        _fail(_as_state_error(fault))
+        return EXIT_NO_ANSWER
+    except Exception as bug:  # noqa: BLE001 - the last line of defence: a bug becomes a report, not a stack on the screen
+        return _report_bug(bug)
+    return _CALL.exit_code
+
+
+def _as_state_error(fault: OSError) -> GitexpError:
+    from nemo_gitexp.errors import StateDirectoryError
+
+    path = fault.filename if isinstance(fault.filename, str) else ""
+    return StateDirectoryError(
+        f"{fault.strerror or fault}: {path}".rstrip(": "), hint="df -h; ls -ld the directory", path=path
+    )
+
+
+def _fail(error: GitexpError) -> None:
+    if _CALL.console.json:
+        _CALL.console.answer("", error_document(error))
+    else:
+        sys.stderr.write(render_error(error, style=_CALL.console.error_style))
+    if _CALL.console.verbose:
+        traceback.print_exception(error, file=sys.stderr)
+
+
+def _report_bug(bug: Exception) -> int:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile("w", prefix="nemo-gitexp-bug-", suffix=".log", delete=False) as file:
+        file.write(f"nemo-gitexp {' '.join(sys.argv[1:])}\npython {sys.version}\n\n")
+        traceback.print_exception(bug, file=file)
+    error = GitexpError(f"a bug of nemo-gitexp: {type(bug).__name__}: {bug}", hint=f"please report it with {file.name}")
+    _fail(error)
+    return EXIT_BUG

@@ -1,0 +1,190 @@
+"""From a finished run directory to the result commit, by whoever looks first.
+
+The bytes depend on record and run directory alone: two collectors anywhere make the same commit.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nemo_gitexp.data.cache import find_cache
+from nemo_gitexp.data.changes import changed_after_run, quarantine_damaged
+from nemo_gitexp.data.restore import parse_restored_input
+from nemo_gitexp.data.store import ObjectStore
+from nemo_gitexp.errors import DocumentError
+from nemo_gitexp.git.repository import CommitSha, Repository
+from nemo_gitexp.git.worktree import remove_worktree
+from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.launch import RunPaths
+from nemo_gitexp.metrics import MetricRows, parse_metric_lines, parse_metrics_file, render_metric_rows
+from nemo_gitexp.result import (
+    LOG_TAIL_LINES,
+    LogDigest,
+    RunLeavings,
+    build_result,
+    mapping,
+    mappings,
+    sequence,
+    without_places,
+)
+from nemo_gitexp.runs import RunState, last_write, read_state_file
+from nemo_gitexp.store import Experiment, write_result
+
+_TAIL_BYTES = 64 * 1024
+
+
+def output_store(repository: Repository) -> ObjectStore:
+    """Return where outputs and logs go: beside DVC's cache, or below the git directory without DVC."""
+    cache = find_cache(repository.root, main_root=repository.main_root)
+    if cache is None:
+        return ObjectStore(repository.state_dir / "store")
+    main = find_cache(repository.main_root) if repository.main_root != repository.root else cache
+    return ObjectStore((main or cache).cache_dir / "gitexp")
+
+
+def collect_run(repository: Repository, experiment: Experiment, run: RunState) -> CommitSha | None:
+    """Turn a finished or dead run into the experiment's result; its workspace goes.
+
+    Returns:
+        The result commit; None when somebody else moved the ref meanwhile (look again).
+    """
+    store = output_store(repository)
+    left = read_leavings(experiment, run)
+    keep_outputs(store, run.paths, left.worker)
+    left = replace(left, log=_keep_log(store, run.paths, left.places))
+    files = build_result(experiment.record, left)
+    if files.long_metrics is not None:
+        pin = store.add_bytes(files.long_metrics)
+        files = build_result(experiment.record, left, long_metrics_pin=pin)
+    sha = write_result(repository, experiment, files, left.ended)
+    if sha is not None:
+        discard_workspace(repository, run.paths)
+    return sha
+
+
+def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
+    """Return all that a run directory says about its run, but for the log."""
+    paths = run.paths
+    worker = read_state_file(paths.result) or None
+    plan = read_state_file(paths.plan)
+    rows, bad = read_metric_rows(paths, worker or {})
+    ended = str((worker or {}).get("ended") or "") or _iso(last_write(paths))
+    started = str((worker or {}).get("started") or "") or run.started
+    supervisor = read_state_file(paths.supervisor)
+    return RunLeavings(
+        record_sha=experiment.sha,
+        run=paths.run,
+        executor=experiment.record.executor,
+        jobs=(f"pid-{supervisor['pid']}",) if "pid" in supervisor else (),
+        worker=worker,
+        job=mapping(read_state_file(paths.job)),
+        rows=rows,
+        bad_metric_lines=bad,
+        log=None,
+        started=started or None,
+        ended=ended,
+        places=run_places(plan),
+        lost_reason=None if worker else run.reason,
+    )
+
+
+def read_metric_rows(paths: RunPaths, worker: Mapping[str, JsonValue]) -> tuple[MetricRows, int]:
+    """Return the metric stream of a run: logged lines, the declared file, what a function returned."""
+    lines = paths.metrics.read_bytes() if paths.metrics.exists() else b""
+    rows, bad = parse_metric_lines(lines)
+    declared = worker.get("metrics_file")
+    if isinstance(declared, str):
+        try:
+            more = parse_metrics_file((paths.root / declared).read_bytes(), Path(declared).suffix)
+            rows, worse = parse_metric_lines(render_metric_rows((*rows, *more)))
+            bad += worse
+        except (OSError, DocumentError):
+            bad += 1
+    returned = mapping(worker.get("function_metrics"))
+    if returned:
+        rows, worse = parse_metric_lines(render_metric_rows((*rows, {"step": None, **returned})))
+        bad += worse
+    return rows, bad
+
+
+def run_places(plan: Mapping[str, JsonValue]) -> dict[str, str]:
+    """Return this run's directories with the words that stand for them in records."""
+    words = {"workspace": "{workspace}", "run_dir": "{run}", "user_root": "{root}"}
+    return {str(plan[key]): word for key, word in words.items() if plan.get(key)}
+
+
+def keep_outputs(store: ObjectStore, paths: RunPaths, worker: Mapping[str, JsonValue] | None) -> None:
+    """Put the outputs that are kept into the store; their hashes are checked on the way."""
+    for output in mappings((worker or {}).get("outputs")):
+        if output.get("keep") != "dvc":
+            continue
+        place = paths.outputs / str(output["path"])
+        files = sequence(output.get("files"))
+        if output.get("is_dir"):
+            rows = [(str(row[0]), str(row[1])) for row in files if isinstance(row, (list, tuple))]
+            for name, md5 in rows:
+                _keep_file(store, place / name, md5)
+            store.add_dir(rows)
+        else:
+            _keep_file(store, place, str(output["md5"]))
+
+
+def _keep_file(store: ObjectStore, place: Path, md5: str) -> None:
+    if not store.has(md5):
+        store.add_file(place, md5, link=True)
+
+
+def discard_workspace(repository: Repository, paths: RunPaths) -> None:
+    """Remove a run's workspace, unless it was to be kept or belongs to another clone."""
+    plan = read_state_file(paths.plan)
+    place = plan.get("workspace")
+    if not isinstance(place, str) or plan.get("keep_workspace") or not Path(place, ".git").is_file():
+        return
+    pointer = Path(place, ".git").read_text(errors="replace")
+    if str(repository.common_dir) in pointer:
+        protect_cache(repository, Path(place), plan)
+        remove_worktree(repository, Path(place))
+
+
+def protect_cache(repository: Repository, workspace: Path, plan: Mapping[str, JsonValue]) -> None:
+    """Move cache objects aside that the job wrote through: as root, a read-only hard link stops nobody (measured)."""
+    restored = [parse_restored_input(item) for item in mappings(plan.get("inputs"))]
+    changed = changed_after_run(workspace, restored)
+    if changed:
+        near = changed[0].path
+        cache = find_cache(repository.root, near, main_root=repository.main_root)
+        if cache is not None:
+            quarantine_damaged(cache, changed)
+
+
+def read_log(repository: Repository, run: Mapping[str, JsonValue]) -> bytes | None:
+    """Return the full log that a run.json pins, None when it has none or the store lacks it."""
+    pin = mapping(run.get("log")).get("pin")
+    store = output_store(repository)
+    if not isinstance(pin, str) or not store.has(pin):
+        return None
+    return gzip.decompress(store.read(pin))
+
+
+def _keep_log(store: ObjectStore, paths: RunPaths, places: Mapping[str, str]) -> LogDigest | None:
+    if not paths.log.exists():
+        return None
+    content = paths.log.read_bytes()
+    # mtime 0: the same log gives the same object wherever it is collected.
+    pin = store.add_bytes(gzip.compress(content, compresslevel=6, mtime=0))
+    return LogDigest(pin, len(content), tuple(without_places(line, places) for line in tail_lines(content)))
+
+
+def tail_lines(content: bytes, count: int = LOG_TAIL_LINES) -> list[str]:
+    """Return the last lines of a log as text; a progress bar's carriage returns keep only its last state."""
+    text = content[-_TAIL_BYTES:].decode("utf-8", "replace")
+    return [line.rpartition("\r")[2] for line in re.split(r"\r?\n", text.rstrip("\r\n"))[-count:] if text.strip()]
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

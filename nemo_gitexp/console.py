@@ -1,0 +1,103 @@
+"""Where words meet the terminal: answers on stdout, talk and progress on stderr. Knows no verbs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nemo_gitexp.metrics import MetricRow, row_metrics
+from nemo_gitexp.report.experiment import metrics_line
+from nemo_gitexp.report.terminal import Style, human_duration, safe_text
+
+PIPED_WIDTH = 200
+PROGRESS_EVERY_S = 0.2
+
+
+@dataclass(slots=True)
+class Console:
+    """The person's terminal: what they want to see and how wide it is."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    color: bool | None = None
+
+    @property
+    def style(self) -> Style:
+        """How reports on stdout are to look."""
+        is_terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size((80, 24)).columns if is_terminal or "COLUMNS" in os.environ else PIPED_WIDTH
+        return Style(color=self._colored(is_terminal=is_terminal), width=width)
+
+    @property
+    def error_style(self) -> Style:
+        """How errors on stderr are to look."""
+        is_terminal = sys.stderr.isatty()
+        return Style(color=self._colored(is_terminal=is_terminal), width=shutil.get_terminal_size((80, 24)).columns)
+
+    def _colored(self, *, is_terminal: bool) -> bool:
+        if self.color is not None:
+            return self.color
+        return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def answer(self, text: str, document: Mapping[str, object]) -> None:
+        """Print the answer, as JSON or as text."""
+        if self.json:
+            sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=1 if sys.stdout.isatty() else None) + "\n")
+        elif text:
+            sys.stdout.write(text.rstrip("\n") + "\n")
+
+    def say(self, line: str) -> None:
+        """Print one line of talk, unless quiet."""
+        if not self.quiet:
+            sys.stderr.write(safe_text(line) + "\n")
+            sys.stderr.flush()
+
+
+class TerminalWatcher:
+    """Shows a running job: its log as it comes, and on a terminal a line with time and latest metrics."""
+
+    def __init__(self, console: Console) -> None:
+        """Show on this console."""
+        self._console = console
+        self._shown = False
+        self._last = -1.0
+        self._live = sys.stderr.isatty() and not console.quiet and not console.json
+
+    def log(self, text: bytes) -> None:
+        """Print new log text."""
+        if self._console.quiet:
+            return
+        self.clear()
+        sys.stderr.flush()
+        sys.stderr.buffer.write(text)
+        sys.stderr.buffer.flush()
+
+    def progress(self, elapsed_s: float, row: MetricRow | None) -> None:
+        """Redraw the progress line, a few times a second."""
+        if not self._live or elapsed_s - self._last < PROGRESS_EVERY_S:
+            return
+        self._last = elapsed_s
+        step = f"  step {row['step']}" if row and row.get("step") is not None else ""
+        metrics = f"  {metrics_line(row_metrics(row))}" if row else ""
+        width = shutil.get_terminal_size((80, 24)).columns
+        line = f"running {human_duration(elapsed_s)}{step}{metrics}"[: width - 1]
+        sys.stderr.write(f"\r\x1b[K{safe_text(line)}")
+        sys.stderr.flush()
+        self._shown = True
+
+    def say(self, line: str) -> None:
+        """Print one line of talk."""
+        self.clear()
+        self._console.say(line)
+
+    def clear(self) -> None:
+        """Take the progress line away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False

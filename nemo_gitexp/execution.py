@@ -1,0 +1,220 @@
+"""One execution of a recorded experiment: restore, prepare, submit, follow, and the result commit.
+
+One path for `run`, `launch` and `reproduce`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from nemo_gitexp.catalog import Site, current_tip
+from nemo_gitexp.collect import collect_run
+from nemo_gitexp.errors import LaunchError
+from nemo_gitexp.facts import write_fact
+from nemo_gitexp.git.repository import Identity
+from nemo_gitexp.git.worktree import remove_worktree
+from nemo_gitexp.launch import Launcher, RunPaths, RunRequest, new_run_paths, prepare_run
+from nemo_gitexp.metrics import MetricRow, parse_metric_lines
+from nemo_gitexp.runs import RunState, inspect_run, request_cancel
+from nemo_gitexp.store import Experiment, Tip, read_experiments
+from nemo_gitexp.workspace import restore
+
+POLL_S = 0.03
+LOOK_S = 1.0
+CANCEL_PATIENCE_S = 30.0
+
+
+class Watcher(Protocol):
+    """Whoever looks on while a job runs; every method is called from one thread."""
+
+    def log(self, text: bytes) -> None:
+        """Take new bytes of the job's log."""
+
+    def progress(self, elapsed_s: float, row: MetricRow | None) -> None:
+        """Take the time since submission and the latest metrics."""
+
+    def say(self, line: str) -> None:
+        """Take one line about what is being done."""
+
+
+class Silence:
+    """A watcher that looks away."""
+
+    def log(self, text: bytes) -> None:
+        """Drop it."""
+
+    def progress(self, elapsed_s: float, row: MetricRow | None) -> None:
+        """Drop it."""
+
+    def say(self, line: str) -> None:
+        """Drop it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How an experiment is to be executed this time."""
+
+    interpreter: Path | None
+    probe_interpreter: Path | None = None
+    reproduction: bool = False
+    stop_after_steps: int | None = None
+    keep: bool = False
+
+
+def start_run(
+    site: Site, experiment: Experiment, conditions: Conditions, launcher: Launcher, watcher: Watcher
+) -> RunPaths:
+    """Restore the experiment's state and hand it to the launcher; on failure nothing of it is left.
+
+    Raises:
+        WorkspaceError: the state cannot be restored exactly.
+        MissingDataError: data that is nowhere.
+        LaunchError: the launcher did not take it.
+    """
+    repository = site.repository
+    paths = new_run_paths(site.run_root, experiment.sha, reproduction=conditions.reproduction)
+    directory = site.workspace_root / paths.run
+    workspace = restore(repository, experiment.sha, experiment.record, directory, progress=watcher.say)
+    try:
+        prepare_run(
+            paths,
+            RunRequest(
+                sha=experiment.sha,
+                record=experiment.record,
+                config=experiment.config,
+                workspace=workspace,
+                user_root=repository.root,
+                common_dir=repository.common_dir,
+                interpreter=conditions.interpreter,
+                probe_interpreter=conditions.probe_interpreter,
+                reproduction=conditions.reproduction,
+                stop_after_steps=conditions.stop_after_steps,
+                keep_workspace=conditions.keep,
+            ),
+        )
+        launcher.submit(paths)
+    except BaseException:
+        remove_worktree(repository, directory)
+        shutil.rmtree(paths.root, ignore_errors=True)
+        raise
+    return paths
+
+
+def note_launched(site: Site, experiment: Experiment, paths: RunPaths, who: Identity) -> None:
+    """Make the run visible to others by a fact."""
+    document: Mapping[str, str] = {"at": iso_now(), "run": paths.run, "executor": experiment.record.executor}
+    write_fact(site.repository, experiment.sha, "launched", document, who)
+
+
+def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
+    """Wait until a run has ended, handing its log and metrics on as they come.
+
+    Raises:
+        LaunchError: the launcher refused the job.
+    """
+    begun = time.monotonic()
+    tail = _Tail(paths.log)
+    metrics = _LatestRow(paths.metrics)
+    next_look = begun + LOOK_S
+    while not paths.result.exists():
+        tail.forward(watcher.log)
+        now = time.monotonic()
+        watcher.progress(now - begun, metrics.row())
+        if now > next_look:
+            next_look = now + LOOK_S
+            state = inspect_run(paths)
+            if state.status == "dead":
+                tail.forward(watcher.log)
+                _require_taken(paths, state)
+                return state
+        time.sleep(POLL_S)
+    tail.forward(watcher.log)
+    return inspect_run(paths)
+
+
+def finish_run(site: Site, tip: Tip, run: RunState) -> Tip:
+    """Make the result commit of a run that has ended and return the tip as it is now."""
+    repository = site.repository
+    for _ in range(5):
+        now = current_tip(repository, tip)
+        if now.status not in (None, "lost"):
+            return now
+        (experiment,) = read_experiments(repository, [replace(now, sha=now.record, status=None)])
+        if collect_run(repository, replace(experiment, tip=now), run) is not None:
+            break
+    return current_tip(repository, tip)
+
+
+def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
+    """Ask the worker to stop and wait, but not for ever, until it has."""
+    request_cancel(paths, iso_now())
+    tail = _Tail(paths.log, at_end=True)
+    patience = time.monotonic() + CANCEL_PATIENCE_S
+    while time.monotonic() < patience:
+        state = inspect_run(paths)
+        if state.status in ("finished", "dead"):
+            tail.forward(watcher.log)
+            return state
+        if state.status == "running":
+            request_cancel(paths, iso_now())
+        time.sleep(POLL_S * 5)
+    return inspect_run(paths)
+
+
+def iso_now() -> str:
+    """Return the present moment, ISO 8601 UTC."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _require_taken(paths: RunPaths, state: RunState) -> None:
+    if not paths.started.exists():
+        raise LaunchError(
+            f"the job could not be started: {state.reason}",
+            hint=f"cat {paths.supervisor_log}",
+            run=paths.run,
+        )
+
+
+class _Tail:
+    """Reads what a growing file has gained since last time."""
+
+    def __init__(self, path: Path, *, at_end: bool = False) -> None:
+        self._path = path
+        self._at = path.stat().st_size if at_end and path.exists() else 0
+
+    def forward(self, take: Callable[[bytes], None]) -> None:
+        """Hand on what is new."""
+        try:
+            if self._path.stat().st_size <= self._at:
+                return
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                new = file.read()
+        except FileNotFoundError:
+            return
+        self._at += len(new)
+        take(new)
+
+
+class _LatestRow:
+    """The last whole line of a metrics stream, read again only when the file has grown."""
+
+    def __init__(self, path: Path) -> None:
+        self._tail = _Tail(path)
+        self._row: MetricRow | None = None
+
+    def row(self) -> MetricRow | None:
+        """Return the latest metrics, None before the first."""
+        self._tail.forward(self._take)
+        return self._row
+
+    def _take(self, text: bytes) -> None:
+        rows, _ = parse_metric_lines(text)
+        if rows:
+            self._row = rows[-1]

@@ -1,0 +1,81 @@
+"""What is learned about an experiment after it was recorded: append-only refs beside it.
+
+Each fact is a tiny commit of its own with one `fact.json`, so that clones and processes never collide.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nemo_gitexp.errors import DocumentError
+from nemo_gitexp.git.objects import CommitWriter, NewCommit, list_refs, read_blobs
+from nemo_gitexp.git.repository import FULL_SHA, Identity, RefName, Repository
+from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
+
+FACTS_PREFIX = "refs/gitexp-facts/"
+REMOTE_FACTS = "refs/gitexp-remotes/*/facts/"
+FACT_LIMIT_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One fact: `record` is the experiment it is about; `kind` is launched, reproduced, noted, archived, …."""
+
+    ref: str
+    commit: str
+    record: str
+    kind: str
+    word: str
+
+
+def write_fact(
+    repository: Repository, record: str, kind: str, document: Mapping[str, JsonValue], who: Identity, *, word: str = ""
+) -> RefName:
+    """Add a fact and return its ref.
+
+    Args:
+        repository: where.
+        record: full sha of the experiment.
+        kind: what sort of fact.
+        document: its content; `schema`, `kind` and `record` are added.
+        who: author and committer.
+        word: the one word of the fact that listings need (a verdict, a tag).
+    """
+    ref = RefName(f"{FACTS_PREFIX}{record}/{uuid.uuid4().hex}")
+    content = render_json({**document, "schema": 1, "kind": kind, "record": record})
+    message = f"gitexp fact: {kind} {word}".rstrip() + "\n"
+    with CommitWriter(repository, ref) as writer:
+        writer.add(NewCommit(message, who, who, files={"fact.json": content}))
+    return ref
+
+
+def list_facts(repository: Repository, records: Sequence[str] | None = None) -> list[Fact]:
+    """Return the facts about some experiments (all when None), from refs and subjects alone."""
+    prefixes = [FACTS_PREFIX] if records is None else [f"{FACTS_PREFIX}{record}/" for record in records]
+    facts = []
+    for ref, commit, subject in list_refs(
+        repository, *prefixes, REMOTE_FACTS, fields=("refname", "objectname", "contents:subject")
+    ):
+        record = ref.rpartition("/")[0].rpartition("/")[2]
+        words = subject.removeprefix("gitexp fact: ").split(" ", 1)
+        if FULL_SHA.fullmatch(record) and subject.startswith("gitexp fact: "):
+            facts.append(Fact(ref, commit, record, words[0], words[1] if len(words) > 1 else ""))
+    unique = {fact.commit: fact for fact in reversed(facts)}
+    return [fact for fact in unique.values() if records is None or fact.record in records]
+
+
+def read_facts(repository: Repository, facts: Sequence[Fact]) -> list[Mapping[str, JsonValue]]:
+    """Return the content of facts; one that is damaged or gone is left out."""
+    documents: list[Mapping[str, JsonValue]] = []
+    for text in read_blobs(repository, [f"{fact.commit}:fact.json" for fact in facts], limit_bytes=FACT_LIMIT_BYTES):
+        if text is None:
+            continue
+        try:
+            document = parse_json(text, "fact.json", limit_bytes=FACT_LIMIT_BYTES)
+        except DocumentError:
+            continue
+        if isinstance(document, Mapping):
+            documents.append(document)
+    return documents

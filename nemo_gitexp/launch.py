@@ -1,0 +1,387 @@
+"""How a workspace becomes a running job: the run directory, the plan, the launcher protocol, the supervisor.
+
+What must be exact (argv, environment, directories) travels in the plan; a launcher only starts the worker by path.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from nemo_gitexp.entry import CommandEntry, Entry, expand_placeholders
+from nemo_gitexp.errors import LaunchError, StateDirectoryError
+from nemo_gitexp.jsontext import JsonValue, render_json
+from nemo_gitexp.processes import spawn_detached
+from nemo_gitexp.record import ExperimentRecord
+from nemo_gitexp.workspace import Workspace
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+NUMERIC_VARIABLES = (
+    *THREAD_VARIABLES,
+    "OMP_DYNAMIC",
+    "MKL_CBWR",
+    "MKL_DYNAMIC",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_LAUNCH_BLOCKING",
+    "NVIDIA_TF32_OVERRIDE",
+    "NCCL_ALGO",
+    "NCCL_PROTO",
+    "NVTE_ALLOW_NONDETERMINISTIC_ALGO",
+    "FLASH_ATTENTION_DETERMINISTIC",
+    "PYTHONHASHSEED",
+)
+"""Variables that change numbers and must be set before the interpreter starts; an experiment records their values."""
+
+BITWISE_VARIABLES = {
+    "NCCL_ALGO": "Ring",
+    "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0",
+    "FLASH_ATTENTION_DETERMINISTIC": "1",
+    "OMP_DYNAMIC": "FALSE",
+    "MKL_DYNAMIC": "FALSE",
+}
+GRACE_S = 10
+_WORKER_SOURCES = Path(__file__).parent / "worker"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """The files of one run directory; the only place that knows their names."""
+
+    root: Path
+
+    @property
+    def run(self) -> str:
+        """The run's own name: `<record sha>[.repro].<nonce>`."""
+        return self.root.name
+
+    @property
+    def plan(self) -> Path:
+        """What the launcher asks of the worker."""
+        return self.root / "plan.json"
+
+    @property
+    def manifest(self) -> Path:
+        """What the workspace must hold."""
+        return self.root / "manifest.json"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.json"
+
+    @property
+    def outputs(self) -> Path:
+        """The output root."""
+        return self.root / "outputs"
+
+    @property
+    def metrics(self) -> Path:
+        """What the job appends its metrics to."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """Stdout and stderr of the job."""
+        return self.root / "log.txt"
+
+    @property
+    def worker(self) -> Path:
+        """The worker's entry, run by path."""
+        return self.root / "node" / "start.py"
+
+    @property
+    def supervisor(self) -> Path:
+        """Who launches: written by the supervisor when it takes the plan."""
+        return self.root / "supervisor.json"
+
+    @property
+    def supervisor_log(self) -> Path:
+        """What the supervisor and NeMo Run said."""
+        return self.root / "supervisor.log"
+
+    @property
+    def refused(self) -> Path:
+        """Why the launcher could not start the job."""
+        return self.root / "refused.json"
+
+    @property
+    def started(self) -> Path:
+        """Who works: written by the worker."""
+        return self.root / "started.json"
+
+    @property
+    def child(self) -> Path:
+        """The process id of the job."""
+        return self.root / "child.json"
+
+    @property
+    def cancel(self) -> Path:
+        """Somebody asks to cancel."""
+        return self.root / "cancel.json"
+
+    @property
+    def job(self) -> Path:
+        """Settings read back in the job."""
+        return self.root / "job.json"
+
+    @property
+    def result(self) -> Path:
+        """The worker's last word."""
+        return self.root / "result.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """How an experiment is to be run this time."""
+
+    sha: str
+    record: ExperimentRecord
+    config: Mapping[str, JsonValue]
+    workspace: Workspace
+    user_root: Path
+    common_dir: Path
+    interpreter: Path | None
+    probe_interpreter: Path | None
+    reproduction: bool = False
+    stop_after_steps: int | None = None
+    keep_workspace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a launcher hands back: who runs the job, in its own words."""
+
+    executor: str
+    jobs: tuple[str, ...]
+
+
+class Launcher(Protocol):
+    """Something that starts the worker of a prepared run directory."""
+
+    def submit(self, paths: RunPaths) -> Receipt:
+        """Start it; the run directory says how it goes on.
+
+        Raises:
+            LaunchError: it was not accepted.
+        """
+
+
+def topology(determinism: str, env: Mapping[str, str], threads: int | None, seed: int) -> dict[str, JsonValue]:
+    """Return the topology of a local run: its shape and its numeric environment, as numbers that are recorded.
+
+    Args:
+        determinism: off, seeded or bitwise.
+        env: the user's environment; what it sets of `NUMERIC_VARIABLES` is kept.
+        threads: threads of each library; all cores of this process when None.
+        seed: the experiment's.
+    """
+    numeric = {name: env[name] for name in NUMERIC_VARIABLES if env.get(name)}
+    if determinism != "off":
+        count = str(threads or _available_cores())
+        numeric = {**dict.fromkeys(THREAD_VARIABLES, count), **numeric}
+        numeric.setdefault("PYTHONHASHSEED", str(seed % 2**32))
+        numeric.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if determinism == "bitwise":
+        numeric = {**numeric, **BITWISE_VARIABLES}
+    return {
+        "nodes": 1,
+        "tasks_per_node": 1,
+        "devices": None,
+        "launcher": None,
+        "image": None,
+        "environment": {name: numeric[name] for name in sorted(numeric)},
+    }
+
+
+def new_run_paths(run_root: Path, sha: str, *, reproduction: bool) -> RunPaths:
+    """Return the paths of a run directory that does not exist yet."""
+    kind = ".repro" if reproduction else ""
+    return RunPaths(run_root / f"{sha}{kind}.{uuid.uuid4().hex[:8]}")
+
+
+def prepare_run(paths: RunPaths, request: RunRequest) -> None:
+    """Make the run directory: worker, configuration, manifest, and last of all the plan.
+
+    Raises:
+        StateDirectoryError: it cannot be written.
+    """
+    try:
+        paths.outputs.mkdir(parents=True)
+        package = paths.root / "node" / "_gitexp_worker"
+        package.mkdir(parents=True)
+        for source in sorted(_WORKER_SOURCES.glob("*.py")):
+            shutil.copyfile(source, (package.parent if source.name == "start.py" else package) / source.name)
+        write_beside(paths.config, render_json(request.config))
+        write_beside(paths.manifest, request.workspace.manifest())
+        write_beside(paths.plan, render_json(_plan(paths, request)))
+    except OSError as fault:
+        shutil.rmtree(paths.root, ignore_errors=True)
+        raise StateDirectoryError(
+            f"cannot write {paths.root}: {fault.strerror}", hint="df -h", path=str(paths.root)
+        ) from fault
+
+
+def write_beside(path: Path, content: bytes) -> None:
+    """Write a file by rename, so that a reader sees all of it or nothing."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_bytes(content)
+    beside.replace(path)
+
+
+def worker_command(paths: RunPaths, python: str) -> list[str]:
+    """Return the command that starts the worker by path."""
+    return [python, str(paths.worker), str(paths.plan)]
+
+
+def _plan(paths: RunPaths, request: RunRequest) -> JsonValue:
+    record, workspace = request.record, request.workspace
+    values = {"config": str(paths.config), "outputs": str(paths.outputs), "seed": str(record.seed)}
+    entry = _expanded(record.entry, values, request)
+    numeric = {str(k): str(v) for k, v in _mapping(record.topology.get("environment")).items()}
+    return {
+        "schema": 1,
+        "kind": "reproduction" if request.reproduction else "run",
+        "experiment": request.sha,
+        "study": record.study,
+        "name": record.name,
+        "run": paths.run,
+        "run_dir": str(paths.root),
+        "workspace": str(workspace.path),
+        "keep_workspace": request.keep_workspace,
+        "cwd": str(workspace.path / record.workdir),
+        "user_root": str(request.user_root),
+        "trusted_roots": [str(request.common_dir), str(paths.root)],
+        "entry": entry,
+        "interpreter": None if request.interpreter is None else str(request.interpreter),
+        "interpreter_flags": entry.get("interpreter_flags", []),
+        "probe_interpreter": None if request.probe_interpreter is None else str(request.probe_interpreter),
+        "env": {**numeric, **_job_variables(paths, request)},
+        "unset_env": [name for name in NUMERIC_VARIABLES if name not in numeric],
+        "seed": record.seed,
+        "determinism": record.determinism,
+        "topology": {
+            "nodes": record.topology.get("nodes", 1),
+            "tasks_per_node": record.topology.get("tasks_per_node", 1),
+        },
+        "outputs": [{"path": output.path, "keep": output.keep} for output in record.outputs],
+        "outputs_dir": str(paths.outputs),
+        "config": str(paths.config),
+        "metrics_file": record.metrics.file,
+        "inputs": [item.to_json() for item in workspace.inputs],
+        "allow_extra": workspace.allowed_extras(),
+        "stop_after_steps": request.stop_after_steps,
+        "grace_s": GRACE_S,
+    }
+
+
+def _job_variables(paths: RunPaths, request: RunRequest) -> dict[str, str]:
+    return {
+        "GITEXP_CONFIG": str(paths.config),
+        "GITEXP_OUTPUTS": str(paths.outputs),
+        "GITEXP_SEED": str(request.record.seed),
+        "GITEXP_EXPERIMENT": request.sha,
+        "GITEXP_RUN_DIR": str(paths.root),
+        "GITEXP_METRICS": str(paths.metrics),
+    }
+
+
+def _expanded(entry: Entry, values: Mapping[str, str], request: RunRequest) -> dict[str, JsonValue]:
+    document = entry.to_json()
+    strict = not request.record.ad_hoc
+    for key in ("args", "argv"):
+        words = document.get(key)
+        if isinstance(words, list):
+            document[key] = list(
+                expand_placeholders([str(word) for word in words], values, request.config, strict=strict)
+            )
+    return document
+
+
+def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Supervisor:
+    """A process of our own that submits one run and outlives whoever started it.
+
+    Started early: it imports NeMo Run while the caller records and restores. It gets the run directory over a pipe,
+    acknowledges, and goes on alone; end of file instead of a run directory makes it leave.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        """Start the process.
+
+        Raises:
+            StateDirectoryError: its directory cannot be made.
+        """
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise StateDirectoryError(f"cannot make {state_dir}: {fault.strerror}", path=str(state_dir)) from fault
+        env = {**os.environ, "NEMORUN_HOME": str(state_dir / "nemo" / uuid.uuid4().hex)}
+        self._process = spawn_detached([sys.executable, "-m", "nemo_gitexp.launchers.nemo"], cwd=state_dir, env=env)
+
+    def __enter__(self) -> Self:
+        """Hand out the supervisor."""
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        """Let go of the process: with a plan it goes on, without one it leaves."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def submit(self, paths: RunPaths) -> Receipt:
+        """Hand the run over and wait for the acknowledgement (not for the job).
+
+        Raises:
+            LaunchError: the supervisor died first.
+        """
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise LaunchError("the supervisor was started without pipes")
+        try:
+            stdin.write(os.fsencode(str(paths.root)) + b"\n")
+            stdin.flush()
+            answer = stdout.readline()
+        except BrokenPipeError:
+            answer = b""
+        if answer != b"accepted\n":
+            raise LaunchError(
+                "the supervisor did not accept the run",
+                hint=f"{shlex.quote(sys.executable)} -c 'import nemo_run' shows what is wrong",
+            )
+        return Receipt("local", (f"pid-{self._process.pid}",))
+
+
+def worker_python(record: ExperimentRecord, interpreter: Path | None) -> str:
+    """Return the interpreter that runs the worker: the job's own; ours for commands that bring their own."""
+    if isinstance(record.entry, CommandEntry) or interpreter is None:
+        return sys.executable
+    return str(interpreter)
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """Return the words as one line of shell that starts exactly them."""
+    return f"exec {shlex.join(words)}"

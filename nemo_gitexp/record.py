@@ -1,0 +1,377 @@
+"""What an experiment is, as a value: the content of experiment.json and how it is read back.
+
+Pure: bytes and mappings in, values out. Results are in `result`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from nemo_gitexp.definition import MetricGoal, MetricsSpec, OutputSpec
+from nemo_gitexp.entry import Entry, parse_entry
+from nemo_gitexp.errors import RecordError
+from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
+
+SCHEMA = 1
+DEFAULT_SEED = 42
+DETERMINISM = ("off", "seeded", "bitwise")
+RECORD_FILES = ("experiment.json", "config.json", "environment.json")
+RESULT_FILES = ("result.json", "run.json", "metrics.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class CodeState:
+    """The code: full shas, `key` as `sha256:…`; `base` is the user's HEAD, `remote` without credentials."""
+
+    commit: str
+    tree: str
+    key: str
+    base: str
+    dirty: bool
+    untracked: tuple[str, ...]
+    remote: str | None
+    submodules: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One pinned input; `strength` is content, manifest or named; `source` the file that pins it."""
+
+    path: str
+    pin: str
+    strength: str
+    size_bytes: int | None
+    n_files: int | None
+    source: str = ""
+    stage: str | None = None
+    executable: bool = False
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the entry of experiment.json."""
+        return {
+            "path": self.path,
+            "pin": self.pin,
+            "strength": self.strength,
+            "size_bytes": self.size_bytes,
+            "n_files": self.n_files,
+            "source": self.source,
+            "stage": self.stage,
+            "executable": self.executable,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentRecord:
+    """One experiment: everything that decides what runs, and what people said about it.
+
+    `config_hash`, `environment_key`, `identity` are `sha256:…`; `identity` and `environment_key` are None
+    when the environment is known only in the job. `created` is ISO 8601 UTC. `entry` keeps placeholders; `ad_hoc`
+    tells that it was typed as a command, not written in a definition.
+    """
+
+    study: str
+    name: str
+    nonce: str
+    created: str
+    purpose: str
+    expected: str
+    model: str
+    dataset: str
+    type: str
+    sweep: str | None
+    code: CodeState
+    config_hash: str
+    config_file: str | None
+    seed: int
+    seed_is_default: bool
+    determinism: str
+    determinism_reason: str | None
+    topology: Mapping[str, JsonValue]
+    inputs: tuple[Input, ...]
+    environment_key: str | None
+    entry: Entry
+    ad_hoc: bool
+    workdir: str
+    outputs: tuple[OutputSpec, ...]
+    metrics: MetricsSpec
+    executor: str
+    identity: str | None
+
+
+def identity_of(  # noqa: PLR0913 - the parts of an identity, each by its name
+    *,
+    code_key: str,
+    config_hash: str,
+    seed: int,
+    inputs: Sequence[Input],
+    entry: Entry,
+    workdir: str,
+    determinism: str,
+    topology: Mapping[str, JsonValue],
+    environment_key: str | None,
+) -> str | None:
+    """Return `sha256:…` over all that decides a result, None while the environment is unknown.
+
+    Two experiments with equal identity are the same experiment; names, purposes and dates play no part.
+    """
+    if environment_key is None:
+        return None
+    parts: JsonValue = {
+        "code": code_key,
+        "config": config_hash,
+        "seed": seed,
+        "inputs": sorted([item.path, item.pin] for item in inputs),
+        "entry": entry.to_json(),
+        "workdir": workdir,
+        "determinism": determinism,
+        "topology": topology,
+        "environment": environment_key,
+    }
+    return f"sha256:{hashlib.sha256(render_json(parts)).hexdigest()}"
+
+
+def render_record(record: ExperimentRecord) -> bytes:
+    """Return experiment.json."""
+    code = record.code
+    return render_json(
+        {
+            "schema": SCHEMA,
+            "study": record.study,
+            "name": record.name,
+            "nonce": record.nonce,
+            "created": record.created,
+            "purpose": record.purpose,
+            "expected": record.expected,
+            "model": record.model,
+            "dataset": record.dataset,
+            "type": record.type,
+            "sweep": record.sweep,
+            "code": {
+                "commit": code.commit,
+                "tree": code.tree,
+                "key": code.key,
+                "base": code.base,
+                "dirty": code.dirty,
+                "untracked": list(code.untracked),
+                "remote": code.remote,
+                "submodules": dict(code.submodules),
+            },
+            "config_hash": record.config_hash,
+            "config_file": record.config_file,
+            "seed": record.seed,
+            "seed_is_default": record.seed_is_default,
+            "determinism": record.determinism,
+            "determinism_reason": record.determinism_reason,
+            "topology": record.topology,
+            "inputs": [item.to_json() for item in record.inputs],
+            "environment_key": record.environment_key,
+            "entry": record.entry.to_json(),
+            "ad_hoc": record.ad_hoc,
+            "workdir": record.workdir,
+            "outputs": [{"path": output.path, "keep": output.keep} for output in record.outputs],
+            "metrics": {
+                "file": record.metrics.file,
+                "goals": {goal.name: _goal_json(goal) for goal in record.metrics.goals},
+            },
+            "executor": record.executor,
+            "identity": record.identity,
+        }
+    )
+
+
+def parse_record(text: bytes, source: str) -> ExperimentRecord:
+    """Return the experiment that an experiment.json describes.
+
+    Raises:
+        RecordError: damaged, of a newer schema, or with fields missing or of a wrong type; `faults` lists all.
+    """
+    fields = FieldReader(parse_document(text, source), source)
+    code = fields.section("code")
+    metrics = fields.section("metrics")
+    record = ExperimentRecord(
+        study=fields.text("study"),
+        name=fields.text("name"),
+        nonce=fields.text("nonce"),
+        created=fields.text("created"),
+        purpose=fields.text("purpose"),
+        expected=fields.text("expected"),
+        model=fields.text("model"),
+        dataset=fields.text("dataset"),
+        type=fields.text("type"),
+        sweep=fields.text_or_none("sweep"),
+        code=CodeState(
+            commit=code.text("commit"),
+            tree=code.text("tree"),
+            key=code.text("key"),
+            base=code.text("base"),
+            dirty=code.flag("dirty"),
+            untracked=code.texts("untracked"),
+            remote=code.text_or_none("remote"),
+            submodules=tuple((path, str(sha)) for path, sha in code.mapping("submodules").items()),
+        ),
+        config_hash=fields.text("config_hash"),
+        config_file=fields.text_or_none("config_file"),
+        seed=fields.number("seed"),
+        seed_is_default=fields.flag("seed_is_default"),
+        determinism=fields.choice("determinism", DETERMINISM),
+        determinism_reason=fields.text_or_none("determinism_reason"),
+        topology=fields.mapping("topology"),
+        inputs=tuple(_parse_input(item) for item in fields.sections("inputs")),
+        environment_key=fields.text_or_none("environment_key"),
+        entry=_parse_entry(fields),
+        ad_hoc=fields.flag("ad_hoc"),
+        workdir=fields.text("workdir"),
+        outputs=tuple(_parse_output(item) for item in fields.sections("outputs")),
+        metrics=MetricsSpec(metrics.text_or_none("file"), _parse_goals(metrics)),
+        executor=fields.text("executor"),
+        identity=fields.text_or_none("identity"),
+    )
+    fields.require_no_faults()
+    return record
+
+
+def parse_document(text: bytes, source: str) -> Mapping[str, JsonValue]:
+    """Return one of the machine's JSON documents.
+
+    Raises:
+        RecordError: no JSON mapping, or written by a newer version.
+    """
+    document = parse_json(text, source)
+    if not isinstance(document, Mapping):
+        raise RecordError(f"{source} is no JSON mapping", source=source)
+    schema = document.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise RecordError(
+            f"{source} has schema {schema}; this version reads up to {SCHEMA}",
+            hint="pip install --upgrade nemo-gitexp",
+            source=source,
+            schema=schema,
+        )
+    if schema != SCHEMA:
+        raise RecordError(f"{source} has no schema number that is known: {schema!r}", source=source)
+    return document
+
+
+class FieldReader:
+    """Reads typed fields of a JSON mapping and gathers every fault, to be raised at once."""
+
+    def __init__(self, document: Mapping[str, JsonValue], source: str, faults: list[str] | None = None) -> None:
+        """Read from `document`; a section shares its parent's `faults`."""
+        self._document = document
+        self._source = source
+        self._faults: list[str] = [] if faults is None else faults
+
+    def require_no_faults(self) -> None:
+        """Raise what was found wrong.
+
+        Raises:
+            RecordError: with all `faults`.
+        """
+        if self._faults:
+            message = f"{self._source} is damaged: {'; '.join(self._faults[:5])}"
+            raise RecordError(message, source=self._source, faults=list(self._faults))
+
+    def _take(self, key: str, kinds: type | tuple[type, ...], word: str) -> JsonValue:
+        value = self._document.get(key)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            self._faults.append(f"{key} is no {word}")
+            return None
+        return value
+
+    def text(self, key: str) -> str:
+        """Return a string."""
+        return str(self._take(key, str, "string") or "")
+
+    def text_or_none(self, key: str) -> str | None:
+        """Return a string or null."""
+        return None if self._document.get(key) is None else self.text(key)
+
+    def number(self, key: str) -> int:
+        """Return an integer."""
+        return cast("int", self._take(key, int, "integer") or 0)
+
+    def number_or_none(self, key: str) -> int | None:
+        """Return an integer or null."""
+        return None if self._document.get(key) is None else self.number(key)
+
+    def flag(self, key: str) -> bool:
+        """Return true or false."""
+        return bool(self._take(key, bool, "boolean"))
+
+    def choice(self, key: str, words: Sequence[str]) -> str:
+        """Return one of the words."""
+        value = self.text(key)
+        if value not in words:
+            self._faults.append(f"{key} is none of {', '.join(words)}")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Return a list of strings."""
+        return tuple(str(item) for item in cast("Sequence[JsonValue]", self._take(key, list, "list") or []))
+
+    def mapping(self, key: str) -> Mapping[str, JsonValue]:
+        """Return a mapping."""
+        return cast("Mapping[str, JsonValue]", self._take(key, Mapping, "mapping") or {})
+
+    def section(self, key: str) -> FieldReader:
+        """Return a reader of a mapping below."""
+        return FieldReader(self.mapping(key), self._source, self._faults)
+
+    def sections(self, key: str) -> list[FieldReader]:
+        """Return readers of a list of mappings."""
+        items = cast("Sequence[JsonValue]", self._take(key, list, "list") or [])
+        if not all(isinstance(item, Mapping) for item in items):
+            self._faults.append(f"{key} holds something that is no mapping")
+        return [FieldReader(item, self._source, self._faults) for item in items if isinstance(item, Mapping)]
+
+    def fault(self, what: str) -> None:
+        """Add a fault found by the caller."""
+        self._faults.append(what)
+
+
+def _parse_input(fields: FieldReader) -> Input:
+    return Input(
+        path=fields.text("path"),
+        pin=fields.text("pin"),
+        strength=fields.choice("strength", ("content", "manifest", "named")),
+        size_bytes=fields.number_or_none("size_bytes"),
+        n_files=fields.number_or_none("n_files"),
+        source=fields.text("source"),
+        stage=fields.text_or_none("stage"),
+        executable=fields.flag("executable"),
+    )
+
+
+def _parse_output(fields: FieldReader) -> OutputSpec:
+    keep = fields.choice("keep", ("dvc", "in-place", "digest"))
+    return OutputSpec(fields.text("path"), cast('Literal["dvc", "in-place", "digest"]', keep))
+
+
+def _goal_json(goal: MetricGoal) -> JsonValue:
+    return {"goal": goal.goal, "tolerance": goal.tolerance, "volatile": goal.volatile}
+
+
+def _parse_goals(metrics: FieldReader) -> tuple[MetricGoal, ...]:
+    goals = []
+    for name, item in metrics.mapping("goals").items():
+        if not isinstance(item, Mapping):
+            metrics.fault(f"the goal of {name} is no mapping")
+            continue
+        goal, tolerance = item.get("goal"), item.get("tolerance")
+        if goal not in ("max", "min", None) or not isinstance(tolerance, (int, float, type(None))):
+            metrics.fault(f"the goal of {name} is damaged")
+            continue
+        number = None if tolerance is None else float(tolerance)
+        goals.append(MetricGoal(name, goal, number, bool(item.get("volatile"))))
+    return tuple(goals)
+
+
+def _parse_entry(fields: FieldReader) -> Entry:
+    try:
+        return parse_entry(fields.mapping("entry"))
+    except RecordError as fault:
+        fields.fault(f"entry: {fault.message}")
+        return parse_entry({"kind": "command", "argv": ["false"]})

@@ -1,0 +1,529 @@
+"""From what a person asked for to a recorded experiment: define, snapshot, pin, identify, record.
+
+Runs nothing. The user's index, HEAD and files stay as they are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nemo_gitexp.catalog import Site
+from nemo_gitexp.data.cache import find_cache
+from nemo_gitexp.data.commit import commit_data
+from nemo_gitexp.data.manifest import manifest_pin
+from nemo_gitexp.data.pins import InputPin, find_pin
+from nemo_gitexp.data.verified import VerifiedFiles
+from nemo_gitexp.data.worktree import worktree_state
+from nemo_gitexp.definition import DEFAULT_SEED, StudyDefinition, parse_definition
+from nemo_gitexp.entry import CommandEntry, Entry, FunctionEntry, ScriptEntry, expand_placeholders, parse_command
+from nemo_gitexp.environment import Environment, capture_environment, find_interpreter
+from nemo_gitexp.errors import (
+    DataDriftError,
+    DefinitionError,
+    EnvironmentCaptureError,
+    SnapshotRefusedError,
+    UnknownStudyError,
+    UsageError,
+)
+from nemo_gitexp.git.changes import code_key, list_files, listed_paths
+from nemo_gitexp.git.objects import read_blobs
+from nemo_gitexp.git.repository import Identity, Repository
+from nemo_gitexp.git.snapshot import MEGABYTE, Snapshot, SnapshotLimits, take_snapshot
+from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue, render_json
+from nemo_gitexp.launch import topology
+from nemo_gitexp.naming import ExperimentNaming, require_name, slug
+from nemo_gitexp.overrides import apply_overrides, parse_adhoc_arguments
+from nemo_gitexp.record import CodeState, ExperimentRecord, Input, identity_of
+from nemo_gitexp.settings import require_executor
+from nemo_gitexp.store import (
+    Draft,
+    Tip,
+    branch_name,
+    list_tips,
+    read_experiments_or_faults,
+    write_branch,
+    write_experiment,
+)
+from nemo_gitexp.versioning import config_hash, plain_config
+from nemo_gitexp.yaml12 import parse_yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the person typed; exactly one of `study` and `command` is not None."""
+
+    cwd: Path
+    env: Mapping[str, str]
+    study: str | None = None
+    command: tuple[str, ...] | None = None
+    overrides: tuple[str, ...] = ()
+    base_config: Mapping[str, JsonValue] | None = None
+    seed: int | None = None
+    executor: str | None = None
+    determinism: str | None = None
+    message: str | None = None
+    purpose: str | None = None
+    commit_data: bool = False
+    require_clean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An experiment ready to be recorded, and what surrounds it.
+
+    `tips` are all experiments at that moment; `notes` are worth a line each.
+    """
+
+    record: ExperimentRecord
+    config: Mapping[str, JsonValue]
+    environment: bytes
+    snapshot: Snapshot
+    interpreter: Path | None
+    probe_interpreter: Path | None
+    notes: tuple[str, ...]
+    tips: tuple[Tip, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Defined:
+    study: str
+    definition: StudyDefinition
+    entry: Entry
+    config: Mapping[str, JsonValue]
+    ad_hoc: bool
+    workdir: str
+
+
+def plan_experiment(site: Site, asked: Asked, now: datetime) -> Plan:
+    """Return the experiment that `asked` means in the present state of the work tree.
+
+    Side effects: git objects for the snapshot; with `commit_data` the user's DVC pointers.
+
+    Raises:
+        GitexpError: whatever makes it impossible, before anything is recorded.
+    """
+    repository = site.repository
+    defined = _define(site, asked)
+    definition = defined.definition
+    executor = asked.executor or definition.executor or "local"
+    require_executor(site.settings, executor)
+    if asked.commit_data:
+        _commit_data(repository, definition)
+    snapshot = take_snapshot(repository, snapshot_limits(site))
+    if asked.require_clean and (snapshot.dirty or snapshot.untracked):
+        raise SnapshotRefusedError(
+            "the work tree differs from HEAD", hint="git status; git commit -a, or leave out --require-clean"
+        )
+    listing = list_files(repository, snapshot.tree)
+    inputs = _pin_inputs(repository, definition, snapshot, listing)
+    interpreter, probe, environment = _environment(site, defined.entry, asked)
+    seed = _seed(asked, definition)
+    determinism = asked.determinism or definition.determinism
+    _require_reason(determinism, asked, definition)
+    shape = topology(determinism, asked.env, site.settings.threads, seed)
+    config_files = [definition.config_file] if definition.config_file else []
+    key = code_key(listing, paths=definition.code, config_files=config_files)
+    hashed = config_hash(defined.config)
+    environment_key = environment.key if environment else None
+    record = ExperimentRecord(
+        study=defined.study,
+        name=_name(definition, hashed, now),
+        nonce=uuid.uuid4().hex[:8],
+        created=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        purpose=definition.purpose,
+        expected=definition.expected,
+        model=definition.model,
+        dataset=definition.dataset,
+        type=definition.type,
+        sweep=None,
+        code=CodeState(
+            commit=snapshot.head,
+            tree=snapshot.tree,
+            key=key,
+            base=snapshot.head,
+            dirty=snapshot.dirty,
+            untracked=snapshot.untracked,
+            remote=_remote(site.git_config),
+            submodules=snapshot.submodules,
+        ),
+        config_hash=hashed,
+        config_file=definition.config_file,
+        seed=seed,
+        seed_is_default=asked.seed is None and definition.seed is None,
+        determinism=determinism,
+        determinism_reason=definition.determinism_reason or (asked.message if determinism == "off" else None),
+        topology=shape,
+        inputs=tuple(inputs),
+        environment_key=environment_key,
+        entry=defined.entry,
+        ad_hoc=defined.ad_hoc,
+        workdir=defined.workdir,
+        outputs=definition.outputs,
+        metrics=definition.metrics,
+        executor=executor,
+        identity=identity_of(
+            code_key=key,
+            config_hash=hashed,
+            seed=seed,
+            inputs=inputs,
+            entry=defined.entry,
+            workdir=defined.workdir,
+            determinism=determinism,
+            topology=shape,
+            environment_key=environment_key,
+        ),
+    )
+    _check_placeholders(record, defined.config)
+    notes = _notes(record)
+    return Plan(
+        record=record,
+        config=defined.config,
+        environment=render_json(environment.to_json() if environment else {"schema": 1, "captured": "job"}),
+        snapshot=snapshot,
+        interpreter=interpreter,
+        probe_interpreter=probe,
+        notes=tuple(notes),
+        tips=tuple(list_tips(repository)),
+    )
+
+
+def record_plan(site: Site, plan: Plan) -> Tip:
+    """Record the experiment: commits, ref, branch.
+
+    Raises:
+        IdentityMissingError: git does not know the user.
+        GitCommandError: git refused (full disk, read-only).
+    """
+    repository = site.repository
+    author, committer = repository.identities()
+    draft = Draft(
+        record=plan.record,
+        head=plan.snapshot.head,
+        config=render_json(plan.config),
+        environment=plan.environment,
+        author=author,
+        committer=committer,
+        sign=site.git_config.get("commit.gpgsign", "").lower() in ("true", "1", "yes", "on"),
+    )
+    tip = write_experiment(repository, draft)
+    write_branch(repository, tip)
+    return tip
+
+
+def find_duplicates(plan: Plan) -> list[Tip]:
+    """Return the experiments of the same identity, newest first; their status is for the caller to judge."""
+    same = [tip for tip in plan.tips if plan.record.identity and tip.identity == plan.record.identity]
+    return sorted(same, key=lambda tip: tip.created, reverse=True)
+
+
+def near_duplicate(repository: Repository, plan: Plan) -> tuple[Tip, tuple[str, ...]] | None:
+    """Return the newest completed experiment that differs only in environment or code, and in which of them."""
+    record = plan.record
+    alike = [
+        tip
+        for tip in plan.tips
+        if tip.status == "completed"
+        and (tip.study, tip.config_hash, tip.seed) == (record.study, record.config_hash, str(record.seed))
+    ]
+    newest = sorted(alike, key=lambda tip: tip.created, reverse=True)[:1]
+    for tip, item in zip(newest, read_experiments_or_faults(repository, newest), strict=True):
+        if not isinstance(item, Exception):
+            parts = _differing_parts(item.record, record)
+            if parts and set(parts) <= {"environment", "code"}:
+                return tip, parts
+    return None
+
+
+def _differing_parts(a: ExperimentRecord, b: ExperimentRecord) -> tuple[str, ...]:
+    pairs = {
+        "code": (a.code.key, b.code.key),
+        "environment": (a.environment_key, b.environment_key),
+        "inputs": ([(i.path, i.pin) for i in a.inputs], [(i.path, i.pin) for i in b.inputs]),
+        "command": (a.entry.to_json(), b.entry.to_json()),
+        "working directory": (a.workdir, b.workdir),
+        "determinism": (a.determinism, b.determinism),
+        "topology": (render_json(a.topology), render_json(b.topology)),
+    }
+    return tuple(name for name, (x, y) in pairs.items() if x != y)
+
+
+def snapshot_limits(site: Site) -> SnapshotLimits:
+    """Return the settings that guard snapshots."""
+    settings = site.settings
+    return SnapshotLimits(
+        max_untracked_file_bytes=int(settings.max_untracked_file_mb * MEGABYTE),
+        max_untracked_total_bytes=int(settings.max_untracked_total_mb * MEGABYTE),
+        secrets_allowed=settings.secrets_allowed,
+    )
+
+
+def list_studies(root: Path) -> list[str]:
+    """Return the studies that have a definition."""
+    return sorted(path.parent.name for path in (root / "experiments").glob("*/experiment.yaml"))
+
+
+def read_study(root: Path, study: str) -> StudyDefinition:
+    """Return a study's definition.
+
+    Raises:
+        UnknownStudyError: there is no `experiments/<study>/experiment.yaml`.
+        DefinitionError: it has faults.
+    """
+    require_name(study, "study")
+    path = root / "experiments" / study / "experiment.yaml"
+    if not path.is_file():
+        known = list_studies(root)
+        near = difflib.get_close_matches(study, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"nemo-gitexp init --study {study}"
+        raise UnknownStudyError(
+            f"there is no study {study}", hint=hint, study=study, nearest=near[0] if near else None, known=known
+        )
+    return parse_definition(path.read_bytes(), f"experiments/{study}/experiment.yaml")
+
+
+def _define(site: Site, asked: Asked) -> _Defined:
+    return _define_command(site, asked) if asked.command is not None else _define_study(site, asked)
+
+
+def _define_command(site: Site, asked: Asked) -> _Defined:
+    command = asked.command or ()
+    if not command:
+        raise UsageError("there is no command after --", hint="nemo-gitexp run -- python train.py --lr 0.1")
+    if asked.overrides:
+        raise UsageError(
+            "key=value changes a study; a command's own arguments are its configuration",
+            hint="nemo-gitexp run -- COMMAND ARGS",
+        )
+    entry = parse_command(command)
+    definition = StudyDefinition(
+        purpose=asked.purpose or asked.message or shlex.join(command), type="adhoc", command=tuple(command)
+    )
+    config = plain_config(parse_adhoc_arguments(entry.arguments))
+    workdir = _ad_hoc_workdir(site.repository.root, asked.cwd, entry)
+    return _Defined(slug(entry.study_stem), definition, entry, config, ad_hoc=True, workdir=workdir)
+
+
+def _ad_hoc_workdir(root: Path, cwd: Path, entry: Entry) -> str:
+    """Return "." unless the script is to be found only from the directory where the command was typed."""
+    words = (
+        [entry.path] if isinstance(entry, ScriptEntry) else list(entry.argv) if isinstance(entry, CommandEntry) else []
+    )
+    here = Path(os.path.realpath(cwd))
+    top = Path(os.path.realpath(root))
+    if here == top or not here.is_relative_to(top):
+        return "."
+    files = [
+        word for word in words if not word.startswith("-") and (here / word).is_file() and not (top / word).exists()
+    ]
+    return here.relative_to(top).as_posix() if files else "."
+
+
+def _define_study(site: Site, asked: Asked) -> _Defined:
+    root = site.repository.root
+    study = asked.study or ""
+    definition = read_study(root, study)
+    if definition.recipe is not None or definition.stages is not None:
+        kind = "recipe" if definition.recipe is not None else "stages"
+        raise DefinitionError(
+            f"experiments/{study}/experiment.yaml uses {kind}:, which this version cannot run",
+            hint="use command: or function:",
+            faults=[kind],
+        )
+    config = dict(definition.config)
+    if asked.base_config is not None:
+        config = dict(asked.base_config)
+    elif definition.config_file is not None:
+        config = _read_config_file(root, definition.config_file)
+    config = plain_config(apply_overrides(config, asked.overrides))
+    entry: Entry = (
+        FunctionEntry(definition.function) if definition.function else parse_command(definition.command or ())
+    )
+    purpose = asked.purpose or definition.purpose
+    return _Defined(
+        study, replace(definition, purpose=purpose), entry, config, ad_hoc=False, workdir=definition.workdir
+    )
+
+
+def _read_config_file(root: Path, name: str) -> dict[str, JsonValue]:
+    path = root / name
+    if not path.is_file():
+        raise DefinitionError(f"the configuration file {name} does not exist", hint=f"write {name}", faults=[name])
+    document = parse_yaml(path.read_bytes(), name)
+    if not isinstance(document, Mapping):
+        raise DefinitionError(f"{name} is no mapping of keys to values", hint=f"edit {name}", faults=[name])
+    return dict(document)
+
+
+def _seed(asked: Asked, definition: StudyDefinition) -> int:
+    if asked.seed is not None:
+        return asked.seed
+    return DEFAULT_SEED if definition.seed is None else definition.seed
+
+
+def _require_reason(determinism: str, asked: Asked, definition: StudyDefinition) -> None:
+    if determinism == "off" and not definition.determinism_reason and not asked.message:
+        raise UsageError(
+            "determinism off needs a reason",
+            hint='--determinism off -m "why", or determinism_reason: in experiment.yaml',
+        )
+
+
+def _name(definition: StudyDefinition, hashed: str, now: datetime) -> str:
+    name = ExperimentNaming.create_experiment_name(definition.model, definition.dataset, definition.type, now)
+    return f"{name}_v{hashed.removeprefix('sha256:')[:8]}"
+
+
+def _check_placeholders(record: ExperimentRecord, config: Mapping[str, JsonValue]) -> None:
+    """Find unknown placeholders now, not when the job is about to start."""
+    values = {"config": "-", "outputs": "-", "seed": "-"}
+    words = record.entry.argv if isinstance(record.entry, CommandEntry) else record.entry.arguments
+    expand_placeholders(words, values, config, strict=not record.ad_hoc)
+
+
+def _notes(record: ExperimentRecord) -> list[str]:
+    captured = record.code.untracked
+    if not captured:
+        return []
+    shown = ", ".join(captured[:8]) + (f" and {len(captured) - 8} more" if len(captured) > 8 else "")
+    return [f"captured {len(captured)} untracked file{'s' if len(captured) != 1 else ''}: {shown}"]
+
+
+def _pin_inputs(repository: Repository, definition: StudyDefinition, snapshot: Snapshot, listing: bytes) -> list[Input]:
+    if not definition.data:
+        return []
+    locks = listed_paths(listing, "dvc.lock")
+    read = _tree_reader(repository, snapshot.tree, listing, definition)
+    pins = [
+        manifest_pin(repository.root, spec.path)
+        if spec.pin == "manifest"
+        else find_pin(spec.path, read=read, lock_paths=locks)
+        for spec in definition.data
+    ]
+    _require_same(repository, pins)
+    return [
+        Input(
+            path=pin.path,
+            pin=pin.pin,
+            strength=pin.strength,
+            size_bytes=pin.size_bytes,
+            n_files=pin.n_files,
+            source=pin.source,
+            stage=pin.stage,
+            executable=pin.executable,
+        )
+        for pin in pins
+    ]
+
+
+def _tree_reader(
+    repository: Repository, tree: str, listing: bytes, definition: StudyDefinition
+) -> Callable[[str], bytes | None]:
+    """Return a reader of DVC's pointers in the snapshot; they are few, and read in one process."""
+    near = {f"{parent}.dvc" for spec in definition.data for parent in (spec.path, *map(str, Path(spec.path).parents))}
+    pointers = listed_paths(listing, "dvc.lock", "dvc.yaml")
+    pointers += [path for path in listed_paths(listing, ".dvc") if path in near]
+    blobs = read_blobs(repository, [f"{tree}:{path}" for path in pointers], limit_bytes=MAX_DOCUMENT_BYTES)
+    content = dict(zip(pointers, blobs, strict=True))
+    return content.get
+
+
+def _require_same(repository: Repository, pins: Sequence[InputPin]) -> None:
+    with VerifiedFiles(repository.state_dir / "verified.db") as verified:
+        differing = [pin for pin in pins if worktree_state(repository.root, pin, verified) == "differs"]
+    if differing:
+        names = [pin.path for pin in differing]
+        first = differing[0]
+        how = f"dvc commit {first.stage}" if first.stage else f"dvc add {first.path}"
+        raise DataDriftError(
+            f"data differs from its pin: {', '.join(names[:5])}",
+            hint=f"run again with --commit-data, or {how}, or dvc checkout {first.path} to undo the change",
+            paths=names,
+        )
+
+
+def _commit_data(repository: Repository, definition: StudyDefinition) -> None:
+    paths = [spec.path for spec in definition.data if spec.pin == "content" and (repository.root / spec.path).exists()]
+    locks = sorted(path.relative_to(repository.root).as_posix() for path in repository.root.glob("**/dvc.lock"))
+    if paths and find_cache(repository.root, paths[0]) is not None:
+        commit_data(repository.root, paths, lock_paths=locks)
+
+
+def _environment(site: Site, entry: Entry, asked: Asked) -> tuple[Path | None, Path | None, Environment | None]:
+    """Return the job's interpreter, the one to ask inside the job, and the environment if it can be known now."""
+    root = site.repository.root
+    if isinstance(entry, CommandEntry):
+        return None, probe_interpreter(entry, asked.env, root), None
+    interpreter = resolve_interpreter(site, entry, asked.env)
+    environment = capture_environment(
+        interpreter,
+        root=root,
+        cache_dir=site.repository.state_dir / "cache",
+        env=asked.env,
+        flags=entry.python.flags,
+    )
+    return interpreter, None, environment
+
+
+def resolve_interpreter(site: Site, entry: Entry, env: Mapping[str, str]) -> Path | None:
+    """Return the interpreter that an entry names, None for commands that bring their own.
+
+    A bare `python` or `python3` is the one of the setting `python`, else the first on PATH.
+    """
+    if isinstance(entry, CommandEntry):
+        return None
+    name = entry.python.interpreter
+    if name in ("python", "python3") and site.settings.python:
+        name = site.settings.python
+    return find_interpreter(name, env, cwd=site.repository.root)
+
+
+def probe_interpreter(entry: CommandEntry, env: Mapping[str, str], root: Path) -> Path | None:
+    """Return the Python that a wrapped command most likely runs: its own launcher's, else the first on PATH."""
+    for name in (_shebang(entry.argv[0], env), "python3", "python"):
+        try:
+            if name:
+                return find_interpreter(name, env, cwd=root)
+        except EnvironmentCaptureError:
+            continue
+    return None
+
+
+def _shebang(program: str, env: Mapping[str, str]) -> str | None:
+    """Return the interpreter in the first line of a Python console script (torchrun, accelerate)."""
+    found = shutil.which(program, path=env.get("PATH"))
+    if found is None:
+        return None
+    with Path(found).open("rb") as file:
+        line = file.readline(512).decode("utf-8", "replace").strip()
+    match = re.fullmatch(r"#!\s*(\S*/python[\d.]*)", line)
+    return match[1] if match else None
+
+
+def _remote(git_config: Mapping[str, str]) -> str | None:
+    """Return the URL of origin without credentials; a local path is nobody's business."""
+    url = git_config.get("remote.origin.url")
+    if url is None or url.startswith(("/", ".", "~", "file:")):
+        return None
+    return re.sub(r"(?<=://)[^/@]*@", "", url)
+
+
+def identity_for_facts(site: Site) -> Identity:
+    """Return who writes facts now."""
+    return site.repository.identities()[1]
+
+
+def branch_note(tip: Tip, branches: set[str]) -> str | None:
+    """Return a warning when the experiment has no branch for people."""
+    branch = branch_name(tip.study, tip.name)
+    if branch in branches:
+        return None
+    return f"no branch {branch}: a branch named exp is in the way; the experiment is {tip.ref}"

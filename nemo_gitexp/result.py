@@ -1,0 +1,309 @@
+"""What a run gave, as values: result.json, run.json and metrics.jsonl from what the worker left.
+
+Pure. result.json holds what two equal runs of one record have in common, byte for byte; run.json what
+differs from run to run and is never compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from nemo_gitexp.documents import ErrorDoc, ExperimentDoc, InputDoc, MetricStats, OutputDoc
+from nemo_gitexp.errors import RecordError
+from nemo_gitexp.jsontext import JsonValue, render_json
+from nemo_gitexp.metrics import MetricRows, metric_stats, render_metric_rows, split_volatile, stream_digest
+from nemo_gitexp.record import SCHEMA, ExperimentRecord
+
+FINAL_STATUSES = ("completed", "failed", "cancelled", "lost", "skipped")
+METRICS_IN_GIT_BYTES = 256 * 1024
+"""A longer metric stream leaves git for the store: listings and clones must not carry it."""
+
+LOG_TAIL_LINES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class LogDigest:
+    """The full log: its pin in the store (md5 of the compressed bytes), its size uncompressed, its last lines."""
+
+    pin: str
+    size_bytes: int
+    tail: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunLeavings:
+    """All that a run directory says, read once.
+
+    `worker` is the worker's result.json, None when the run was lost; `ended` the moment to date the result by.
+    `places` maps absolute directories of this run to the words that replace them in messages.
+    """
+
+    record_sha: str
+    run: str
+    executor: str
+    jobs: tuple[str, ...]
+    worker: Mapping[str, JsonValue] | None
+    job: Mapping[str, JsonValue]
+    rows: MetricRows
+    bad_metric_lines: int
+    log: LogDigest | None
+    started: str | None
+    ended: str
+    places: Mapping[str, str]
+    lost_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFiles:
+    """The three files of a result commit; `metrics` None when there is no stream, or it is too long for git."""
+
+    status: str
+    result: bytes
+    run: bytes
+    metrics: bytes | None
+    long_metrics: bytes | None
+
+
+def build_result(record: ExperimentRecord, left: RunLeavings, *, long_metrics_pin: str | None = None) -> ResultFiles:
+    """Return the result of a run; equal leavings give equal bytes.
+
+    Args:
+        record: the experiment.
+        left: what the run directory says.
+        long_metrics_pin: where a stream over `METRICS_IN_GIT_BYTES` lies in the store.
+    """
+    volatile = frozenset(goal.name for goal in record.metrics.goals if goal.volatile)
+    rows, volatile_rows = split_volatile(left.rows, volatile)
+    stream = render_metric_rows(rows) if rows else None
+    long = stream is not None and len(stream) > METRICS_IN_GIT_BYTES
+    worker: Mapping[str, JsonValue] = left.worker or {}
+    status = str(worker.get("status", "lost"))
+    outputs = [_output_json(item) for item in mappings(worker.get("outputs"))]
+    error = _error_json(left)
+    result: dict[str, JsonValue] = {
+        "schema": SCHEMA,
+        "record": left.record_sha,
+        "status": status,
+        "exit_code": worker.get("exit_code"),
+        "signal": worker.get("signal"),
+        "error": error,
+        "metrics": cast("JsonValue", metric_stats(rows)),
+        "outputs": outputs,
+        "missing_outputs": worker.get("missing_outputs", []),
+        "stream": {
+            "digest": stream_digest(rows),
+            "rows": len(rows),
+            "pin": long_metrics_pin if long else None,
+        },
+    }
+    task: JsonValue = {
+        "name": record.study,
+        "status": status,
+        "exit_code": worker.get("exit_code"),
+        "metrics": {name: stats["last"] for name, stats in metric_stats(rows).items()},
+        "outputs": [item["path"] for item in outputs],
+        "reused_from": None,
+    }
+    result["tasks"] = [task]
+    run = _run_json(left, worker, cast("JsonValue", metric_stats(volatile_rows)))
+    return ResultFiles(
+        status=status,
+        result=render_json(result),
+        run=render_json(run),
+        metrics=None if long else stream,
+        long_metrics=stream if long else None,
+    )
+
+
+def check_result(result: Mapping[str, JsonValue], record_sha: str, source: str) -> None:
+    """Check that a result document belongs to its record.
+
+    Raises:
+        RecordError: it names another record, or no known status.
+    """
+    if result.get("record") != record_sha:
+        raise RecordError(f"{source} is the result of another record, {result.get('record')}", source=source)
+    if result.get("status") not in FINAL_STATUSES:
+        raise RecordError(f"{source} has no known status: {result.get('status')!r}", source=source)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known beside the commits: live status, branch, facts."""
+
+    status: str
+    branch: str | None
+    best_verdict: str | None = None
+    reproductions: int = 0
+    archived: bool = False
+    withdrawn: bool = False
+    jobs: tuple[str, ...] = ()
+    started: str | None = None
+    duplicate_of: str | None = None
+
+
+def experiment_document(
+    *,
+    sha: str,
+    ref: str,
+    record: ExperimentRecord,
+    config: Mapping[str, JsonValue],
+    result_sha: str | None,
+    result: Mapping[str, JsonValue] | None,
+    run: Mapping[str, JsonValue] | None,
+    standing: Standing,
+) -> ExperimentDoc:
+    """Return one experiment as every verb shows it."""
+    got: Mapping[str, JsonValue] = result or {}
+    ran: Mapping[str, JsonValue] = run or {}
+    stats = cast("dict[str, MetricStats]", dict(mapping(got.get("metrics")) | mapping(ran.get("volatile_metrics"))))
+    code = record.code
+    return ExperimentDoc(
+        schema=SCHEMA,
+        experiment=sha,
+        ref=ref,
+        branch=standing.branch,
+        study=record.study,
+        name=record.name,
+        purpose=record.purpose,
+        expected=record.expected,
+        sweep=record.sweep,
+        identity=record.identity,
+        config_hash=record.config_hash,
+        config=config,
+        seed=record.seed,
+        determinism=record.determinism,
+        topology=record.topology,
+        code={
+            "commit": code.commit,
+            "tree": code.tree,
+            "key": code.key,
+            "base": code.base,
+            "dirty": code.dirty,
+            "untracked": list(code.untracked),
+        },
+        inputs=input_documents(record),
+        environment_key=record.environment_key,
+        status=standing.status,
+        result=result_sha,
+        metrics={name: item["last"] for name, item in stats.items()},
+        metric_stats=stats,
+        started=_text(ran.get("started")) or standing.started,
+        ended=_text(ran.get("ended")),
+        duration_s=cast("float | None", ran.get("duration_s")),
+        error=_error_doc(got, ran),
+        outputs=[output_document(item) for item in mappings(got.get("outputs"))],
+        tasks=list(mappings(got.get("tasks"))),
+        executor=record.executor,
+        jobs=[str(job) for job in sequence(ran.get("jobs"))] or list(standing.jobs),
+        reproductions={"best": standing.best_verdict, "count": standing.reproductions},
+        archived=standing.archived,
+        withdrawn=standing.withdrawn,
+        duplicate_of=standing.duplicate_of,
+    )
+
+
+def input_documents(record: ExperimentRecord) -> list[InputDoc]:
+    """Return the inputs of a record as documents show them."""
+    return [
+        InputDoc(path=item.path, pin=item.pin, strength=item.strength, size_bytes=item.size_bytes)
+        for item in record.inputs
+    ]
+
+
+def mapping(value: JsonValue) -> dict[str, JsonValue]:
+    """Return the value as a dictionary, empty when it is no mapping."""
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def mappings(value: JsonValue) -> list[Mapping[str, JsonValue]]:
+    """Return the mappings in a list, none when it is no list."""
+    return [item for item in sequence(value) if isinstance(item, Mapping)]
+
+
+def sequence(value: JsonValue) -> Sequence[JsonValue]:
+    """Return the value as a sequence, empty when it is none."""
+    return value if isinstance(value, (list, tuple)) else ()
+
+
+def without_places(text: str, places: Mapping[str, str]) -> str:
+    """Return a message with this run's directories as words: equal runs say equal things, paths stay private."""
+    for directory, word in sorted(places.items(), key=lambda item: -len(item[0])):
+        text = text.replace(directory, word)
+    return text
+
+
+def _run_json(left: RunLeavings, worker: Mapping[str, JsonValue], volatile: JsonValue) -> JsonValue:
+    log: JsonValue = None
+    if left.log is not None:
+        log = {"pin": left.log.pin, "size_bytes": left.log.size_bytes, "tail": list(left.log.tail)}
+    segment: JsonValue = {"started": left.started, "ended": left.ended, "status": worker.get("status", "lost")}
+    return {
+        "schema": SCHEMA,
+        "record": left.record_sha,
+        "run": left.run,
+        "started": left.started,
+        "ended": left.ended,
+        "duration_s": worker.get("duration_s"),
+        "executor": left.executor,
+        "jobs": list(left.jobs),
+        "segments": [segment],
+        "volatile_metrics": volatile,
+        "log": log,
+        "settings": left.job,
+        "hardware": worker.get("hardware", {}),
+        "environment": worker.get("job_environment"),
+        "inputs_changed": worker.get("inputs_changed", []),
+        "undeclared_outputs": worker.get("undeclared_outputs", []),
+        "stray_files": worker.get("stray_files", []),
+        "bad_metric_lines": left.bad_metric_lines,
+        "links": [],
+        "lost_reason": left.lost_reason,
+    }
+
+
+def _output_json(item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    return {key: item.get(key) for key in ("path", "keep", "sha256", "md5", "digest", "size_bytes", "is_dir")}
+
+
+def _error_json(left: RunLeavings) -> JsonValue:
+    if left.worker is None:
+        return {"type": "LostRunError", "message": "the run ended without a result"}
+    error = left.worker.get("error")
+    if not isinstance(error, Mapping):
+        return None
+    return {
+        "type": error.get("type"),
+        "message": without_places(str(error.get("message", "")), left.places),
+        "paths": error.get("paths", []),
+    }
+
+
+def _error_doc(result: Mapping[str, JsonValue], run: Mapping[str, JsonValue]) -> ErrorDoc | None:
+    error = result.get("error")
+    if not isinstance(error, Mapping):
+        return None
+    return ErrorDoc(
+        type=str(error.get("type")),
+        message=str(error.get("message")),
+        exit_code=cast("int | None", result.get("exit_code")),
+        signal=cast("int | None", result.get("signal")),
+        log_tail=[str(line) for line in sequence(mapping(run.get("log")).get("tail"))],
+    )
+
+
+def output_document(item: Mapping[str, JsonValue]) -> OutputDoc:
+    """Return an output of a result or of a worker's report as documents show it."""
+    return OutputDoc(
+        path=str(item.get("path")),
+        sha256=str(item.get("sha256")),
+        digest=_text(item.get("digest")),
+        size_bytes=cast("int", item.get("size_bytes") or 0),
+        keep=str(item.get("keep")),
+    )
+
+
+def _text(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None

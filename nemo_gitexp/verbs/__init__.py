@@ -1,0 +1,1 @@
+"""One file a verb: plain typed arguments in, a value out; nothing is printed here."""

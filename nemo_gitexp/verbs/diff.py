@@ -1,0 +1,144 @@
+"""`diff`: two experiments, or one and the present state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from nemo_gitexp.catalog import Site, document_of
+from nemo_gitexp.comparison import compare_experiments
+from nemo_gitexp.definition import MetricGoal
+from nemo_gitexp.documents import DiffDoc, ExperimentDoc, FileChangeDoc
+from nemo_gitexp.errors import UnknownExperimentError
+from nemo_gitexp.git.changes import list_changes
+from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.lookup import baseline_tips, find_experiment
+from nemo_gitexp.record import ExperimentRecord, parse_document
+from nemo_gitexp.recording import Asked, plan_experiment
+from nemo_gitexp.result import Standing, experiment_document, sequence
+from nemo_gitexp.store import Tip, list_tips, read_environment, read_experiments
+
+WITHOUT_RECORDS = ("experiments/*/record/**",)
+
+
+@dataclass(frozen=True, slots=True)
+class DiffAnswer:
+    """The difference and both sides."""
+
+    diff: DiffDoc
+    a: ExperimentDoc
+    b: ExperimentDoc
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    document: ExperimentDoc
+    record: ExperimentRecord
+    environment: Mapping[str, JsonValue]
+    tree: str
+
+
+def diff(site: Site, a: str | None, b: str | None) -> DiffAnswer:
+    """Return what differs between two experiments.
+
+    Args:
+        site: where.
+        a: the first experiment; the latest when None.
+        b: the second; by default the study's baseline on the current branch, else the completed one before `a`.
+    """
+    tips = list_tips(site.repository)
+    first = find_experiment(site.repository, a or "latest", tips)
+    second = find_experiment(site.repository, b, tips) if b else _counterpart(site, first, tips)
+    return _compare(site, _side(site, first), _side(site, second))
+
+
+def diff_worktree(site: Site, a: str | None, env: Mapping[str, str], now: datetime) -> DiffAnswer:
+    """Return what differs between an experiment and what its study would record now."""
+    first = _side(site, find_experiment(site.repository, a or "latest"))
+    entry = first.record.entry
+    command = None
+    if first.record.ad_hoc:
+        # An ad-hoc experiment has no definition: the present state runs the same words.
+        words = entry.to_json()
+        command = tuple(str(word) for word in _command_words(words))
+    study = None if first.record.ad_hoc else first.record.study
+    asked = Asked(
+        cwd=site.repository.root, env=env, study=study, command=command, seed=first.record.seed if command else None
+    )
+    plan = plan_experiment(site, asked, now)
+    document = experiment_document(
+        sha="worktree",
+        ref="worktree",
+        record=plan.record,
+        config=plan.config,
+        result_sha=None,
+        result=None,
+        run=None,
+        standing=Standing(status="planned", branch=None),
+    )
+    environment = parse_document(plan.environment, "environment.json")
+    return _compare(site, first, _Side(document, plan.record, environment, plan.snapshot.tree))
+
+
+def _command_words(entry: Mapping[str, JsonValue]) -> list[JsonValue]:
+    if entry["kind"] == "command":
+        return list(sequence(entry["argv"]))
+    words: list[JsonValue] = [entry["interpreter"], *sequence(entry["interpreter_flags"])]
+    if entry["kind"] == "module":
+        words += ["-m", entry["module"]]
+    elif entry["kind"] == "code":
+        words += ["-c", entry["code"]]
+    else:
+        words.append(entry["path"])
+    return words + list(sequence(entry["args"]))
+
+
+def _side(site: Site, tip: Tip) -> _Side:
+    document = document_of(site, tip)
+    (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
+    environment = read_environment(site.repository, experiment)
+    return _Side(document, experiment.record, environment, experiment.record.code.tree)
+
+
+def _counterpart(site: Site, first: Tip, tips: list[Tip]) -> Tip:
+    baselines = [
+        tip for tip in baseline_tips(site.repository, tips) if tip.study == first.study and tip.record != first.record
+    ]
+    if baselines:
+        return baselines[0]
+    before = [
+        tip
+        for tip in tips
+        if tip.study == first.study
+        and tip.status == "completed"
+        and tip.record != first.record
+        and tip.created <= first.created
+    ]
+    if not before:
+        raise UnknownExperimentError(
+            f"there is nothing to compare {first.name} with: no baseline, and no completed experiment before it",
+            hint=f"nemo-gitexp diff {first.record[:12]} OTHER",
+            name=first.name,
+        )
+    return max(before, key=lambda tip: tip.created)
+
+
+def _compare(site: Site, a: _Side, b: _Side) -> DiffAnswer:
+    files: list[FileChangeDoc] = []
+    if a.tree != b.tree:
+        files = [
+            FileChangeDoc(path=item.path, change=item.change, insertions=item.insertions, deletions=item.deletions)
+            for item in list_changes(site.repository, a.tree, b.tree, without=WITHOUT_RECORDS)
+        ]
+    goals: dict[str, MetricGoal] = {goal.name: goal for side in (a, b) for goal in side.record.metrics.goals}
+    result = compare_experiments(
+        a.document,
+        b.document,
+        code_files=files,
+        environment_a=a.environment,
+        environment_b=b.environment,
+        goals={name: goal.goal for name, goal in goals.items()},
+        volatile=frozenset(name for name, goal in goals.items() if goal.volatile),
+    )
+    return DiffAnswer(result, a.document, b.document)

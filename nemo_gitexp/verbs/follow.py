@@ -1,0 +1,116 @@
+"""`status`, `logs`, `cancel` and `collect`: follow runs, also from another process or after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nemo_gitexp.catalog import Site, document_of, list_entries, refresh
+from nemo_gitexp.collect import read_log
+from nemo_gitexp.documents import ExperimentDoc
+from nemo_gitexp.errors import AlreadyFinishedError, GitexpError, UnknownExperimentError
+from nemo_gitexp.execution import Watcher, cancel_and_wait, finish_run, follow_run
+from nemo_gitexp.lookup import find_experiment
+from nemo_gitexp.runs import RunState
+from nemo_gitexp.store import Tip, list_tips, read_experiments, remove_stale_locks
+
+STALE_LOCK_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogText:
+    """The log of an experiment so far; `live` is the run that still writes it."""
+
+    tip: Tip
+    content: bytes
+    live: RunState | None
+
+
+def status(site: Site, texts: Sequence[str]) -> list[ExperimentDoc]:
+    """Return the experiments asked for, or all that are not finished, newest first.
+
+    Side effects: runs that have ended are collected.
+    """
+    tips = list_tips(site.repository)
+    if texts:
+        return [document_of(site, find_experiment(site.repository, text, tips)) for text in texts]
+    documents = [item.document for item in list_entries(site, tips, only=[tip for tip in tips if tip.status is None])]
+    open_ones = [document for document in documents if document is not None and not document["withdrawn"]]
+    return sorted(open_ones, key=lambda document: document["name"], reverse=True)
+
+
+def read_logs(site: Site, text: str) -> LogText:
+    """Return the log of an experiment as far as it is written.
+
+    Raises:
+        UnknownExperimentError: nothing has this name, or it has no log.
+    """
+    tip, run = _look(site, text)
+    if run is not None:
+        content = run.paths.log.read_bytes() if run.paths.log.exists() else b""
+        return LogText(tip, content, run)
+    (experiment,) = read_experiments(site.repository, [tip])
+    kept = read_log(site.repository, experiment.run or {})
+    if kept is None:
+        raise UnknownExperimentError(
+            f"{tip.name} has no log here", hint=f"nemo-gitexp show {tip.record[:12]} has its last lines", name=tip.name
+        )
+    return LogText(tip, kept, None)
+
+
+def follow_logs(site: Site, log: LogText, watcher: Watcher) -> ExperimentDoc:
+    """Hand on the whole log of an experiment, and what its live run still adds, until it has ended."""
+    tip = log.tip
+    if log.live is None:
+        watcher.log(log.content)
+    else:
+        tip = finish_run(site, tip, follow_run(log.live.paths, watcher))
+    return document_of(site, tip)
+
+
+def cancel(site: Site, text: str, watcher: Watcher) -> ExperimentDoc:
+    """Stop an experiment's run and record it as cancelled.
+
+    Raises:
+        AlreadyFinishedError: it has a result already.
+        GitexpError: it does not run here, or does not stop.
+    """
+    tip, run = _look(site, text)
+    if run is None:
+        document = document_of(site, tip)
+        if document["status"] in ("recorded", "running"):
+            raise GitexpError(
+                f"{tip.name} does not run on this machine",
+                hint=f"nemo-gitexp status {tip.record[:12]}",
+                experiment=tip.record,
+            )
+        raise AlreadyFinishedError(
+            f"{tip.name} is {document['status']} already",
+            hint=f"nemo-gitexp show {tip.record[:12]}",
+            experiment=tip.record,
+            status=document["status"],
+        )
+    state = cancel_and_wait(run.paths, watcher)
+    if state.status not in ("finished", "dead"):
+        raise GitexpError(
+            f"{tip.name} does not stop", hint=f"nemo-gitexp status {tip.record[:12]}", experiment=tip.record
+        )
+    return document_of(site, finish_run(site, tip, state))
+
+
+def collect(site: Site, now_s: float) -> list[ExperimentDoc]:
+    """Make the result commits of all runs that have ended and return those experiments."""
+    remove_stale_locks(site.repository, STALE_LOCK_S, now_s)
+    before = {tip.record: tip.sha for tip in list_tips(site.repository)}
+    after, _ = refresh(site, list_tips(site.repository))
+    moved = [tip for tip in after if before.get(tip.record) != tip.sha]
+    return [document_of(site, tip) for tip in moved]
+
+
+def _look(site: Site, text: str) -> tuple[Tip, RunState | None]:
+    """Return an experiment as it is now and its live run, if there is one."""
+    tip = find_experiment(site.repository, text)
+    tips, live = refresh(site, [tip])
+    now = next((item for item in tips if item.record == tip.record), tip)
+    run = live.get(tip.record)
+    return (replace(now, status=None), run) if run is not None else (now, None)

@@ -1,0 +1,379 @@
+"""`reproduce`: the recorded state again, in a fresh place, with a verdict."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from nemo_gitexp.catalog import Site, document_of
+from nemo_gitexp.collect import output_store, read_leavings
+from nemo_gitexp.documents import DriftDoc, ExperimentDoc, VerdictDoc
+from nemo_gitexp.drift import EnvironmentClass, compare_environments, compare_settings
+from nemo_gitexp.entry import CommandEntry
+from nemo_gitexp.environment import capture_environment, recreate_environment
+from nemo_gitexp.errors import UsageError, WorkspaceError
+from nemo_gitexp.execution import Conditions, Watcher, iso_now, start_run
+from nemo_gitexp.facts import write_fact
+from nemo_gitexp.git.worktree import remove_worktree
+from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.launch import Launcher
+from nemo_gitexp.lookup import find_experiment
+from nemo_gitexp.metrics import MetricRows, parse_metric_lines
+from nemo_gitexp.recording import identity_for_facts, probe_interpreter, resolve_interpreter
+from nemo_gitexp.result import (
+    RunLeavings,
+    build_result,
+    input_documents,
+    mapping,
+    mappings,
+    output_document,
+    sequence,
+)
+from nemo_gitexp.runs import RunState
+from nemo_gitexp.store import Experiment, read_environment, read_experiments, read_metrics, verify_experiment
+from nemo_gitexp.verbs.run import LauncherFactory, follow_or_cancel, require_local
+from nemo_gitexp.verdict import (
+    LEVELS,
+    Circumstances,
+    RunOutcome,
+    judge,
+    metric_rules,
+    require_level,
+    weakest_input,
+)
+from nemo_gitexp.workspace import restore
+
+ENVIRONMENT_MODES = ("check", "recreate", "ignore")
+
+
+@dataclass(frozen=True, slots=True)
+class ReproduceOptions:
+    """How an experiment is to be reproduced."""
+
+    require: str = "metrics"
+    executor: str | None = None
+    env_mode: str = "check"
+    steps: int | None = None
+    plan_only: bool = False
+    confirmed: bool = False
+    keep: bool = False
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ReproduceAnswer:
+    """The verdict (of several runs the worst), how many runs it rests on, and where a run was kept.
+
+    `verdict` is None for a plan; `cost_device_hours` is what the recorded run took, None when unknown.
+    """
+
+    document: ExperimentDoc
+    verdict: VerdictDoc | None
+    runs: int
+    cost_device_hours: float | None
+    kept: Path | None = None
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Surroundings:
+    """What a reproduction runs in, compared with what was recorded."""
+
+    interpreter: Path | None
+    probe: Path | None
+    named: EnvironmentClass
+    drift: tuple[DriftDoc, ...]
+
+
+def reproduce(
+    site: Site,
+    text: str,
+    options: ReproduceOptions,
+    make_launcher: LauncherFactory,
+    watcher: Watcher,
+    env: Mapping[str, str],
+) -> ReproduceAnswer:
+    """Restore an experiment's state, run it again with fresh output roots, and judge.
+
+    Side effects: a fact for each verdict; a run that missed the level asked for is kept, others only on request.
+
+    Raises:
+        GitexpError: it could not be tried.
+    """
+    level = require_level(options.require)
+    if options.env_mode not in ENVIRONMENT_MODES:
+        raise UsageError(f"--env {options.env_mode} is none of {', '.join(ENVIRONMENT_MODES)}")
+    if options.times < 1 or (options.steps is not None and options.steps < 1):
+        raise UsageError("--times and --steps count from 1")
+    tip = find_experiment(site.repository, text)
+    document = document_of(site, tip)
+    (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
+    verify_experiment(site.repository, experiment)
+    cost = _cost(document)
+    if options.plan_only:
+        return ReproduceAnswer(document, None, 0, cost)
+    _require_confirmed(site, options, cost, tip.record)
+    require_local(site, options.executor or experiment.record.executor)
+    _require_fresh_roots(experiment)
+    around = _surroundings(site, experiment, options, env, watcher)
+    if level == "restored":
+        return _restored_only(site, experiment, document, around, watcher)
+    return _run_times(
+        site, experiment, document, options=options, around=around, make_launcher=make_launcher, watcher=watcher
+    )
+
+
+def _run_times(
+    site: Site,
+    experiment: Experiment,
+    document: ExperimentDoc,
+    *,
+    options: ReproduceOptions,
+    around: _Surroundings,
+    make_launcher: LauncherFactory,
+    watcher: Watcher,
+) -> ReproduceAnswer:
+    cost = _cost(document)
+    worst: VerdictDoc | None = None
+    kept: Path | None = None
+    for number in range(1, options.times + 1):
+        if options.times > 1:
+            watcher.say(f"run {number} of {options.times}")
+        with make_launcher() as launcher:
+            verdict, place, interrupted = _run_once(site, experiment, options, around, launcher, watcher)
+        if verdict is None:
+            return ReproduceAnswer(document, None, number - 1, cost, interrupted=interrupted)
+        kept = place or kept
+        if worst is None or LEVELS.index(require_level(verdict["verdict"])) < LEVELS.index(
+            require_level(worst["verdict"])
+        ):
+            worst = verdict
+    return ReproduceAnswer(document, worst, options.times, cost, kept)
+
+
+def _run_once(
+    site: Site,
+    experiment: Experiment,
+    options: ReproduceOptions,
+    around: _Surroundings,
+    launcher: Launcher,
+    watcher: Watcher,
+) -> tuple[VerdictDoc | None, Path | None, bool]:
+    """Run once; return the verdict (None when interrupted), the kept run directory, and whether interrupted."""
+    conditions = Conditions(
+        around.interpreter, around.probe, reproduction=True, stop_after_steps=options.steps, keep=options.keep
+    )
+    paths = start_run(site, experiment, conditions, launcher, watcher)
+    workspace = site.workspace_root / paths.run
+    keep = options.keep
+    try:
+        state, interrupted = follow_or_cancel(paths, watcher)
+        if interrupted:
+            return None, None, True
+        left = read_leavings(experiment, state)
+        _require_started(left)
+        verdict = _judge(site, experiment, options, around, left)
+        keep = keep or not verdict["met"]
+        return _with_fact(site, experiment, verdict, state), paths.root if keep else None, False
+    finally:
+        if not options.keep:
+            remove_worktree(site.repository, workspace)
+        if not keep:
+            shutil.rmtree(paths.root, ignore_errors=True)
+
+
+def _judge(
+    site: Site, experiment: Experiment, options: ReproduceOptions, around: _Surroundings, left: RunLeavings
+) -> VerdictDoc:
+    files = build_result(experiment.record, left)
+    got = RunOutcome(
+        status=files.status,
+        exit_code=_exit_code(left.worker or {}),
+        metrics=left.rows,
+        outputs=tuple(output_document(item) for item in mappings((left.worker or {}).get("outputs"))),
+        missing_outputs=tuple(str(path) for path in sequence((left.worker or {}).get("missing_outputs"))),
+    )
+    recorded = experiment.run or {}
+    settings = compare_settings(mapping(recorded.get("settings")), left.job)
+    hardware = compare_settings(mapping(recorded.get("hardware")), mapping((left.worker or {}).get("hardware")))
+    drift = (*around.drift, *settings, *hardware)
+    return judge(
+        recorded_outcome(site, experiment),
+        got,
+        experiment=experiment.sha,
+        required=require_level(options.require),
+        rules=metric_rules(experiment.record.metrics),
+        circumstances=Circumstances(
+            environment=around.named,
+            drift=tuple(drift),
+            weakest_input=weakest_input(input_documents(experiment.record)),
+        ),
+        steps=options.steps,
+    )
+
+
+def recorded_outcome(site: Site, experiment: Experiment) -> RunOutcome:
+    """Return what the recorded run came to, its stream from git or from the store."""
+    result = experiment.result or {}
+    return RunOutcome(
+        status=str(result.get("status", "recorded")),
+        exit_code=_exit_code(result),
+        metrics=recorded_rows(site, experiment),
+        outputs=tuple(output_document(item) for item in mappings(result.get("outputs"))),
+        missing_outputs=tuple(str(path) for path in sequence(result.get("missing_outputs"))),
+    )
+
+
+def recorded_rows(site: Site, experiment: Experiment) -> MetricRows:
+    """Return the recorded metric stream, empty when there is none."""
+    if experiment.result is None:
+        return ()
+    pin = mapping(experiment.result.get("stream")).get("pin")
+    if isinstance(pin, str):
+        return parse_metric_lines(output_store(site.repository).read(pin))[0]
+    return parse_metric_lines(read_metrics(site.repository, experiment) or b"")[0]
+
+
+def _surroundings(
+    site: Site, experiment: Experiment, options: ReproduceOptions, env: Mapping[str, str], watcher: Watcher
+) -> _Surroundings:
+    entry = experiment.record.entry
+    if isinstance(entry, CommandEntry):
+        return _Surroundings(None, probe_interpreter(entry, env, site.repository.root), "unknown", ())
+    recorded = read_environment(site.repository, experiment)
+    interpreter = resolve_interpreter(site, entry, env) if options.env_mode != "recreate" else None
+    if interpreter is None:
+        interpreter = _recreated(site, experiment, recorded, watcher)
+    here = capture_environment(
+        interpreter,
+        root=site.repository.root,
+        cache_dir=site.repository.state_dir / "cache",
+        env=env,
+        flags=entry.python.flags,
+    )
+    loaded = mapping(mapping((experiment.run or {}).get("settings")).get("loaded_packages"))
+    named, drift = compare_environments(recorded, here.to_json(), tuple(loaded))
+    if options.env_mode == "ignore":
+        return _Surroundings(interpreter, None, "unknown", ())
+    return _Surroundings(interpreter, None, named, drift)
+
+
+def _recreated(site: Site, experiment: Experiment, recorded: Mapping[str, JsonValue], watcher: Watcher) -> Path:
+    """Return the interpreter of a virtual environment with the recorded packages, made once per environment key."""
+    key = (experiment.record.environment_key or "").removeprefix("sha256:")[:16]
+    place = site.repository.state_dir / "environments" / key
+    python = place / "bin" / "python"
+    if python.exists():
+        return python
+    watcher.say("recreating the recorded environment (once)")
+    try:
+        made = recreate_environment(recorded, place)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    for name in made.skipped:
+        watcher.say(f"warning: no index has {name}; it is not in the recreated environment")
+    return made.python
+
+
+def _restored_only(
+    site: Site, experiment: Experiment, document: ExperimentDoc, around: _Surroundings, watcher: Watcher
+) -> ReproduceAnswer:
+    directory = site.workspace_root / f"{experiment.sha}.restored.{uuid.uuid4().hex[:8]}"
+    restore(site.repository, experiment.sha, experiment.record, directory, progress=watcher.say)
+    remove_worktree(site.repository, directory)
+    verdict = judge(
+        recorded_outcome(site, experiment),
+        None,
+        experiment=experiment.sha,
+        required="restored",
+        rules=metric_rules(experiment.record.metrics),
+        circumstances=Circumstances(
+            environment=around.named,
+            drift=around.drift,
+            weakest_input=weakest_input(input_documents(experiment.record)),
+        ),
+    )
+    return ReproduceAnswer(document, _with_fact(site, experiment, verdict, None), 1, _cost(document))
+
+
+def _with_fact(site: Site, experiment: Experiment, verdict: VerdictDoc, state: RunState | None) -> VerdictDoc:
+    """Store the verdict as a fact and return it with the fact's ref."""
+    who = identity_for_facts(site)
+    word = verdict["verdict"] if verdict["scope"] == "whole" else f"{verdict['verdict']}[{verdict['scope']}]"
+    content: dict[str, JsonValue] = {
+        "at": iso_now(),
+        "by": who.name,
+        "run": state.paths.run if state else None,
+        "verdict": cast("JsonValue", verdict),
+    }
+    ref = write_fact(site.repository, experiment.sha, "reproduced", content, who, word=word)
+    verdict["reproduction"] = ref
+    return verdict
+
+
+def _require_started(left: RunLeavings) -> None:
+    """Refuse to judge a run whose job never started.
+
+    Raises:
+        WorkspaceError: the worker found another state than the recorded one, or the launcher was lost.
+    """
+    worker = left.worker
+    if worker is None:
+        raise WorkspaceError(f"the reproduction was lost: {left.lost_reason}", hint="nemo-gitexp reproduce again")
+    if not worker.get("job_started", True):
+        error = mapping(worker.get("error"))
+        raise WorkspaceError(
+            f"the job was not started: {error.get('message')}",
+            paths=list(sequence(error.get("paths"))),
+            reason=error.get("type"),
+        )
+
+
+def _require_confirmed(site: Site, options: ReproduceOptions, cost: float | None, sha: str) -> None:
+    limit = site.settings.reproduce_cost_limit
+    if (
+        cost is not None
+        and cost > limit
+        and not options.confirmed
+        and options.require != "restored"
+        and options.steps is None
+    ):
+        raise UsageError(
+            f"the recorded run took {cost:.1f} device-hours, more than {limit:g}",
+            hint=f"nemo-gitexp reproduce {sha[:12]} --yes, or --steps N for a part of it",
+            device_hours=cost,
+        )
+
+
+def _require_fresh_roots(experiment: Experiment) -> None:
+    """Refuse external output directories that hold something: a resumed run is no reproduction."""
+    filled = []
+    for output in experiment.record.outputs:
+        place = Path(output.path)
+        if place.is_absolute() and place.exists() and (place.is_file() or any(place.iterdir())):
+            filled.append(output.path)
+    if filled:
+        raise WorkspaceError(
+            f"an output of the original is in the way: {', '.join(filled)}",
+            hint="move it away; a reproduction never loads what the original wrote",
+            paths=filled,
+        )
+
+
+def _cost(document: ExperimentDoc) -> float | None:
+    duration = document["duration_s"]
+    if duration is None:
+        return None
+    nodes, tasks = document["topology"].get("nodes"), document["topology"].get("tasks_per_node")
+    devices = (nodes if isinstance(nodes, int) else 1) * (tasks if isinstance(tasks, int) else 1)
+    return duration / 3600 * devices
+
+
+def _exit_code(document: Mapping[str, JsonValue]) -> int | None:
+    code = document.get("exit_code")
+    return code if isinstance(code, int) else None

@@ -1,0 +1,98 @@
+"""From an experiment commit to a verified directory that holds exactly its state, data included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_gitexp.data.cache import LINK_TYPES, CacheLocation, configure_workspace, find_cache
+from nemo_gitexp.data.pins import InputPin, parse_input_pin
+from nemo_gitexp.data.restore import RestoredInput, restore_inputs
+from nemo_gitexp.data.verified import VerifiedFiles
+from nemo_gitexp.git.repository import Repository
+from nemo_gitexp.git.worktree import DiskFile, add_worktree, remove_worktree, verify_worktree
+from nemo_gitexp.jsontext import JsonValue, render_json_line
+from nemo_gitexp.record import ExperimentRecord
+
+DVC_OWN_FILES = (".dvc/config.local", ".dvc/tmp", ".dvc/cache", ".dvcignore")
+"""What DVC or we put below `.dvc` in a workspace without it being part of the experiment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A restored and verified state."""
+
+    path: Path
+    files: tuple[DiskFile, ...]
+    inputs: tuple[RestoredInput, ...]
+    dvc_roots: tuple[str, ...]
+
+    def manifest(self) -> bytes:
+        """Return the manifest that the node checks: path, mode, size, sha256 of each file on disk."""
+        rows: list[JsonValue] = [[file.path, file.mode, file.size_bytes, file.sha256] for file in self.files]
+        return render_json_line({"files": rows})
+
+    def allowed_extras(self) -> list[str]:
+        """Return the paths that may be there beyond manifest and inputs."""
+        return [f"{root}/{name}".lstrip("/") for root in self.dvc_roots for name in DVC_OWN_FILES]
+
+
+def restore(
+    repository: Repository,
+    sha: str,
+    record: ExperimentRecord,
+    directory: Path,
+    *,
+    copy_data: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Workspace:
+    """Make the directory hold exactly the state of an experiment commit; nothing is left behind on failure.
+
+    Args:
+        repository: where the commit lies.
+        sha: the record commit.
+        record: its experiment.json.
+        directory: must not exist yet.
+        copy_data: copy inputs instead of linking them to the cache.
+        progress: told in one line what takes time.
+
+    Raises:
+        WorkspaceError: a file is not what was recorded, or a submodule is missing.
+        MissingDataError: data that no cache, remote or stage has; all of it at once.
+        StateDirectoryError: the directory cannot be written.
+    """
+    try:
+        populated = {path for path, _ in record.code.submodules}
+        add_worktree(repository, directory, sha, with_submodules=bool(populated))
+        files = verify_worktree(repository, directory, sha, populated=populated)
+        pins = input_pins(record)
+        with VerifiedFiles(repository.state_dir / "verified.db") as verified:
+            inputs = restore_inputs(
+                directory,
+                pins,
+                repo_root=repository.root,
+                verified=verified,
+                main_root=repository.main_root,
+                link_types=("copy",) if copy_data else LINK_TYPES,
+                progress=progress,
+            ) if pins else ()  # fmt: skip
+        caches = _caches(repository, pins)
+        for cache in caches:
+            configure_workspace(directory, cache)
+    except BaseException:
+        remove_worktree(repository, directory)
+        raise
+    return Workspace(directory, tuple(files), inputs, tuple(cache.relative for cache in caches))
+
+
+def input_pins(record: ExperimentRecord) -> list[InputPin]:
+    """Return the recorded inputs as DVC pins."""
+    return [parse_input_pin(item.to_json()) for item in record.inputs]
+
+
+def _caches(repository: Repository, pins: list[InputPin]) -> list[CacheLocation]:
+    nears = [pin.source or pin.path for pin in pins] or [""]
+    found = [find_cache(repository.root, near, main_root=repository.main_root) for near in nears]
+    unique = {cache.dvc_root: cache for cache in found if cache is not None}
+    return list(unique.values())
