@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from nemo_gitexp.collect import collect_run
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.facts import Fact, list_facts
@@ -111,6 +110,8 @@ def _decisive(runs: Sequence[RunState]) -> RunState | None:
 
 
 def _collect(site: Site, tip: Tip, run: RunState) -> bool:
+    from nemo_gitexp.collect import collect_run  # 20 ms that most listings need not pay
+
     try:
         (experiment,) = read_experiments(site.repository, [replace(tip, sha=tip.record, status=None)])
     except RecordError:

@@ -20,7 +20,6 @@ from nemo_gitexp.errors import DocumentError
 from nemo_gitexp.git.repository import CommitSha, Repository
 from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
-from nemo_gitexp.launch import RunPaths
 from nemo_gitexp.metrics import MetricRows, parse_metric_lines, parse_metrics_file, render_metric_rows
 from nemo_gitexp.result import (
     LOG_TAIL_LINES,
@@ -32,6 +31,7 @@ from nemo_gitexp.result import (
     sequence,
     without_places,
 )
+from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
 

@@ -19,8 +19,9 @@ from nemo_gitexp.errors import LaunchError
 from nemo_gitexp.facts import write_fact
 from nemo_gitexp.git.repository import Identity
 from nemo_gitexp.git.worktree import remove_worktree
-from nemo_gitexp.launch import Launcher, RunPaths, RunRequest, new_run_paths, prepare_run
+from nemo_gitexp.launch import Launcher, RunRequest, new_run_paths, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
+from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, inspect_run, request_cancel
 from nemo_gitexp.store import Experiment, Tip, read_experiments
 from nemo_gitexp.workspace import restore

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nemo_gitexp.errors import DocumentError
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
-from nemo_gitexp.launch import RunPaths, write_beside
+from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.worker.machine import boot_id, host_digest, pid_start
 
 START_PATIENCE_S = 60.0

@@ -163,7 +163,7 @@ class CommitWriter:
         """Start the process; nothing is visible before the context is left."""
         self._repository = repository
         self._ref = ref
-        self._marks = 0
+        self._marks: dict[str, int] = {}
         self._call = ["fast-import", "--quiet", "--done", "--date-format=raw"]
         self._process = repository.start(self._call)
 
@@ -185,17 +185,21 @@ class CommitWriter:
         Raises:
             GitCommandError: git refused (a parent or tree that is not there, a full disk).
         """
-        self._marks += 1
+        mark = len(self._marks) + 1
+        # A commit of this very stream is named by its mark: its object is in no finished pack yet.
+        earlier = self._marks.get(commit.parent or "")
+        parent = commit.parent if earlier is None else f":{earlier}"
         stdin, stdout = _pipes(self._process)
         try:
-            stdin.write(_commit_stream(self._ref, self._marks, commit))
-            stdin.write(b"get-mark :%d\n" % self._marks)
+            stdin.write(_commit_stream(self._ref, mark, parent, commit))
+            stdin.write(b"get-mark :%d\n" % mark)
             stdin.flush()
         except BrokenPipeError:
             self._fail()
         sha = stdout.readline().decode().strip()
         if not sha:
             self._fail()
+        self._marks[sha] = mark
         return CommitSha(sha)
 
     def _fail(self) -> None:
@@ -238,14 +242,14 @@ def signed_commit(repository: Repository, commit: NewCommit, tree: str) -> Commi
     return CommitSha(sha)
 
 
-def _commit_stream(ref: str, mark: int, commit: NewCommit) -> bytes:
+def _commit_stream(ref: str, mark: int, parent: str | None, commit: NewCommit) -> bytes:
     message = commit.message.encode()
     parts = [
         f"commit {ref}\nmark :{mark}\nauthor {commit.author.line}\ncommitter {commit.committer.line}\n".encode(),
         b"data %d\n%s\n" % (len(message), message),
     ]
-    if commit.parent:
-        parts.append(f"from {commit.parent}\n".encode())
+    if parent:
+        parts.append(f"from {parent}\n".encode())
     if commit.tree:
         parts.append(f'M 040000 {commit.tree} ""\n'.encode())
     parts += [f"D {path}\n".encode() for path in commit.removed]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_gitexp.worker.machine import started_document
 
 if TYPE_CHECKING:
-    from nemo_gitexp.launch import RunPaths
+    from nemo_gitexp.rundir import RunPaths
 
 POLL_S = 0.05
 
@@ -57,7 +57,7 @@ class _Inbox(threading.Thread):
         line = sys.stdin.buffer.readline()
         if not line.endswith(b"\n"):
             return
-        from nemo_gitexp.launch import RunPaths, write_beside
+        from nemo_gitexp.rundir import RunPaths, write_beside
 
         paths = RunPaths(Path(os.fsdecode(line[:-1])))
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -86,7 +86,8 @@ def _redirect_output(paths: RunPaths) -> None:
 
 def _supervise(nemo_run: Any, paths: RunPaths) -> None:
     """Start the worker as an inline script and wait for its result file, then for NeMo Run to notice."""
-    from nemo_gitexp.launch import shell_line, worker_command, write_beside
+    from nemo_gitexp.launch import shell_line, worker_command
+    from nemo_gitexp.rundir import write_beside
 
     plan = json.loads(paths.plan.read_bytes())
     python = plan["interpreter"] or sys.executable

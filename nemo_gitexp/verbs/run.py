@@ -12,7 +12,7 @@ from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.entry import CommandEntry
 from nemo_gitexp.errors import AlreadyFinishedError, LaunchError
 from nemo_gitexp.execution import Conditions, Watcher, cancel_and_wait, finish_run, follow_run, note_launched, start_run
-from nemo_gitexp.launch import Launcher, RunPaths
+from nemo_gitexp.launch import Launcher
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.recording import (
     Asked,
@@ -27,6 +27,7 @@ from nemo_gitexp.recording import (
     resolve_interpreter,
 )
 from nemo_gitexp.result import Standing, experiment_document
+from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.settings import require_executor
 from nemo_gitexp.store import Tip, local_ref, read_experiments, verify_experiment

@@ -56,7 +56,7 @@ class Node:
 
     def run(self) -> int:
         """Run the job and write result.json, whatever happens; return the exit code of this process."""
-        if os.path.exists(self._path("result.json")):
+        if os.path.exists(self._path("result.json")) and os.path.exists(self._ranks.file("started.json")):
             sys.stderr.write(f"gitexp: {self._run_dir} has its result already\n")
             return REFUSED_EXIT
         self._canceller.listen()
