@@ -233,8 +233,8 @@ def run(
 @app.command(epilog="Example: nemo-gitexp launch latest")
 def launch(exp: Exp, *, detach: Detach = False, keep: Keep = False) -> None:
     """Run an experiment that was recorded only, or that was lost."""
+    from nemo_gitexp.verbs.launch import launch as verb
     from nemo_gitexp.verbs.run import RunOptions
-    from nemo_gitexp.verbs.run import launch as verb
 
     watcher = TerminalWatcher(_CALL.console)
     options = RunOptions(detach=detach, keep=keep)

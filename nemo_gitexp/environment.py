@@ -128,6 +128,13 @@ def capture_environment(
     return Environment(captured.implementation, captured.version, captured.packages, captured.captured, lock_files)
 
 
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def read_lock_files(root: Path) -> dict[str, str]:
     """Return the sha256 of each known lock file at the root."""
     found: dict[str, str] = {}

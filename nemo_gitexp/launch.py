@@ -21,40 +21,9 @@ from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.processes import spawn_detached
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.rundir import RunPaths, write_beside
+from nemo_gitexp.topology import NUMERIC_VARIABLES
 from nemo_gitexp.workspace import Workspace
 
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-NUMERIC_VARIABLES = (
-    *THREAD_VARIABLES,
-    "OMP_DYNAMIC",
-    "MKL_CBWR",
-    "MKL_DYNAMIC",
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "CUDA_LAUNCH_BLOCKING",
-    "NVIDIA_TF32_OVERRIDE",
-    "NCCL_ALGO",
-    "NCCL_PROTO",
-    "NVTE_ALLOW_NONDETERMINISTIC_ALGO",
-    "FLASH_ATTENTION_DETERMINISTIC",
-    "PYTHONHASHSEED",
-)
-"""Variables that change numbers and must be set before the interpreter starts; an experiment records their values."""
-
-BITWISE_VARIABLES = {
-    "NCCL_ALGO": "Ring",
-    "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0",
-    "FLASH_ATTENTION_DETERMINISTIC": "1",
-    "OMP_DYNAMIC": "FALSE",
-    "MKL_DYNAMIC": "FALSE",
-}
 GRACE_S = 10
 _WORKER_SOURCES = Path(__file__).parent / "worker"
 
@@ -93,33 +62,6 @@ class Launcher(Protocol):
         Raises:
             LaunchError: it was not accepted.
         """
-
-
-def topology(determinism: str, env: Mapping[str, str], threads: int | None, seed: int) -> dict[str, JsonValue]:
-    """Return the topology of a local run: its shape and its numeric environment, as numbers that are recorded.
-
-    Args:
-        determinism: off, seeded or bitwise.
-        env: the user's environment; what it sets of `NUMERIC_VARIABLES` is kept.
-        threads: threads of each library; all cores of this process when None.
-        seed: the experiment's.
-    """
-    numeric = {name: env[name] for name in NUMERIC_VARIABLES if env.get(name)}
-    if determinism != "off":
-        count = str(threads or _available_cores())
-        numeric = {**dict.fromkeys(THREAD_VARIABLES, count), **numeric}
-        numeric.setdefault("PYTHONHASHSEED", str(seed % 2**32))
-        numeric.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if determinism == "bitwise":
-        numeric = {**numeric, **BITWISE_VARIABLES}
-    return {
-        "nodes": 1,
-        "tasks_per_node": 1,
-        "devices": None,
-        "launcher": None,
-        "image": None,
-        "environment": {name: numeric[name] for name in sorted(numeric)},
-    }
 
 
 def new_run_paths(run_root: Path, sha: str, *, reproduction: bool) -> RunPaths:
@@ -221,12 +163,6 @@ def _expanded(entry: Entry, values: Mapping[str, str], request: RunRequest) -> d
 
 def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Supervisor:

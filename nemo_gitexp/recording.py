@@ -11,35 +11,26 @@ import re
 import shlex
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from nemo_gitexp.catalog import Site
-from nemo_gitexp.data.cache import find_cache
-from nemo_gitexp.data.commit import commit_data
-from nemo_gitexp.data.manifest import manifest_pin
-from nemo_gitexp.data.pins import InputPin, find_pin
-from nemo_gitexp.data.verified import VerifiedFiles
-from nemo_gitexp.data.worktree import worktree_state
 from nemo_gitexp.definition import DEFAULT_SEED, StudyDefinition, parse_definition
 from nemo_gitexp.entry import CommandEntry, Entry, FunctionEntry, ScriptEntry, expand_placeholders, parse_command
-from nemo_gitexp.environment import Environment, capture_environment, find_interpreter
+from nemo_gitexp.environment import Environment, available_cores, capture_environment, find_interpreter
 from nemo_gitexp.errors import (
-    DataDriftError,
     DefinitionError,
     EnvironmentCaptureError,
     SnapshotRefusedError,
     UnknownStudyError,
     UsageError,
 )
-from nemo_gitexp.git.changes import code_key, list_files, listed_paths
-from nemo_gitexp.git.objects import read_blobs
+from nemo_gitexp.git.changes import code_key, list_files
 from nemo_gitexp.git.repository import Identity, Repository
 from nemo_gitexp.git.snapshot import MEGABYTE, Snapshot, SnapshotLimits, take_snapshot
-from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue, render_json
-from nemo_gitexp.launch import topology
+from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming, require_name, slug
 from nemo_gitexp.overrides import apply_overrides, parse_adhoc_arguments
 from nemo_gitexp.record import CodeState, ExperimentRecord, Input, identity_of
@@ -53,6 +44,7 @@ from nemo_gitexp.store import (
     write_branch,
     write_experiment,
 )
+from nemo_gitexp.topology import topology
 from nemo_gitexp.versioning import config_hash, plain_config
 from nemo_gitexp.yaml12 import parse_yaml
 
@@ -124,12 +116,12 @@ def plan_experiment(site: Site, asked: Asked, now: datetime) -> Plan:
             "the work tree differs from HEAD", hint="git status; git commit -a, or leave out --require-clean"
         )
     listing = list_files(repository, snapshot.tree)
-    inputs = _pin_inputs(repository, definition, snapshot, listing)
+    inputs = _pin(repository, definition, snapshot.tree, listing)
     interpreter, probe, environment = _environment(site, defined.entry, asked)
     seed = _seed(asked, definition)
     determinism = asked.determinism or definition.determinism
     _require_reason(determinism, asked, definition)
-    shape = topology(determinism, asked.env, site.settings.threads, seed)
+    shape = topology(determinism, asked.env, site.settings.threads or available_cores(), seed)
     config_files = [definition.config_file] if definition.config_file else []
     key = code_key(listing, paths=definition.code, config_files=config_files)
     hashed = config_hash(defined.config)
@@ -290,6 +282,21 @@ def read_study(root: Path, study: str) -> StudyDefinition:
     return parse_definition(path.read_bytes(), f"experiments/{study}/experiment.yaml")
 
 
+def _pin(repository: Repository, definition: StudyDefinition, tree: str, listing: bytes) -> list[Input]:
+    if not definition.data:
+        return []
+    from nemo_gitexp.inputs import pin_inputs  # 20 ms that a study without data need not pay
+
+    return pin_inputs(repository, definition.data, tree, listing)
+
+
+def _commit_data(repository: Repository, definition: StudyDefinition) -> None:
+    if definition.data:
+        from nemo_gitexp.inputs import commit_inputs
+
+        commit_inputs(repository, definition.data)
+
+
 def _define(site: Site, asked: Asked) -> _Defined:
     return _define_command(site, asked) if asked.command is not None else _define_study(site, asked)
 
@@ -395,66 +402,6 @@ def _notes(record: ExperimentRecord) -> list[str]:
         return []
     shown = ", ".join(captured[:8]) + (f" and {len(captured) - 8} more" if len(captured) > 8 else "")
     return [f"captured {len(captured)} untracked file{'s' if len(captured) != 1 else ''}: {shown}"]
-
-
-def _pin_inputs(repository: Repository, definition: StudyDefinition, snapshot: Snapshot, listing: bytes) -> list[Input]:
-    if not definition.data:
-        return []
-    locks = listed_paths(listing, "dvc.lock")
-    read = _tree_reader(repository, snapshot.tree, listing, definition)
-    pins = [
-        manifest_pin(repository.root, spec.path)
-        if spec.pin == "manifest"
-        else find_pin(spec.path, read=read, lock_paths=locks)
-        for spec in definition.data
-    ]
-    _require_same(repository, pins)
-    return [
-        Input(
-            path=pin.path,
-            pin=pin.pin,
-            strength=pin.strength,
-            size_bytes=pin.size_bytes,
-            n_files=pin.n_files,
-            source=pin.source,
-            stage=pin.stage,
-            executable=pin.executable,
-        )
-        for pin in pins
-    ]
-
-
-def _tree_reader(
-    repository: Repository, tree: str, listing: bytes, definition: StudyDefinition
-) -> Callable[[str], bytes | None]:
-    """Return a reader of DVC's pointers in the snapshot; they are few, and read in one process."""
-    near = {f"{parent}.dvc" for spec in definition.data for parent in (spec.path, *map(str, Path(spec.path).parents))}
-    pointers = listed_paths(listing, "dvc.lock", "dvc.yaml")
-    pointers += [path for path in listed_paths(listing, ".dvc") if path in near]
-    blobs = read_blobs(repository, [f"{tree}:{path}" for path in pointers], limit_bytes=MAX_DOCUMENT_BYTES)
-    content = dict(zip(pointers, blobs, strict=True))
-    return content.get
-
-
-def _require_same(repository: Repository, pins: Sequence[InputPin]) -> None:
-    with VerifiedFiles(repository.state_dir / "verified.db") as verified:
-        differing = [pin for pin in pins if worktree_state(repository.root, pin, verified) == "differs"]
-    if differing:
-        names = [pin.path for pin in differing]
-        first = differing[0]
-        how = f"dvc commit {first.stage}" if first.stage else f"dvc add {first.path}"
-        raise DataDriftError(
-            f"data differs from its pin: {', '.join(names[:5])}",
-            hint=f"run again with --commit-data, or {how}, or dvc checkout {first.path} to undo the change",
-            paths=names,
-        )
-
-
-def _commit_data(repository: Repository, definition: StudyDefinition) -> None:
-    paths = [spec.path for spec in definition.data if spec.pin == "content" and (repository.root / spec.path).exists()]
-    locks = sorted(path.relative_to(repository.root).as_posix() for path in repository.root.glob("**/dvc.lock"))
-    if paths and find_cache(repository.root, paths[0]) is not None:
-        commit_data(repository.root, paths, lock_paths=locks)
 
 
 def _environment(site: Site, entry: Entry, asked: Asked) -> tuple[Path | None, Path | None, Environment | None]:

@@ -35,7 +35,7 @@ from nemo_gitexp.result import (
 )
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.store import Experiment, read_environment, read_experiments, read_metrics, verify_experiment
-from nemo_gitexp.verbs.run import LauncherFactory, follow_or_cancel, require_local
+from nemo_gitexp.verbs.launch import LauncherFactory, follow_or_cancel, require_local
 from nemo_gitexp.verdict import (
     LEVELS,
     Circumstances,

@@ -1,39 +1,30 @@
-"""`run` and `launch`: record an experiment, run exactly it, return when its result is recorded."""
+"""`run`: record an experiment, run exactly it, return when its result is recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime
+from typing import TYPE_CHECKING
 
 from nemo_gitexp.catalog import Site, document_of, list_branches, list_entries
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.entry import CommandEntry
-from nemo_gitexp.errors import AlreadyFinishedError, LaunchError
-from nemo_gitexp.execution import Conditions, Watcher, cancel_and_wait, finish_run, follow_run, note_launched, start_run
-from nemo_gitexp.launch import Launcher
-from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.recording import (
     Asked,
     Plan,
     branch_note,
     find_duplicates,
-    identity_for_facts,
     near_duplicate,
     plan_experiment,
-    probe_interpreter,
     record_plan,
-    resolve_interpreter,
 )
 from nemo_gitexp.result import Standing, experiment_document
-from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import RunState
-from nemo_gitexp.settings import require_executor
-from nemo_gitexp.store import Tip, local_ref, read_experiments, verify_experiment
+from nemo_gitexp.store import local_ref
 
-LauncherFactory = Callable[[], AbstractContextManager[Launcher]]
-"""Makes a launcher before it is needed: starting its process early hides what it imports."""
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from nemo_gitexp.execution import Watcher
+    from nemo_gitexp.verbs.launch import LauncherFactory
 
 ONGOING = ("launched", "running", "requeued")
 
@@ -89,76 +80,17 @@ def run(
         watcher.say(f"recorded {tip.record[:12]}  {tip.study}/{tip.name}")
         if launcher is None:
             return RunAnswer("recorded", document_of(site, tip))
-        require_local(site, plan.record.executor)
-        conditions = Conditions(plan.interpreter, plan.probe_interpreter, keep=options.keep)
-        return _execute(site, tip, conditions, launcher, watcher, detach=options.detach)
+        from nemo_gitexp.verbs.launch import execute  # 30 ms that recording alone need not pay
 
-
-def launch(
-    site: Site, text: str, options: RunOptions, make_launcher: LauncherFactory, watcher: Watcher, env: Mapping[str, str]
-) -> RunAnswer:
-    """Run an experiment that was recorded only, or that was lost.
-
-    Raises:
-        AlreadyFinishedError: it has a result, or goes on.
-    """
-    tip = find_experiment(site.repository, text)
-    document = document_of(site, tip)
-    if document["status"] not in ("recorded", "lost"):
-        raise AlreadyFinishedError(
-            f"{tip.name} is {document['status']}",
-            hint=f"nemo-gitexp reproduce {tip.record[:12]}",
-            experiment=tip.record,
-            status=document["status"],
+        return execute(
+            site,
+            tip,
+            launcher=launcher,
+            interpreter=plan.interpreter,
+            probe_interpreter=plan.probe_interpreter,
+            options=options,
+            watcher=watcher,
         )
-    with make_launcher() as launcher:
-        (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
-        verify_experiment(site.repository, experiment)
-        entry = experiment.record.entry
-        require_local(site, experiment.record.executor)
-        interpreter = resolve_interpreter(site, entry, env)
-        probe = probe_interpreter(entry, env, site.repository.root) if isinstance(entry, CommandEntry) else None
-        conditions = Conditions(interpreter, probe, keep=options.keep)
-        return _execute(site, experiment.tip, conditions, launcher, watcher, detach=options.detach)
-
-
-def require_local(site: Site, name: str) -> None:
-    """Check that this version can submit to an executor profile.
-
-    Raises:
-        UnknownExecutorError: no profile is called that.
-        LaunchError: its type is not local.
-    """
-    profile = require_executor(site.settings, name)
-    if profile.get("type", "local") != "local":
-        raise LaunchError(
-            f"executor {name} is of type {profile.get('type')}, and this version submits to local ones only",
-            hint="--executor local",
-            executor=name,
-        )
-
-
-def _execute(
-    site: Site, tip: Tip, conditions: Conditions, launcher: Launcher, watcher: Watcher, *, detach: bool
-) -> RunAnswer:
-    (experiment,) = read_experiments(site.repository, [tip])
-    paths = start_run(site, experiment, conditions, launcher, watcher)
-    note_launched(site, experiment, paths, identity_for_facts(site))
-    if detach:
-        return RunAnswer("detached", document_of(site, tip))
-    state, interrupted = follow_or_cancel(paths, watcher)
-    if state.status not in ("finished", "dead"):
-        return RunAnswer("ran", document_of(site, tip), interrupted=interrupted)
-    return RunAnswer("ran", document_of(site, finish_run(site, tip, state)), interrupted=interrupted)
-
-
-def follow_or_cancel(paths: RunPaths, watcher: Watcher) -> tuple[RunState, bool]:
-    """Follow a run to its end; Ctrl-C cancels it. Return how it stands and whether it was interrupted."""
-    try:
-        return follow_run(paths, watcher), False
-    except KeyboardInterrupt:
-        watcher.say("cancelling (once more Ctrl-C leaves without waiting)")
-        return cancel_and_wait(paths, watcher), True
 
 
 def _earlier(site: Site, plan: Plan) -> RunAnswer | None:

@@ -1,0 +1,111 @@
+"""`launch`: run an experiment that is recorded; and the way from a record to its result that `run` goes too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from nemo_gitexp.catalog import Site, document_of
+from nemo_gitexp.entry import CommandEntry
+from nemo_gitexp.errors import AlreadyFinishedError, LaunchError
+from nemo_gitexp.execution import Conditions, Watcher, cancel_and_wait, finish_run, follow_run, note_launched, start_run
+from nemo_gitexp.launch import Launcher
+from nemo_gitexp.lookup import find_experiment
+from nemo_gitexp.recording import identity_for_facts, probe_interpreter, resolve_interpreter
+from nemo_gitexp.rundir import RunPaths
+from nemo_gitexp.runs import RunState
+from nemo_gitexp.settings import require_executor
+from nemo_gitexp.store import Tip, read_experiments, verify_experiment
+from nemo_gitexp.verbs.run import RunAnswer, RunOptions
+
+LauncherFactory = Callable[[], AbstractContextManager[Launcher]]
+"""Makes a launcher before it is needed: starting its process early hides what it imports."""
+
+
+def launch(
+    site: Site, text: str, options: RunOptions, make_launcher: LauncherFactory, watcher: Watcher, env: Mapping[str, str]
+) -> RunAnswer:
+    """Run an experiment that was recorded only, or that was lost.
+
+    Raises:
+        AlreadyFinishedError: it has a result, or goes on.
+    """
+    tip = find_experiment(site.repository, text)
+    document = document_of(site, tip)
+    if document["status"] not in ("recorded", "lost"):
+        raise AlreadyFinishedError(
+            f"{tip.name} is {document['status']}",
+            hint=f"nemo-gitexp reproduce {tip.record[:12]}",
+            experiment=tip.record,
+            status=document["status"],
+        )
+    with make_launcher() as launcher:
+        (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
+        verify_experiment(site.repository, experiment)
+        entry = experiment.record.entry
+        probe = probe_interpreter(entry, env, site.repository.root) if isinstance(entry, CommandEntry) else None
+        return execute(
+            site,
+            experiment.tip,
+            launcher=launcher,
+            interpreter=resolve_interpreter(site, entry, env),
+            probe_interpreter=probe,
+            options=options,
+            watcher=watcher,
+        )
+
+
+def execute(
+    site: Site,
+    tip: Tip,
+    *,
+    launcher: Launcher,
+    interpreter: Path | None,
+    probe_interpreter: Path | None,
+    options: RunOptions,
+    watcher: Watcher,
+) -> RunAnswer:
+    """Run a recorded experiment and return when its result is recorded, or with `detach` when it is on its way.
+
+    Raises:
+        LaunchError: its executor is none that this version submits to, or did not take it.
+        WorkspaceError: its state cannot be restored exactly.
+    """
+    (experiment,) = read_experiments(site.repository, [tip])
+    require_local(site, experiment.record.executor)
+    paths = start_run(
+        site, experiment, Conditions(interpreter, probe_interpreter, keep=options.keep), launcher, watcher
+    )
+    note_launched(site, experiment, paths, identity_for_facts(site))
+    if options.detach:
+        return RunAnswer("detached", document_of(site, tip))
+    state, interrupted = follow_or_cancel(paths, watcher)
+    if state.status not in ("finished", "dead"):
+        return RunAnswer("ran", document_of(site, tip), interrupted=interrupted)
+    return RunAnswer("ran", document_of(site, finish_run(site, tip, state)), interrupted=interrupted)
+
+
+def require_local(site: Site, name: str) -> None:
+    """Check that this version can submit to an executor profile.
+
+    Raises:
+        UnknownExecutorError: no profile is called that.
+        LaunchError: its type is not local.
+    """
+    profile = require_executor(site.settings, name)
+    if profile.get("type", "local") != "local":
+        raise LaunchError(
+            f"executor {name} is of type {profile.get('type')}, and this version submits to local ones only",
+            hint="--executor local",
+            executor=name,
+        )
+
+
+def follow_or_cancel(paths: RunPaths, watcher: Watcher) -> tuple[RunState, bool]:
+    """Follow a run to its end; Ctrl-C cancels it. Return how it stands and whether it was interrupted."""
+    try:
+        return follow_run(paths, watcher), False
+    except KeyboardInterrupt:
+        watcher.say("cancelling (once more Ctrl-C leaves without waiting)")
+        return cancel_and_wait(paths, watcher), True
