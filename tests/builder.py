@@ -119,11 +119,11 @@ class Work:
         return dict(line.split(" ", 1) for line in lines)
 
 
-def make_work(directory: Path, home: Path, *, files: dict[str, str] | None = None) -> Work:
-    """Make a repository with one commit: `train.py` and the given files."""
+def make_work(directory: Path, home: Path, *, files: dict[str, str] | None = None, **env: str) -> Work:
+    """Make a repository with one commit: `train.py` and the given files; `env` is added to its environment."""
     home.mkdir(parents=True, exist_ok=True)
     directory.mkdir(parents=True, exist_ok=True)
-    work = Work(directory, isolated_environment(home))
+    work = Work(directory, {**isolated_environment(home), **env})
     work.git("init", "-q", "-b", "main")
     for path, content in {"train.py": SCRIPT, **(files or {})}.items():
         work.write(path, content)

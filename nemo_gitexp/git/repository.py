@@ -49,6 +49,8 @@ SAFE_CONFIG = (
     f"core.hooksPath={os.devnull}",
     "core.fsync=committed",
     "gc.auto=0",
+    # Writing a copy of a split index would leave its new shared part in the user's git directory.
+    "core.splitIndex=false",
     "core.quotePath=false",
     "advice.detachedHead=false",
 )

@@ -7,10 +7,13 @@ racy-git.txt) takes exactly those paths, `git write-tree` makes the tree.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
+import os
 import re
+import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +73,10 @@ class _Status:
 
 @dataclass(frozen=True, slots=True)
 class _Index:
-    """What the user's index says beyond its files: gitlinks, and paths git is told not to look at."""
+    """What the user's index says beyond its files: gitlinks, and paths git is told not to look at with their tags."""
 
     gitlinks: tuple[str, ...]
-    hidden: tuple[str, ...]
+    hidden: Mapping[str, str]
 
 
 def take_snapshot(repository: Repository, limits: SnapshotLimits) -> Snapshot:
@@ -143,30 +146,29 @@ def _parse_status(out: bytes) -> _Status:
 
 def _parse_index(out: bytes) -> _Index:
     # 50,000 lines are common: only those that matter are decoded.
-    gitlinks, hidden = [], []
+    gitlinks, hidden = [], {}
     for match in re.finditer(rb"(?:^|\0)(?:\w 160000 |[a-zS] )[^\0]*", out):
         meta, _, path = match.group().lstrip(b"\0").decode("utf-8", "surrogateescape").partition("\t")
         if meta[2:8] == "160000":
             gitlinks.append(path)
         else:
-            hidden.append(path)
-    return _Index(tuple(gitlinks), tuple(hidden))
+            hidden[path] = meta[:1]
+    return _Index(tuple(gitlinks), hidden)
 
 
 def _refuse(repository: Repository, status: _Status, index: _Index, limits: SnapshotLimits) -> None:
     _refuse_any(status.unmerged, "unmerged paths", "resolve them, then git add them: git status")
     embedded = [path for path in status.untracked if path.endswith("/")]
     embedded += [path for path in index.gitlinks if path not in _declared_submodules(repository, index)]
-    first = embedded[0] if embedded else ""
     _refuse_any(
         embedded,
         "a repository inside this one that is no submodule",
-        f"git submodule add URL {first}, or ignore it: echo '/{first}' >> .gitignore",
+        f"git submodule add URL {_quoted(embedded)}, or ignore it: {_ignoring(embedded)}",
     )
     _refuse_any(
         status.dirty_submodules,
         "changes inside a submodule that are not committed there",
-        f"git -C {''.join(status.dirty_submodules[:1])} commit -a, then run again",
+        f"git -C {_quoted(status.dirty_submodules)} status; commit there, then run again",
     )
     _refuse_any(
         _hidden_changes(repository, index.hidden),
@@ -185,6 +187,15 @@ def _refuse_any(paths: Sequence[str], what: str, hint: str) -> None:
 def _named(paths: Sequence[str]) -> str:
     shown = ", ".join(paths[:5])
     return shown if len(paths) <= 5 else f"{shown} and {len(paths) - 5} more"
+
+
+def _quoted(paths: Sequence[str]) -> str:
+    """Return the first path as a shell takes it."""
+    return shlex.quote(paths[0]) if paths else ""
+
+
+def _ignoring(paths: Sequence[str]) -> str:
+    return f"echo {_quoted([f'/{path}' for path in paths])} >> .gitignore"
 
 
 def _declared_submodules(repository: Repository, index: _Index) -> set[str]:
@@ -206,22 +217,38 @@ def _populated_submodules(repository: Repository, index: _Index) -> tuple[tuple[
     return tuple(found)
 
 
-def _hidden_changes(repository: Repository, hidden: Sequence[str]) -> list[str]:
+def _hidden_changes(repository: Repository, hidden: Mapping[str, str]) -> list[str]:
     """Return the hidden paths (assume-unchanged, skip-worktree) whose file differs from the index."""
-    there = [path for path in hidden if (repository.root / path).is_file()]
+    root = repository.root
+    # A skipped file is not there as a rule; one that is only assumed to be unchanged is.
+    gone = [path for path, tag in hidden.items() if tag == "h" and not os.path.lexists(root / path)]
+    there = [path for path in hidden if os.path.lexists(root / path)]
     if not there:
-        return []
-    listing = "".join(f"{path}\n" for path in there).encode("utf-8", "surrogateescape")
-    try:
-        hashes = repository.run("hash-object", "--stdin-paths", stdin=listing).decode().split()
-    except GitCommandError:
-        return there
+        return gone
     out = repository.run("--literal-pathspecs", "ls-files", "-s", "-z", "--", *there)
     recorded = {}
     for line in out.decode("utf-8", "surrogateescape").split("\0")[:-1]:
         meta, _, path = line.partition("\t")
         recorded[path] = meta.split(" ")[1]
-    return [path for path, sha in zip(there, hashes, strict=True) if recorded.get(path) != sha]
+    found = _hashes(repository, there)
+    return gone + [path for path in there if recorded.get(path) != found.get(path)]
+
+
+def _hashes(repository: Repository, paths: Sequence[str]) -> dict[str, str]:
+    """Return what the paths would be in git; one that cannot be told is left out."""
+    links = {path for path in paths if (repository.root / path).is_symlink()}
+    files = [path for path in paths if path not in links and (repository.root / path).is_file()]
+    found = {}
+    for path in links:
+        target = os.fsencode((repository.root / path).readlink())
+        blob = b"blob %d\0" % len(target) + target
+        found[path] = hashlib.new(repository.object_format, blob, usedforsecurity=False).hexdigest()
+    listing = "".join(f"{path}\n" for path in files).encode("utf-8", "surrogateescape")
+    try:
+        hashes = repository.run("hash-object", "--stdin-paths", stdin=listing).decode().split()
+    except GitCommandError:
+        return found
+    return found | dict(zip(files, hashes, strict=True))
 
 
 def _refuse_large(root: Path, untracked: Sequence[str], limits: SnapshotLimits) -> None:
@@ -233,7 +260,7 @@ def _refuse_large(root: Path, untracked: Sequence[str], limits: SnapshotLimits) 
         total = sum(sizes.values()) / MEGABYTE
         raise SnapshotRefusedError(
             f"untracked files too large for git ({total:.0f} MB in all): {_named(large)}",
-            hint=f"dvc add {large[0]}, or name it in .gitignore, or raise max_untracked_file_mb in [tool.nemo-gitexp]",
+            hint=f"dvc add {_quoted(large)}, or {_ignoring(large)}, or set max_untracked_file_mb in [tool.nemo-gitexp]",
             paths=large,
         )
 
@@ -243,7 +270,7 @@ def _refuse_secrets(root: Path, paths: Sequence[str], limits: SnapshotLimits) ->
     if suspects:
         raise SnapshotRefusedError(
             f"these look like secrets: {_named(suspects)}",
-            hint=f"echo '/{suspects[0]}' >> .gitignore, or allow it: secrets_allowed in [tool.nemo-gitexp]",
+            hint=f"{_ignoring(suspects)}, or allow it: secrets_allowed in [tool.nemo-gitexp]",
             paths=suspects,
         )
 
