@@ -23,6 +23,7 @@ from nemo_gitexp.report.error import error_document, render_error
 if TYPE_CHECKING:
     from nemo_gitexp.catalog import Site
     from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
+    from nemo_gitexp.git.repository import Repository
     from nemo_gitexp.jsontext import JsonValue
     from nemo_gitexp.launch import Launcher
     from nemo_gitexp.verbs.run import RunAnswer
@@ -40,24 +41,32 @@ class Call:
     directory: Path = Path()
     command: tuple[str, ...] | None = None
     exit_code: int = 0
-    _opened: Site | None = None
+    _repository: Repository | None = None
+    _site: Site | None = None
+
+    def repository(self) -> Repository:
+        """Open the repository."""
+        from nemo_gitexp.git.repository import LOCAL_VARIABLES, open_repository
+
+        if self._repository is None:
+            for name in LOCAL_VARIABLES:
+                os.environ.pop(name, None)
+            self._repository = open_repository(self.directory)
+        return self._repository
 
     def site(self) -> Site:
         """Open the repository and its settings."""
         from nemo_gitexp.catalog import open_site
-        from nemo_gitexp.git.repository import LOCAL_VARIABLES, open_repository
 
-        if self._opened is None:
-            for name in LOCAL_VARIABLES:
-                os.environ.pop(name, None)
-            self._opened = open_site(open_repository(self.directory), os.environ)
-        return self._opened
+        if self._site is None:
+            self._site = open_site(self.repository(), os.environ)
+        return self._site
 
     def launcher(self) -> AbstractContextManager[Launcher]:
         """Start the supervisor."""
         from nemo_gitexp.launch import Supervisor
 
-        return Supervisor(self.site().repository.state_dir)
+        return Supervisor(self.repository().state_dir)
 
 
 def complete_experiments(incomplete: str) -> list[str]:
@@ -149,10 +158,9 @@ def init(
     ] = None,
 ) -> None:
     """Make a repository ready: attributes, ignored local state, fetch refspecs, DVC where data is declared."""
-    from nemo_gitexp.git.repository import open_repository
     from nemo_gitexp.verbs.init import init as verb
 
-    answer = verb(open_repository(_CALL.directory), study=study)
+    answer = verb(_CALL.repository(), study=study)
     lines = [*answer.done] or ["nothing to do: the repository is ready"]
     if answer.to_commit:
         lines += ["", "to commit:", f"  git add {' '.join(answer.to_commit)}", '  git commit -m "nemo-gitexp init"']
@@ -194,6 +202,9 @@ def run(
     keep: Keep = False,
 ) -> None:
     """Record the present state as an experiment, run exactly it, and record the result."""
+    from nemo_gitexp.git.snapshot import begin_look
+
+    look = begin_look(_CALL.repository())  # git looks at the files while Python imports the rest
     from nemo_gitexp.recording import Asked
     from nemo_gitexp.verbs.run import RunOptions
     from nemo_gitexp.verbs.run import run as verb
@@ -223,7 +234,7 @@ def run(
     )
     options = RunOptions(plan_only=plan, record_only=record_only, detach=detach, again=again, keep=keep)
     watcher = TerminalWatcher(_CALL.console)
-    answer = verb(_CALL.site(), asked, options, _CALL.launcher, watcher, datetime.now(UTC))
+    answer = verb(_CALL.site(), asked, options, _CALL.launcher, watcher, now=datetime.now(UTC), look=look)
     watcher.clear()
     if answer.outcome == "ongoing" and sys.stdin.isatty() and sys.stderr.isatty() and not _CALL.console.json:
         answer = _offer_to_follow(answer, watcher)

@@ -29,7 +29,7 @@ from nemo_gitexp.errors import (
 )
 from nemo_gitexp.git.changes import code_key, list_files
 from nemo_gitexp.git.repository import Identity, Repository
-from nemo_gitexp.git.snapshot import MEGABYTE, Snapshot, SnapshotLimits, take_snapshot
+from nemo_gitexp.git.snapshot import MEGABYTE, Look, Snapshot, SnapshotLimits, take_snapshot
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming, require_name, slug
 from nemo_gitexp.overrides import apply_overrides, parse_adhoc_arguments
@@ -95,8 +95,8 @@ class _Defined:
     workdir: str
 
 
-def plan_experiment(site: Site, asked: Asked, now: datetime) -> Plan:
-    """Return the experiment that `asked` means in the present state of the work tree.
+def plan_experiment(site: Site, asked: Asked, now: datetime, look: Look | None = None) -> Plan:
+    """Return the experiment that `asked` means in the present state of the work tree; `look` is a start on it.
 
     Side effects: git objects for the snapshot; with `commit_data` the user's DVC pointers.
 
@@ -110,7 +110,8 @@ def plan_experiment(site: Site, asked: Asked, now: datetime) -> Plan:
     require_executor(site.settings, executor)
     if asked.commit_data:
         _commit_data(repository, definition)
-    snapshot = take_snapshot(repository, snapshot_limits(site))
+        look = None
+    snapshot = take_snapshot(repository, snapshot_limits(site), look)
     if asked.require_clean and (snapshot.dirty or snapshot.untracked):
         raise SnapshotRefusedError(
             "the work tree differs from HEAD", hint="git status; git commit -a, or leave out --require-clean"

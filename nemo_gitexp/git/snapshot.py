@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,14 @@ SECRET_CONTENT = re.compile(
     rb"|\bhf_[A-Za-z0-9]{30,}\b|\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}\b|\bxox[abprs]-[A-Za-z0-9-]{20,}\b"
     rb"|\bAIza[0-9A-Za-z_-]{35}\b|\bnvapi-[A-Za-z0-9_-]{40,}\b|\bpypi-[A-Za-z0-9_-]{60,}\b"
 )
+
+
+_STATUS_CALL = (
+    *("status", "--porcelain=v2", "-z", "--branch", "--untracked-files=all"),
+    *("--no-renames", "--ignore-submodules=none"),
+)
+_ORDINARY = (b"H 100", b"H 120")
+"""How `git ls-files -s -v` shows files and links that are simply cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +88,36 @@ class _Index:
     hidden: Mapping[str, str]
 
 
-def take_snapshot(repository: Repository, limits: SnapshotLimits) -> Snapshot:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A `git status` under way: it may run while its caller does something else."""
+
+    process: subprocess.Popen[bytes]
+
+
+def begin_look(repository: Repository) -> Look:
+    """Start looking at the work tree; `take_snapshot` takes what is found."""
+    return Look(repository.start(_STATUS_CALL))
+
+
+def take_snapshot(repository: Repository, limits: SnapshotLimits, look: Look | None = None) -> Snapshot:
     """Return the present state of the work tree as a tree object.
 
     Side effects: objects are written; nothing else.
+
+    Args:
+        repository: whose work tree.
+        limits: what is refused.
+        look: from `begin_look`, when it was started earlier.
 
     Raises:
         RepositoryError: no commit yet.
         SnapshotRefusedError: unmerged paths, embedded repositories, dirty submodules, hidden changes,
             likely secrets, or untracked files that are too large; `paths` names them.
     """
-    status_call = ["status", "--porcelain=v2", "-z", "--branch", "--untracked-files=all", "--no-renames"]
-    status_call.append("--ignore-submodules=none")
-    index_call = ["ls-files", "-s", "-v", "-z"]
-    status_process, index_process = repository.start(status_call), repository.start(index_call)
-    index = _parse_index(repository.finish(index_call, index_process))
-    status = _parse_status(repository.finish(status_call, status_process))
+    look = look or begin_look(repository)
+    index = _parse_index(repository.run("ls-files", "-s", "-v", "-z"))
+    status = _parse_status(repository.finish(_STATUS_CALL, look.process))
     if status.head == "(initial)":
         raise RepositoryError("the repository has no commit yet", hint='git add -A && git commit -m "first commit"')
     submodules = _populated_submodules(repository, index)
@@ -147,11 +170,13 @@ def _parse_status(out: bytes) -> _Status:
 def _parse_index(out: bytes) -> _Index:
     # 50,000 lines are common: only those that matter are decoded.
     gitlinks, hidden = [], {}
-    for match in re.finditer(rb"(?:^|\0)(?:\w 160000 |[a-zS] )[^\0]*", out):
-        meta, _, path = match.group().lstrip(b"\0").decode("utf-8", "surrogateescape").partition("\t")
+    for line in out.split(b"\0"):
+        if line.startswith(_ORDINARY):
+            continue
+        meta, _, path = line.decode("utf-8", "surrogateescape").partition("\t")
         if meta[2:8] == "160000":
             gitlinks.append(path)
-        else:
+        elif meta[:1].islower() or meta[:1] == "S":
             hidden[path] = meta[:1]
     return _Index(tuple(gitlinks), hidden)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from nemo_gitexp.execution import Watcher
+    from nemo_gitexp.git.snapshot import Look
     from nemo_gitexp.verbs.launch import LauncherFactory
 
 ONGOING = ("launched", "running", "requeued")
@@ -53,16 +54,32 @@ class RunAnswer:
 
 
 def run(
-    site: Site, asked: Asked, options: RunOptions, make_launcher: LauncherFactory, watcher: Watcher, now: datetime
+    site: Site,
+    asked: Asked,
+    options: RunOptions,
+    make_launcher: LauncherFactory,
+    watcher: Watcher,
+    *,
+    now: datetime,
+    look: Look | None = None,
 ) -> RunAnswer:
     """Record what was asked for and run it, unless it was run before.
+
+    Args:
+        site: where.
+        asked: what.
+        options: how far.
+        make_launcher: starts the launcher, before it is needed.
+        watcher: told how it goes.
+        now: dates the experiment's name.
+        look: a look at the work tree under way, if one was started earlier.
 
     Raises:
         GitexpError: nothing was recorded, or (LaunchError, WorkspaceError, MissingDataError) it was and did not start.
     """
     launches = not (options.plan_only or options.record_only)
     with make_launcher() if launches else nullcontext() as launcher:
-        plan = plan_experiment(site, asked, now)
+        plan = plan_experiment(site, asked, now, look)
         if options.plan_only:
             return RunAnswer("planned", _planned_document(plan))
         earlier = None if options.again else _earlier(site, plan)
