@@ -41,8 +41,16 @@ LOCAL_VARIABLES = (
     "GIT_OBJECT_DIRECTORY",
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_NAMESPACE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_GRAFT_FILE",
+    "GIT_SHALLOW_FILE",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_LITERAL_PATHSPECS",
+    "GIT_GLOB_PATHSPECS",
+    "GIT_NOGLOB_PATHSPECS",
+    "GIT_ICASE_PATHSPECS",
 )
-"""What git exports to its hooks: inherited, each would point our calls at the wrong repository (git-rev-parse(1))."""
+"""What git exports to its hooks: inherited, each would point our calls at the wrong repository or files (git(1))."""
 
 SAFE_CONFIG = (
     "core.fsmonitor=false",
