@@ -183,7 +183,8 @@ def test_inside_a_hook_where_git_names_its_own_index(work: Work) -> None:
 
 def test_every_verb_ignores_an_inherited_repository(work: Work, tmp_path: Path) -> None:
     other = make_work(tmp_path / "other", tmp_path / "home")
-    inherited = {"GIT_DIR": str(other.root / ".git"), "GIT_INDEX_FILE": str(other.root / ".git/index"), "GIT_PREFIX": ""}
+    theirs = other.root / ".git"
+    inherited = {"GIT_DIR": str(theirs), "GIT_INDEX_FILE": str(theirs / "index"), "GIT_PREFIX": ""}
     inside = Work(work.root, {**work.env, **inherited, "GIT_LITERAL_PATHSPECS": "1"})
     ran = inside.gitexp("run", "--record-only", "--json", "--", "python", "train.py").json
     work.git("remote", "add", "origin", str(other.root))
