@@ -18,7 +18,6 @@ from nemo_gitexp.errors import CanonicalFormError, DefinitionError, DocumentErro
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.keypath import find_nearest
 from nemo_gitexp.versioning import plain_config
-from nemo_gitexp.yaml12 import parse_yaml
 
 Determinism: TypeAlias = Literal["off", "seeded", "bitwise"]
 Keep: TypeAlias = Literal["dvc", "in-place", "digest"]
@@ -111,6 +110,8 @@ def parse_definition(text: bytes, source: str) -> StudyDefinition:
     Raises:
         DefinitionError: with every fault in `faults`, in the order of the fields.
     """
+    from nemo_gitexp.yaml12 import parse_yaml  # 10 ms that reading a record need not pay
+
     try:
         document = parse_yaml(text, source)
     except DocumentError as fault:

@@ -1,4 +1,4 @@
-"""Content that no cache has: asked from DVC's remotes, else made anew by the stage that made it."""
+"""Content that no cache has: taken from the user's work tree, asked from DVC's remotes, made anew by its stage."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nemo_gitexp.data.pins import InputPin, Reader, find_pin, list_stage_deps
 from nemo_gitexp.data.session import dvc_session, run_dvc
 from nemo_gitexp.data.store import ObjectStore, object_stores
 from nemo_gitexp.data.verified import VerifiedFiles
-from nemo_gitexp.data.worktree import worktree_reader
-from nemo_gitexp.errors import DataError, UntrackedDataError
+from nemo_gitexp.data.worktree import worktree_reader, worktree_state
+from nemo_gitexp.errors import DataError, StateDirectoryError, UntrackedDataError
 
 _SAID_AT_MOST: Final = 300
 
@@ -42,6 +42,24 @@ def fetch(
     except Exception as fault:  # noqa: BLE001 - every kind of remote has its library and its own errors
         return [f"the DVC remote said: {_one_line(str(fault) or type(fault).__name__)}"]
     return []
+
+
+def take_from_work_tree(
+    root: Path, pins: Sequence[InputPin], cache: CacheLocation, verified: VerifiedFiles, progress: Callable[[str], None]
+) -> None:
+    """Store what the user's own work tree still has, where it hashes to its pin (a cache that was emptied or damaged).
+
+    Args:
+        root: the user's work tree.
+        pins: what is missing.
+        cache: where to store it.
+        verified: memory of hashed files.
+        progress: told what was found.
+    """
+    for pin in pins:
+        with contextlib.suppress(OSError, DataError, StateDirectoryError):  # changed meanwhile; a read-only cache
+            if worktree_state(root, pin, verified) == "match" and _keep(root, pin, cache, verified) is None:
+                progress(f"{pin.path} is in no cache, taken from {root / pin.path}")
 
 
 def run_stages(

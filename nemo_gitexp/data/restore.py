@@ -97,8 +97,8 @@ def restore_inputs(
     """Put every pinned input into a workspace.
 
     Objects are linked from the cache (reflink, else hard link, else copy); a corrupt one is moved aside and counts as
-    missing; what is missing is asked from the DVC remotes, then made anew by its stage, and accepted only if it hashes
-    to its pin. Inputs of strength manifest are symbolic links to the user's own, after their listing was compared.
+    missing; what is missing is taken from the user's work tree, asked from the DVC remotes, then made anew by its stage,
+    and accepted only if it hashes to its pin. Inputs of strength manifest are symbolic links to the user's own, after their listing was compared.
 
     Args:
         workspace: a directory holding the experiment's commit.
@@ -259,11 +259,17 @@ class _Restoration:
         for pins in by_cache.values():
             location = self.location(pins[0])
             if location is not None:
-                self.reasons += regenerate.fetch(self.workspace, pins, location, self.progress)
-                still = [pin for pin in pins if self.locate(pin) is None]
-                if still and location.has_remote and not self.reasons:
-                    self.reasons.append(f"the DVC remote does not have {', '.join(pin.path for pin in still)}")
-                self.reasons += regenerate.run_stages(self.workspace, still, location, self.verified, self.progress)
+                self._recover_from(location, pins)
+
+    def _recover_from(self, location: CacheLocation, pins: Sequence[InputPin]) -> None:
+        """Fill one cache: first from what is near, last by what takes longest."""
+        regenerate.take_from_work_tree(self.repo_root, pins, location, self.verified, self.progress)
+        pins = [pin for pin in pins if self.locate(pin) is None]
+        self.reasons += regenerate.fetch(self.workspace, pins, location, self.progress) if pins else []
+        still = [pin for pin in pins if self.locate(pin) is None]
+        if still and location.has_remote and not self.reasons:
+            self.reasons.append(f"the DVC remote does not have {', '.join(pin.path for pin in still)}")
+        self.reasons += regenerate.run_stages(self.workspace, still, location, self.verified, self.progress)
 
     def _require(self, pins: Sequence[InputPin], found: dict[str, dict[str, Path] | None]) -> None:
         missing = [pin for pin in pins if found[pin.path] is None]

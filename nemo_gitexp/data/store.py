@@ -21,6 +21,7 @@ from nemo_gitexp.data.links import READ_ONLY, try_link
 from nemo_gitexp.data.listing import Entries, hash_bytes, parse_entries, render_entries
 from nemo_gitexp.data.verified import VerifiedFiles, hash_file
 from nemo_gitexp.errors import CorruptDataError, MissingDataError, StateDirectoryError
+from nemo_gitexp.owners import owner_token
 
 _CHUNK_BYTES: Final = 1 << 20
 
@@ -188,7 +189,7 @@ class ObjectStore:
         try:
             self._make(folder)
             self._make(final.parent)
-            own = Path(tempfile.mkdtemp(prefix="add-", dir=folder))
+            own = Path(tempfile.mkdtemp(prefix=f"{owner_token()}.", dir=folder))
         except OSError as fault:
             raise _unwritable(self.root, fault) from fault
         try:

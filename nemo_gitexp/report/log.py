@@ -26,6 +26,7 @@ from nemo_gitexp.report.terminal import (
 from nemo_gitexp.where import MISSING, parse_where_path, resolve
 
 _METRIC_COLUMNS = 2
+_TITLES = {"duration_s": "took", "reproductions": "reproduced"}
 _CSV_COLUMNS = (
     "experiment", "study", "name", "status", "started", "duration_s", "seed", "config_hash", "purpose",
 )  # fmt: skip
@@ -36,7 +37,9 @@ def default_columns(documents: Sequence[ExperimentDoc], *, metric_columns: int =
     counted = Counter(name for document in documents for name in document["metrics"])
     common = sorted(counted, key=lambda name: (-counted[name], name))[:metric_columns]
     study = ("study",) if len({document["study"] for document in documents}) > 1 else ()
-    return ("experiment", *study, "name", "status", *(f"metrics.`{name}`" for name in sorted(common)), "duration_s")
+    reproduced = ("reproductions",) if any(document["reproductions"]["count"] for document in documents) else ()
+    metrics = (f"metrics.`{name}`" for name in sorted(common))
+    return ("experiment", *study, "name", "status", *reproduced, *metrics, "duration_s")
 
 
 def render_log(documents: Sequence[ExperimentDoc], columns: Sequence[str] | None = None, *, style: Style) -> str:
@@ -87,12 +90,19 @@ _SPECIAL: dict[str, Callable[[ExperimentDoc], Cell]] = {
     "result": lambda document: Cell(short_hash(document["result"])),
     "status": lambda document: Cell(document["status"], STATUS_TINTS.get(document["status"], "")),
     "metrics": lambda document: Cell(metrics_line(document["metrics"])),
+    "reproductions": lambda document: Cell(_reproduced(document)),
     "duration_s": lambda document: Cell(human_duration(document["duration_s"])),
     "started": lambda document: Cell(human_time(document["started"])),
     "ended": lambda document: Cell(human_time(document["ended"])),
     "config_hash": lambda document: Cell(short_hash(document["config_hash"])),
     "identity": lambda document: Cell(short_hash(document["identity"])),
 }
+
+
+def _reproduced(document: ExperimentDoc) -> str:
+    """Return the best level of so many re-runs, `bitwise x2`."""
+    best, count = document["reproductions"]["best"], document["reproductions"]["count"]
+    return f"{best} x{count}" if best and count else "-"
 
 
 def _shown(value: object) -> str:
@@ -113,8 +123,9 @@ def _exact(value: object) -> str:
 
 
 def _title(column: str) -> str:
-    if column == "duration_s":
-        return "took"
+    title = _TITLES.get(column)
+    if title is not None:
+        return title
     return ".".join(parse_where_path(column)).removeprefix("metrics.").removeprefix("config.")
 
 

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_gitexp.catalog import Site, document_of
+from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import StateDirectoryError
 from nemo_gitexp.git.worktree import unlock_worktree
-from nemo_gitexp.lookup import find_experiment
-from nemo_gitexp.store import read_experiments, verify_experiment
+from nemo_gitexp.store import verify_experiment
 from nemo_gitexp.workspace import restore
 
 
@@ -32,11 +31,10 @@ def checkout(site: Site, text: str, directory: Path, progress: Callable[[str], N
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise StateDirectoryError(f"{directory} is there already", hint="choose a new directory", path=str(directory))
-    tip = find_experiment(site.repository, text)
-    document = document_of(site, tip)
-    (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
+    found = find_current(site, text)
+    experiment = found.experiment
     verify_experiment(site.repository, experiment)
     # People edit what they check out: a hard link would carry the edit into the shared cache.
     restore(site.repository, experiment.sha, experiment.record, directory, copy_data=True, progress=progress)
     unlock_worktree(site.repository, directory)
-    return CheckoutAnswer(document, directory)
+    return CheckoutAnswer(found.document, directory)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from nemo_gitexp.catalog import Site, document_of
+from nemo_gitexp.catalog import Site, read_current
 from nemo_gitexp.comparison import compare_experiments
 from nemo_gitexp.definition import MetricGoal
 from nemo_gitexp.documents import DiffDoc, ExperimentDoc, FileChangeDoc
@@ -15,9 +15,8 @@ from nemo_gitexp.git.changes import list_changes
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.lookup import baseline_tips, find_experiment
 from nemo_gitexp.record import ExperimentRecord, parse_document
-from nemo_gitexp.recording import Asked, plan_experiment
 from nemo_gitexp.result import Standing, experiment_document, sequence
-from nemo_gitexp.store import Tip, list_tips, read_environment, read_experiments
+from nemo_gitexp.store import Tip, list_tips, read_environment
 
 WITHOUT_RECORDS = ("experiments/*/record/**",)
 
@@ -55,6 +54,8 @@ def diff(site: Site, a: str | None, b: str | None) -> DiffAnswer:
 
 def diff_worktree(site: Site, a: str | None, env: Mapping[str, str], now: datetime) -> DiffAnswer:
     """Return what differs between an experiment and what its study would record now."""
+    from nemo_gitexp.recording import Asked, plan_experiment  # comparing two experiments need not pay for recording
+
     first = _side(site, find_experiment(site.repository, a or "latest"))
     entry = first.record.entry
     command = None
@@ -95,10 +96,9 @@ def _command_words(entry: Mapping[str, JsonValue]) -> list[JsonValue]:
 
 
 def _side(site: Site, tip: Tip) -> _Side:
-    document = document_of(site, tip)
-    (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
-    environment = read_environment(site.repository, experiment)
-    return _Side(document, experiment.record, environment, experiment.record.code.tree)
+    found = read_current(site, tip)
+    record = found.experiment.record
+    return _Side(found.document, record, read_environment(site.repository, found.experiment), record.code.tree)
 
 
 def _counterpart(site: Site, first: Tip, tips: list[Tip]) -> Tip:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_gitexp.catalog import Site, document_of
-from nemo_gitexp.collect import output_store
+from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import MissingDataError, StateDirectoryError, UsageError
-from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.metrics import MetricRows
 from nemo_gitexp.result import mappings
-from nemo_gitexp.store import read_experiments, verify_experiment
-from nemo_gitexp.verbs.reproduce import recorded_rows
+from nemo_gitexp.store import verify_experiment
+from nemo_gitexp.streams import recorded_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +29,9 @@ def show(site: Site, text: str) -> ShowAnswer:
     Raises:
         RecordError: it does not.
     """
-    tip = find_experiment(site.repository, text)
-    document = document_of(site, tip)
-    (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
-    verify_experiment(site.repository, experiment)
-    return ShowAnswer(document, recorded_rows(site, experiment))
+    found = find_current(site, text)
+    verify_experiment(site.repository, found.experiment)
+    return ShowAnswer(found.document, recorded_rows(site.repository, found.experiment))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +50,8 @@ def outputs(site: Site, text: str, paths: Sequence[str], target: Path | None) ->
         MissingDataError: the store does not have its content.
         StateDirectoryError: something else lies at the target.
     """
-    tip = find_experiment(site.repository, text)
-    document = document_of(site, tip)
+    found = find_current(site, text)
+    tip, document = found.tip, found.document
     known = [output["path"] for output in document["outputs"]]
     unknown = [path for path in paths if path not in known]
     if unknown:
@@ -64,17 +60,18 @@ def outputs(site: Site, text: str, paths: Sequence[str], target: Path | None) ->
         )
     if target is None:
         return OutputsAnswer(document, ())
-    (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
     wanted = set(paths or known)
     pins = {
         str(item["path"]): str(item["md5"])
-        for item in mappings((experiment.result or {}).get("outputs"))
+        for item in mappings((found.experiment.result or {}).get("outputs"))
         if item["path"] in wanted
     }
     return OutputsAnswer(document, _write(site, tip.record, pins, target))
 
 
 def _write(site: Site, sha: str, pins: dict[str, str], target: Path) -> tuple[Path, ...]:
+    from nemo_gitexp.collect import output_store  # `show` need not pay for the data rooms
+
     store = output_store(site.repository)
     missing = [path for path, md5 in pins.items() if not store.has(md5)]
     if missing:

@@ -70,6 +70,12 @@ class DvcRepo:
         git(self.root, "worktree", "add", "-q", "--detach", str(place), "HEAD")
         return place
 
+    def forget_copies(self) -> None:
+        """Remove the user's own copies of all data, as in a clone before `dvc pull`."""
+        for path in (NAME, "data/raw", "data/made.txt", "data/chain", "data/drift.txt"):
+            place = self.root / path
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+
     def forget_remote(self) -> None:
         (self.root / ".dvc" / "config").write_text("")
 

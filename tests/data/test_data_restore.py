@@ -130,7 +130,20 @@ def test_corrupt_directory_listing_is_set_aside(repo, restore):
     assert (workspace / "data/raw/one.txt").read_text() == "one"
 
 
+def test_missing_objects_come_from_the_users_own_work_tree_where_it_has_them(repo, restore, said):
+    repo.forget_remote()
+    shutil.rmtree(repo.cache)
+    overwrite(repo.root / "data/drift.txt", "changed since")
+    workspace, _ = restore(NAME, "data/raw")
+    assert hash_file(workspace / NAME) == repo.pin(NAME).pin
+    assert hash_file(repo.object(NAME)) == repo.pin(NAME).pin
+    assert [line for line in said if "taken from" in line]
+    with pytest.raises(MissingDataError):
+        restore("data/drift.txt", workspace=repo.workspace("second"))
+
+
 def test_missing_objects_come_from_the_remote(repo, restore, said):
+    repo.forget_copies()
     shutil.rmtree(repo.cache)
     workspace, _ = restore(NAME, "data/raw", "data/made.txt")
     assert hash_file(workspace / NAME) == repo.pin(NAME).pin
@@ -140,6 +153,7 @@ def test_missing_objects_come_from_the_remote(repo, restore, said):
 
 
 def test_all_missing_inputs_are_named_at_once_with_commands(repo, restore):
+    repo.forget_copies()
     repo.forget_remote()
     shutil.rmtree(repo.cache)
     with pytest.raises(MissingDataError) as caught:
@@ -150,6 +164,7 @@ def test_all_missing_inputs_are_named_at_once_with_commands(repo, restore):
 
 
 def test_unreachable_remote_is_quoted(repo, restore):
+    repo.forget_copies()
     shutil.rmtree(repo.cache)
     shutil.rmtree(repo.root.parent / "remote")
     with pytest.raises(MissingDataError) as caught:
@@ -158,6 +173,7 @@ def test_unreachable_remote_is_quoted(repo, restore):
 
 
 def test_missing_stage_output_is_made_again_and_the_workspace_stays_clean(repo, restore, said):
+    repo.forget_copies()
     repo.forget_remote()
     wanted = repo.object("data/made.txt")
     wanted.unlink()
@@ -170,6 +186,7 @@ def test_missing_stage_output_is_made_again_and_the_workspace_stays_clean(repo, 
 
 
 def test_chain_of_missing_stages_is_made_from_its_start(repo, restore):
+    repo.forget_copies()
     repo.forget_remote()
     repo.object("data/made.txt").unlink()
     repo.object("data/chain").unlink()
@@ -179,6 +196,7 @@ def test_chain_of_missing_stages_is_made_from_its_start(repo, restore):
 
 
 def test_stage_that_makes_something_else_is_not_accepted(repo, restore):
+    repo.forget_copies()
     repo.forget_remote()
     repo.object("data/drift.txt").unlink()
     with pytest.raises(MissingDataError) as caught:
@@ -188,6 +206,7 @@ def test_stage_that_makes_something_else_is_not_accepted(repo, restore):
 
 
 def test_stage_that_fails_is_quoted(repo, restore):
+    repo.forget_copies()
     repo.forget_remote()
     repo.object("data/drift.txt").unlink()
     workspace = repo.workspace()
