@@ -97,8 +97,9 @@ def restore_inputs(
     """Put every pinned input into a workspace.
 
     Objects are linked from the cache (reflink, else hard link, else copy); a corrupt one is moved aside and counts as
-    missing; what is missing is taken from the user's work tree, asked from the DVC remotes, then made anew by its stage,
-    and accepted only if it hashes to its pin. Inputs of strength manifest are symbolic links to the user's own, after their listing was compared.
+    missing; what is missing is taken from the user's work tree, asked from the DVC remotes, then made anew by its
+    stage, and accepted only if it hashes to its pin. Inputs of strength manifest are symbolic links to the user's own,
+    after their listing was compared.
 
     Args:
         workspace: a directory holding the experiment's commit.
