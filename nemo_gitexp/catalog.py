@@ -18,8 +18,10 @@ from nemo_gitexp.errors import RecordError
 from nemo_gitexp.facts import Fact, list_facts
 from nemo_gitexp.git.objects import find_ref, list_refs
 from nemo_gitexp.git.repository import Repository
+from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.result import Standing, experiment_document
-from nemo_gitexp.runs import RunState, inspect_run, list_run_directories
+from nemo_gitexp.rundir import RunPaths
+from nemo_gitexp.runs import RunState, give_up, inspect_run, is_reproduction, list_run_directories
 from nemo_gitexp.settings import Settings, read_settings
 from nemo_gitexp.store import (
     BRANCH_PREFIX,
@@ -53,6 +55,11 @@ class Site:
         """Where workspaces go."""
         return self.settings.workspace_root or self.repository.state_dir / "workspaces"
 
+    @property
+    def turns(self) -> Path:
+        """The lock of those who decide whether an experiment is to be run."""
+        return self.repository.state_dir / "turns.lock"
+
 
 def open_site(repository: Repository, env: Mapping[str, str]) -> Site:
     """Read the settings of a repository.
@@ -85,8 +92,12 @@ def refresh(site: Site, tips: Sequence[Tip]) -> tuple[list[Tip], dict[str, RunSt
     wanted = {tip.record for tip in unfinished}
     for paths in list_run_directories(site.run_root):
         record = paths.run.partition(".")[0]
-        if record in wanted and ".repro." not in paths.run:
-            by_record.setdefault(record, []).append(inspect_run(paths))
+        if record in wanted and not is_reproduction(paths):
+            state = inspect_run(paths)
+            if state.status == "void":
+                _drop_void(site, paths)
+            else:
+                by_record.setdefault(record, []).append(state)
     live: dict[str, RunState] = {}
     moved = False
     for tip in unfinished:
@@ -98,6 +109,14 @@ def refresh(site: Site, tips: Sequence[Tip]) -> tuple[list[Tip], dict[str, RunSt
         elif run.status == "finished" or tip.status is None:
             moved = _collect(site, tip, run) or moved
     return (list_tips(site.repository) if moved else list(tips)), live
+
+
+def _drop_void(site: Site, paths: RunPaths) -> None:
+    """Remove a run that nobody will ever start: its experiment is recorded, no more and no less."""
+    from nemo_gitexp.collect import discard_run
+
+    if give_up(paths):
+        discard_run(site.repository, paths)
 
 
 def _decisive(runs: Sequence[RunState]) -> RunState | None:
@@ -140,6 +159,45 @@ def list_entries(site: Site, tips: Sequence[Tip] | None = None, *, only: Iterabl
         standing = standing_of(tip, live.get(tip.record), facts.get(tip.record, []), branches)
         entries.append(Listed(tip, apply_standing(item, tip, standing), None))
     return entries
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One experiment, up to date: as its commits hold it, and as verbs show it."""
+
+    experiment: Experiment
+    document: ExperimentDoc
+
+    @property
+    def tip(self) -> Tip:
+        """Its ref as it is now."""
+        return self.experiment.tip
+
+
+def find_current(site: Site, text: str, tips: Sequence[Tip] | None = None) -> Found:
+    """Return the one experiment that `text` names, after collecting its run if that has ended.
+
+    Raises:
+        UnknownExperimentError: nothing has this name.
+        AmbiguousExperimentError: several have it.
+        RecordError: it cannot be read.
+    """
+    return read_current(site, find_experiment(site.repository, text, tips))
+
+
+def read_current(site: Site, tip: Tip) -> Found:
+    """Return an experiment as it is now, after collecting its run if that has ended.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
+    repository = site.repository
+    tips, live = refresh(site, [tip])
+    now = next((item for item in tips if item.record == tip.record), tip)
+    (experiment,) = read_experiments(repository, [now])
+    facts = list_facts(repository, [now.record])
+    standing = standing_of(now, live.get(now.record), facts, list_branches(repository))
+    return Found(experiment, apply_standing(_document(experiment), now, standing))
 
 
 def document_of(site: Site, tip: Tip) -> ExperimentDoc:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -362,7 +361,7 @@ def collect() -> None:
     from nemo_gitexp.report.experiment import render_status
     from nemo_gitexp.verbs.follow import collect as verb
 
-    documents = verb(_CALL.site(), time.time())
+    documents = verb(_CALL.site())
     _answer_many(
         documents, render_status(documents, style=_CALL.console.style) if documents else "nothing to collect\n"
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from nemo_gitexp.git.repository import CommitSha, Repository
 from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.metrics import MetricRows, parse_metric_lines, parse_metrics_file, render_metric_rows
+from nemo_gitexp.owners import owner_token
 from nemo_gitexp.result import (
     LOG_TAIL_LINES,
     LogDigest,
@@ -32,7 +34,7 @@ from nemo_gitexp.result import (
     without_places,
 )
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import RunState, last_write, read_state_file
+from nemo_gitexp.runs import RunState, end_orphan, give_up, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
 
 _TAIL_BYTES = 64 * 1024
@@ -51,8 +53,12 @@ def collect_run(repository: Repository, experiment: Experiment, run: RunState) -
     """Turn a finished or dead run into the experiment's result; its workspace goes.
 
     Returns:
-        The result commit; None when somebody else moved the ref meanwhile (look again).
+        The result commit; None when somebody else moved the ref meanwhile, or the run lives after all (look again).
     """
+    if run.status == "dead":
+        if not give_up(run.paths):
+            return None
+        end_orphan(run.paths)
     store = output_store(repository)
     left = read_leavings(experiment, run)
     keep_outputs(store, run.paths, left.worker)
@@ -139,16 +145,30 @@ def _keep_file(store: ObjectStore, place: Path, md5: str) -> None:
         store.add_file(place, md5, link=True)
 
 
-def discard_workspace(repository: Repository, paths: RunPaths) -> None:
+def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool = False) -> None:
     """Remove a run's workspace, unless it was to be kept or belongs to another clone."""
     plan = read_state_file(paths.plan)
-    place = plan.get("workspace")
-    if not isinstance(place, str) or plan.get("keep_workspace") or not Path(place, ".git").is_file():
+    place = read_state_file(paths.launching).get("workspace")
+    if not isinstance(place, str):
         return
-    pointer = Path(place, ".git").read_text(errors="replace")
-    if str(repository.common_dir) in pointer:
+    pointer = Path(place, ".git")
+    is_ours = str(repository.common_dir) in pointer.read_text(errors="replace") if pointer.is_file() else True
+    if is_ours and Path(place).exists():
         protect_cache(repository, Path(place), plan)
-        remove_worktree(repository, Path(place))
+        if kept_too or not plan.get("keep_workspace"):
+            remove_worktree(repository, Path(place))
+
+
+def discard_run(repository: Repository, paths: RunPaths) -> None:
+    """Remove all of a run whose job never started: its workspace and its directory."""
+    discard_workspace(repository, paths, kept_too=True)
+    gone = paths.root.with_name(f".{owner_token()}.{paths.run}")
+    try:
+        # By rename first: a launcher that wakes up late finds nothing, not half of it.
+        paths.root.rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def protect_cache(repository: Repository, workspace: Path, plan: Mapping[str, JsonValue]) -> None:

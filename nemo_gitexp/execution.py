@@ -5,7 +5,8 @@ One path for `run`, `launch` and `reproduce`.
 
 from __future__ import annotations
 
-import shutil
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,15 +15,14 @@ from pathlib import Path
 from typing import Protocol
 
 from nemo_gitexp.catalog import Site, current_tip
-from nemo_gitexp.collect import collect_run
-from nemo_gitexp.errors import LaunchError
+from nemo_gitexp.collect import collect_run, discard_run, tail_lines
+from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.facts import write_fact
 from nemo_gitexp.git.repository import Identity
-from nemo_gitexp.git.worktree import remove_worktree
-from nemo_gitexp.launch import Launcher, RunRequest, new_run_paths, prepare_run
+from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import RunState, inspect_run, request_cancel
+from nemo_gitexp.runs import RunState, give_up, inspect_run, leave_cancelled, request_cancel
 from nemo_gitexp.store import Experiment, Tip, read_experiments
 from nemo_gitexp.workspace import restore
 
@@ -69,9 +69,20 @@ class Conditions:
 
 
 def start_run(
-    site: Site, experiment: Experiment, conditions: Conditions, launcher: Launcher, watcher: Watcher
-) -> RunPaths:
-    """Restore the experiment's state and hand it to the launcher; on failure nothing of it is left.
+    site: Site, experiment: Experiment, paths: RunPaths, conditions: Conditions, launcher: Launcher, watcher: Watcher
+) -> None:
+    """Restore the experiment's state and hand it to the launcher; on failure nothing of the run is left.
+
+    Interrupted, a run is left as cancelled, or as cancelling once the launcher may have taken it; a reproduction not
+    at all.
+
+    Args:
+        site: the repository on this machine.
+        experiment: what is to be run.
+        paths: its run directory, reserved.
+        conditions: how.
+        launcher: who is to run it.
+        watcher: told what takes time.
 
     Raises:
         WorkspaceError: the state cannot be restored exactly.
@@ -79,10 +90,10 @@ def start_run(
         LaunchError: the launcher did not take it.
     """
     repository = site.repository
-    paths = new_run_paths(site.run_root, experiment.sha, reproduction=conditions.reproduction)
-    directory = site.workspace_root / paths.run
-    workspace = restore(repository, experiment.sha, experiment.record, directory, progress=watcher.say)
     try:
+        workspace = restore(
+            repository, experiment.sha, experiment.record, site.workspace_root / paths.run, progress=watcher.say
+        )
         prepare_run(
             paths,
             RunRequest(
@@ -99,26 +110,36 @@ def start_run(
                 keep_workspace=conditions.keep,
             ),
         )
-        launcher.submit(paths)
-    except BaseException:
-        remove_worktree(repository, directory)
-        shutil.rmtree(paths.root, ignore_errors=True)
+    except KeyboardInterrupt:
+        if conditions.reproduction:
+            discard_run(repository, paths)
+        else:
+            leave_cancelled(paths)
         raise
-    return paths
+    except BaseException:
+        discard_run(repository, paths)
+        raise
+    try:
+        launcher.submit(paths)
+    except KeyboardInterrupt:
+        request_cancel(paths, iso_now())
+        raise
+    except BaseException:
+        discard_run(repository, paths)
+        raise
 
 
-def note_launched(site: Site, experiment: Experiment, paths: RunPaths, who: Identity) -> None:
-    """Make the run visible to others by a fact."""
+def announce(site: Site, experiment: Experiment, paths: RunPaths, who: Identity, watcher: Watcher) -> None:
+    """Make the run visible to other clones by a fact; it goes on without, where the fact cannot be written."""
     document: Mapping[str, str] = {"at": iso_now(), "run": paths.run, "executor": experiment.record.executor}
-    write_fact(site.repository, experiment.sha, "launched", document, who)
+    try:
+        write_fact(site.repository, experiment.sha, "launched", document, who)
+    except GitexpError as fault:
+        watcher.say(f"warning: other clones cannot see that it runs: {fault.message}")
 
 
 def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
-    """Wait until a run has ended, handing its log and metrics on as they come.
-
-    Raises:
-        LaunchError: the launcher refused the job.
-    """
+    """Wait until a run has ended, handing its log and metrics on as they come."""
     begun = time.monotonic()
     tail = _Tail(paths.log)
     metrics = _LatestRow(paths.metrics)
@@ -130,9 +151,8 @@ def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
         if now > next_look:
             next_look = now + LOOK_S
             state = inspect_run(paths)
-            if state.status == "dead":
+            if state.status in ("dead", "void"):
                 tail.forward(watcher.log)
-                _require_taken(paths, state)
                 return state
         time.sleep(POLL_S)
     tail.forward(watcher.log)
@@ -150,6 +170,25 @@ def finish_run(site: Site, tip: Tip, run: RunState) -> Tip:
         if collect_run(repository, replace(experiment, tip=now), run) is not None:
             break
     return current_tip(repository, tip)
+
+
+def require_start(site: Site, state: RunState) -> None:
+    """Check that a run that has ended was started at all; one that was not is discarded.
+
+    Raises:
+        LaunchError: the launcher did not get it started.
+    """
+    paths = state.paths
+    if state.status == "finished" or paths.started.exists() or not give_up(paths):
+        return
+    said = tail_lines(paths.supervisor_log.read_bytes()) if paths.supervisor_log.exists() else []
+    discard_run(site.repository, paths)
+    raise LaunchError(
+        f"the job could not be started: {state.reason}",
+        hint=f"{shlex.quote(sys.executable)} -c 'import nemo_run' shows whether NeMo Run works",
+        run=paths.run,
+        log_tail=said,
+    )
 
 
 def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
@@ -171,15 +210,6 @@ def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
 def iso_now() -> str:
     """Return the present moment, ISO 8601 UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _require_taken(paths: RunPaths, state: RunState) -> None:
-    if not paths.started.exists():
-        raise LaunchError(
-            f"the job could not be started: {state.reason}",
-            hint=f"cat {paths.supervisor_log}",
-            run=paths.run,
-        )
 
 
 class _Tail:

@@ -5,22 +5,23 @@ What must be exact (argv, environment, directories) travels in the plan; a launc
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shlex
 import shutil
 import sys
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
-from nemo_gitexp.entry import CommandEntry, Entry, expand_placeholders
+from nemo_gitexp.entry import Entry, expand_placeholders
 from nemo_gitexp.errors import LaunchError, StateDirectoryError
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.processes import spawn_detached
 from nemo_gitexp.record import ExperimentRecord
-from nemo_gitexp.rundir import RunPaths, write_beside
+from nemo_gitexp.rundir import RunPaths, unwritable, write_beside
 from nemo_gitexp.topology import NUMERIC_VARIABLES
 from nemo_gitexp.workspace import Workspace
 
@@ -64,20 +65,14 @@ class Launcher(Protocol):
         """
 
 
-def new_run_paths(run_root: Path, sha: str, *, reproduction: bool) -> RunPaths:
-    """Return the paths of a run directory that does not exist yet."""
-    kind = ".repro" if reproduction else ""
-    return RunPaths(run_root / f"{sha}{kind}.{uuid.uuid4().hex[:8]}")
-
-
 def prepare_run(paths: RunPaths, request: RunRequest) -> None:
-    """Make the run directory: worker, configuration, manifest, and last of all the plan.
+    """Fill the run directory: worker, configuration, manifest, and last of all the plan.
 
     Raises:
         StateDirectoryError: it cannot be written.
     """
     try:
-        paths.outputs.mkdir(parents=True)
+        paths.outputs.mkdir()
         package = paths.root / "node" / "_gitexp_worker"
         package.mkdir(parents=True)
         for source in sorted(_WORKER_SOURCES.glob("*.py")):
@@ -86,15 +81,7 @@ def prepare_run(paths: RunPaths, request: RunRequest) -> None:
         write_beside(paths.manifest, request.workspace.manifest())
         write_beside(paths.plan, render_json(_plan(paths, request)))
     except OSError as fault:
-        shutil.rmtree(paths.root, ignore_errors=True)
-        raise StateDirectoryError(
-            f"cannot write {paths.root}: {fault.strerror}", hint="df -h", path=str(paths.root)
-        ) from fault
-
-
-def worker_command(paths: RunPaths, python: str) -> list[str]:
-    """Return the command that starts the worker by path."""
-    return [python, str(paths.worker), str(paths.plan)]
+        raise unwritable(paths, fault) from fault
 
 
 def _plan(paths: RunPaths, request: RunRequest) -> JsonValue:
@@ -182,8 +169,9 @@ class Supervisor:
             state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as fault:
             raise StateDirectoryError(f"cannot make {state_dir}: {fault.strerror}", path=str(state_dir)) from fault
-        env = {**os.environ, "NEMORUN_HOME": str(state_dir / "nemo" / uuid.uuid4().hex)}
-        self._process = spawn_detached([sys.executable, "-m", "nemo_gitexp.launchers.nemo"], cwd=state_dir, env=env)
+        # -P: nothing in the directory where it works is importable.
+        argv = [sys.executable, "-P", "-m", "nemo_gitexp.launchers.nemo", str(state_dir)]
+        self._process = spawn_detached(argv, cwd=state_dir, env=os.environ)
 
     def __enter__(self) -> Self:
         """Hand out the supervisor."""
@@ -193,7 +181,8 @@ class Supervisor:
         """Let go of the process: with a plan it goes on, without one it leaves."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
     def submit(self, paths: RunPaths) -> Receipt:
         """Hand the run over and wait for the acknowledgement (not for the job).
@@ -205,7 +194,7 @@ class Supervisor:
         if stdin is None or stdout is None:
             raise LaunchError("the supervisor was started without pipes")
         try:
-            stdin.write(os.fsencode(str(paths.root)) + b"\n")
+            stdin.write(json.dumps(str(paths.root)).encode() + b"\n")
             stdin.flush()
             answer = stdout.readline()
         except BrokenPipeError:
@@ -216,15 +205,3 @@ class Supervisor:
                 hint=f"{shlex.quote(sys.executable)} -c 'import nemo_run' shows what is wrong",
             )
         return Receipt("local", (f"pid-{self._process.pid}",))
-
-
-def worker_python(record: ExperimentRecord, interpreter: Path | None) -> str:
-    """Return the interpreter that runs the worker: the job's own; ours for commands that bring their own."""
-    if isinstance(record.entry, CommandEntry) or interpreter is None:
-        return sys.executable
-    return str(interpreter)
-
-
-def shell_line(words: Sequence[str]) -> str:
-    """Return the words as one line of shell that starts exactly them."""
-    return f"exec {shlex.join(words)}"

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+
+from nemo_gitexp.errors import StateDirectoryError
+from nemo_gitexp.jsontext import render_json
+from nemo_gitexp.owners import owner_token
+from nemo_gitexp.worker.machine import started_document
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,11 @@ class RunPaths:
         return self.root / "node" / "start.py"
 
     @property
+    def launching(self) -> Path:
+        """Who prepares the run and where its workspace will be: the first file, there before anything else is."""
+        return self.root / "launching.json"
+
+    @property
     def supervisor(self) -> Path:
         """Who launches: written by the supervisor when it takes the plan."""
         return self.root / "supervisor.json"
@@ -67,6 +80,11 @@ class RunPaths:
     def refused(self) -> Path:
         """Why the launcher could not start the job."""
         return self.root / "refused.json"
+
+    @property
+    def abandoned(self) -> Path:
+        """Somebody found the run without a living process before its job started: it must not start any more."""
+        return self.root / "abandoned.json"
 
     @property
     def started(self) -> Path:
@@ -99,3 +117,28 @@ def write_beside(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_bytes(content)
     beside.replace(path)
+
+
+def reserve_run(run_root: Path, workspace_root: Path, sha: str, *, reproduction: bool = False) -> RunPaths:
+    """Make a run directory that says who prepares it; from here on others see that the experiment is on its way.
+
+    Raises:
+        StateDirectoryError: it cannot be made.
+    """
+    run = f"{sha}{'.repro' if reproduction else ''}.{uuid.uuid4().hex[:8]}"
+    beside = run_root / f".{owner_token()}.{run}"
+    owner = started_document(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    paths = RunPaths(run_root / run)
+    try:
+        beside.mkdir(parents=True)
+        RunPaths(beside).launching.write_bytes(render_json({**owner, "workspace": str(workspace_root / run)}))
+        beside.rename(paths.root)
+    except OSError as fault:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise unwritable(paths, fault) from fault
+    return paths
+
+
+def unwritable(paths: RunPaths, fault: OSError) -> StateDirectoryError:
+    """Return the error that says that a run directory cannot be written."""
+    return StateDirectoryError(f"cannot write {paths.root}: {fault.strerror}", hint="df -h", path=str(paths.root))

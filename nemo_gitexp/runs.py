@@ -5,26 +5,34 @@ Never a scheduler's or NeMo Run's word: files, and whether the processes they na
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from nemo_gitexp.errors import DocumentError
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
+from nemo_gitexp.owners import process_lives
 from nemo_gitexp.rundir import RunPaths, write_beside
-from nemo_gitexp.worker.machine import boot_id, host_digest, pid_start
+from nemo_gitexp.worker.machine import HEARTBEAT_S, host_digest
 
-START_PATIENCE_S = 60.0
-"""How long a plan without any process beside it may be on its way (a slow disk, a loaded machine)."""
+SILENCE_S = 30 * HEARTBEAT_S
+"""A worker on another host that has not touched its file for that long is dead."""
+
+OBSERVERS_FILES = ("cancel.json", "abandoned.json")
+"""What others than the run itself write: no part of what it left."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
     """One run as its directory tells it.
 
-    `status` is launched, running, finished (the worker wrote its result) or dead; `reason` says why dead.
+    `status` is launched, running, finished (the worker wrote its result), dead, or void: no launcher ever took it,
+    and none will. `reason` says why dead.
     """
 
     paths: RunPaths
@@ -41,8 +49,18 @@ def list_run_directories(run_root: Path, record: str | None = None) -> list[RunP
         names = [entry.name for entry in os.scandir(run_root) if record is None or entry.name.startswith(f"{record}.")]
     except FileNotFoundError:
         return []
-    found = [RunPaths(run_root / name) for name in names if not name.startswith(".")]
-    return sorted((paths for paths in found if paths.plan.exists()), key=lambda paths: paths.plan.stat().st_mtime_ns)
+    found = [
+        (_begun(paths), paths) for name in names if not name.startswith(".") for paths in [RunPaths(run_root / name)]
+    ]
+    return [paths for begun, paths in sorted(found, key=lambda item: (item[0], item[1].run)) if begun]
+
+
+def _begun(paths: RunPaths) -> int:
+    """Return when the run directory was made, nanoseconds since the epoch; 0 for a directory that is none."""
+    try:
+        return paths.launching.stat().st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def is_reproduction(paths: RunPaths) -> bool:
@@ -71,41 +89,39 @@ def _status(
     if paths.result.exists():
         return "finished", None
     if started:
-        if process_lives(started):
+        if _lives(paths.started, started):
             return "running", None
         # The worker may have written its result and left between the two looks.
         return ("finished", None) if paths.result.exists() else ("dead", "the worker is gone and left no result")
     if paths.refused.exists():
         return "dead", str(read_state_file(paths.refused).get("message", "the launcher refused the job"))
     if supervisor:
-        alive = process_lives(supervisor)
+        alive = _lives(paths.supervisor, supervisor)
         return ("launched", None) if alive else ("dead", "the launcher is gone and the job never started")
-    age = time.time() - paths.plan.stat().st_mtime
-    return ("launched", None) if age < START_PATIENCE_S else ("dead", "nobody took the run")
+    launching = read_state_file(paths.launching)
+    return ("launched", None) if launching and process_lives(launching) else ("void", "its launcher is gone")
 
 
-def process_lives(document: Mapping[str, JsonValue]) -> bool:
-    """Return whether the process described by a `started_document` lives; on another host: cannot be told, so yes."""
-    if document.get("host") != host_digest():
-        return True
-    pid = document.get("pid")
-    if not isinstance(pid, int) or document.get("boot_id") != boot_id():
-        return False
+def _lives(path: Path, document: Mapping[str, JsonValue]) -> bool:
+    """Return whether the process that wrote the file lives; on another host: whether the file is fresh enough."""
+    if document.get("host") == host_digest():
+        return process_lives(document)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return time.time() - path.stat().st_mtime < SILENCE_S
+    except FileNotFoundError:
         return False
-    except PermissionError:
-        pass
-    start = pid_start(pid)
-    return start is not None and start == document.get("pid_start") and not _is_zombie(pid)
 
 
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return False
+def give_up(paths: RunPaths) -> bool:
+    """Make sure that a run without a living process will not start after all; return whether that is so.
+
+    Whoever starts says so first and then looks for this word; here the word is said first: one of the two sees the
+    other, however slow either is.
+    """
+    if not paths.started.exists():
+        write_beside(paths.abandoned, b"{}\n")
+    now = inspect_run(paths).status
+    return now in ("dead", "void")
 
 
 def read_state_file(path: Path) -> Mapping[str, JsonValue]:
@@ -123,9 +139,26 @@ def request_cancel(paths: RunPaths, now: str) -> None:
     started = read_state_file(paths.started)
     pid = started.get("pid")
     if isinstance(pid, int) and started.get("host") == host_digest() and process_lives(started):
-        import signal
-
         os.kill(pid, signal.SIGTERM)
+
+
+def leave_cancelled(paths: RunPaths) -> None:
+    """Write the result of a run that was cancelled before any launcher had it, as a worker would."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    times: dict[str, JsonValue] = {"started": now, "ended": now, "duration_s": 0.0}
+    result: JsonValue = {"schema": 1, "status": "cancelled", "job_started": False, **times}
+    write_beside(paths.result, render_json(result))
+
+
+def end_orphan(paths: RunPaths) -> None:
+    """Kill what a dead worker's job still runs on this machine: nobody can record what it does any more."""
+    if inspect_run(paths).status != "dead":
+        return
+    child = read_state_file(paths.child)
+    pid = child.get("pid")
+    if isinstance(pid, int) and child.get("host") == host_digest() and process_lives(child):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def last_write(paths: RunPaths) -> float:
@@ -135,6 +168,7 @@ def last_write(paths: RunPaths) -> float:
 
 def _mtimes(root: Path) -> Iterable[float]:
     for base, _, files in os.walk(root):
+        is_top = base == str(root)
         for name in files:
-            if name != "cancel.json":
+            if not (is_top and (name in OBSERVERS_FILES or name.startswith("."))):
                 yield Path(base, name).lstat().st_mtime

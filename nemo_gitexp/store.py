@@ -7,7 +7,6 @@ compare-and-swap. What a hostile repository put there is checked when it is read
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,6 +26,7 @@ from nemo_gitexp.git.objects import (
     read_blobs,
     read_commit,
     signed_commit,
+    temporary_ref,
     write_commit,
 )
 from nemo_gitexp.git.repository import FULL_SHA, CommitSha, Identity, RefName, Repository
@@ -158,7 +158,7 @@ def _write_signed(repository: Repository, ref: RefName, draft: Draft) -> CommitS
     code = draft.head
     if draft.record.code.dirty:
         code = signed_commit(repository, _code_commit(draft), draft.record.code.tree)
-    waiting = f"{TEMPORARY_REFS}{uuid.uuid4().hex}"
+    waiting = temporary_ref()
     commit = _record_commit(draft, code)
     with CommitWriter(repository, waiting) as writer:
         unsigned = writer.add(commit)
@@ -245,7 +245,7 @@ def write_result(repository: Repository, experiment: Experiment, files: ResultFi
     )
     sha = write_commit(repository, local_ref(record.study, record.name), commit, experiment.tip.sha)
     if sha is not None:
-        _move_branch(repository, experiment.tip, sha)
+        move_branch(repository, experiment.tip, experiment.tip.sha, sha)
     return sha
 
 
@@ -256,14 +256,14 @@ def _record_author(repository: Repository, record_sha: str, ended: str) -> Ident
     return Identity(name, rest.partition("> ")[0], f"{seconds} +0000")
 
 
-def _move_branch(repository: Repository, before: Tip, sha: CommitSha) -> None:
-    """Move the branch along, unless somebody moved it or has it checked out."""
-    ref = RefName(f"refs/heads/{branch_name(before.study, before.name)}")
-    if find_ref(repository, ref) != before.sha:
+def move_branch(repository: Repository, tip: Tip, old: CommitSha, new: CommitSha) -> None:
+    """Move an experiment's branch along, unless somebody moved it or has it checked out."""
+    ref = RefName(f"refs/heads/{branch_name(tip.study, tip.name)}")
+    if find_ref(repository, ref) != old:
         return
     listed = repository.text("worktree", "list", "--porcelain", "-z").split("\0")
     if f"branch {ref}" not in listed:
-        move_ref(repository, ref, sha, before.sha)
+        move_ref(repository, ref, new, old)
 
 
 def list_tips(repository: Repository, *, remotes: bool = True) -> list[Tip]:

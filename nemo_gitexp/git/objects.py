@@ -15,6 +15,7 @@ from typing import IO, BinaryIO, Self, cast
 
 from nemo_gitexp.errors import GitCommandError
 from nemo_gitexp.git.repository import CommitSha, Identity, RefName, Repository, TreeSha
+from nemo_gitexp.owners import owner_token
 
 TEMPORARY_REFS = "refs/gitexp-tmp/"
 """Where a commit waits until its ref moves; what a killed process leaves here means nothing."""
@@ -153,6 +154,11 @@ def delete_ref(repository: Repository, ref: str, old: str) -> None:
     repository.run("update-ref", "-d", "--", ref, old)
 
 
+def temporary_ref() -> RefName:
+    """Return a ref for a commit that waits; it is named after this process, should it be killed."""
+    return RefName(f"{TEMPORARY_REFS}{owner_token()}.{uuid.uuid4().hex}")
+
+
 class CommitWriter:
     """One `git fast-import`: commits appear on a ref of ours at the end, all or none.
 
@@ -218,7 +224,7 @@ def write_commit(repository: Repository, ref: RefName, commit: NewCommit, old: s
     Returns:
         The new sha, or None when the ref was not `old` any more (the commit is then unreferenced).
     """
-    waiting = RefName(f"{TEMPORARY_REFS}{uuid.uuid4().hex}")
+    waiting = temporary_ref()
     with CommitWriter(repository, waiting) as writer:
         sha = writer.add(commit)
     try:

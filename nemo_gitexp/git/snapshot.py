@@ -21,6 +21,7 @@ from pathlib import Path
 
 from nemo_gitexp.errors import GitCommandError, RepositoryError, SnapshotRefusedError
 from nemo_gitexp.git.repository import CommitSha, Repository, TreeSha
+from nemo_gitexp.owners import owner_token
 
 MEGABYTE = 1_000_000
 SECRET_SCAN_BYTES = 1_000_000
@@ -140,7 +141,7 @@ def _write_tree(repository: Repository, paths: Sequence[str]) -> TreeSha:
 def _copied_index(repository: Repository) -> Iterator[dict[str, str]]:
     directory = repository.state_dir / "tmp"
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix="index-") as copy_dir:
+    with tempfile.TemporaryDirectory(dir=directory, prefix=f"{owner_token()}.") as copy_dir:
         copy = Path(copy_dir) / "index"
         original = repository.git_dir / "index"
         if original.exists():

@@ -55,6 +55,12 @@ def add_worktree(repository: Repository, directory: Path, commit: str, *, with_s
         _populate_submodules(repository, repository.root, directory, commit)
 
 
+def list_worktrees(repository: Repository) -> list[Path]:
+    """Return the directories of all worktrees that git knows of, whether they are still there or not."""
+    lines = repository.run("worktree", "list", "--porcelain", "-z").decode("utf-8", "surrogateescape").split("\0")
+    return [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
+
+
 def remove_worktree(repository: Repository, directory: Path) -> None:
     """Remove a worktree of ours and all that was in it; nothing happens when it is gone already."""
     for gitlink in _nested_worktrees(directory):
@@ -64,8 +70,8 @@ def remove_worktree(repository: Repository, directory: Path) -> None:
     except GitCommandError:
         _make_writable(directory)
         shutil.rmtree(directory, ignore_errors=True)
-        repository.find_text("worktree", "unlock", "--", str(directory))
-        repository.find_text("worktree", "prune")
+        # Once more, for git's note of it; `worktree prune` would drop the notes of the user's own missing ones too.
+        repository.find_text("worktree", "remove", "--force", "--force", "--", str(directory))
 
 
 def unlock_worktree(repository: Repository, directory: Path) -> None:

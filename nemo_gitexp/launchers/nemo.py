@@ -11,38 +11,50 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nemo_gitexp.owners import owner_token
+from nemo_gitexp.runs import end_orphan
 from nemo_gitexp.worker.machine import started_document
 
 if TYPE_CHECKING:
     from nemo_gitexp.rundir import RunPaths
 
 POLL_S = 0.05
+WORKER_LINE = """\
+set -- "$_GITEXP_PYTHON" "$_GITEXP_WORKER" "$_GITEXP_PLAN"
+unset _GITEXP_PYTHON _GITEXP_WORKER _GITEXP_PLAN
+exec "$@"
+"""
+"""Starts the worker. No path stands in it: NeMo Run replaces `/nemo_run` in the text of a script (measured)."""
 
 
 def main() -> int:
     """Import NeMo Run, take one run directory from stdin, run it, clean up."""
     gc.disable()
-    home = Path(os.environ["NEMORUN_HOME"])
     inbox = _Inbox()
     inbox.start()
-    try:
-        with _without_torch():
-            import nemo_run
-        gc.freeze()
-        inbox.join()
-        if inbox.paths is None:
-            return 0
-        _redirect_output(inbox.paths)
-        _supervise(nemo_run, inbox.paths)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with _nemo_home(Path(sys.argv[1])) as home:
+        try:
+            with _without_torch(), _variable("NEMORUN_HOME", str(home)):
+                import nemo_run
+            gc.freeze()
+            inbox.join()
+            if inbox.paths is not None:
+                _redirect_output(inbox.paths)
+                _supervise(nemo_run, inbox.paths, home)
+        except BaseException as fault:
+            # Whatever NeMo Run raises here, the run must not look as if it went on.
+            inbox.join()
+            if inbox.paths is not None:
+                _refuse(inbox.paths, f"{type(fault).__name__}: {fault}")
+            raise
     return 0
 
 
@@ -59,12 +71,46 @@ class _Inbox(threading.Thread):
             return
         from nemo_gitexp.rundir import RunPaths, write_beside
 
-        paths = RunPaths(Path(os.fsdecode(line[:-1])))
+        paths = RunPaths(Path(json.loads(line)))
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        write_beside(paths.supervisor, json.dumps(started_document(now)).encode())
+        try:
+            write_beside(paths.supervisor, json.dumps(started_document(now)).encode())
+        except OSError:
+            return
+        # First said, then looked: whoever gave the run up meanwhile did it the other way round.
+        if paths.abandoned.exists() or not paths.plan.exists():
+            return
         self.paths = paths
-        sys.stdout.buffer.write(b"accepted\n")
-        sys.stdout.buffer.flush()
+        with suppress(BrokenPipeError):
+            sys.stdout.buffer.write(b"accepted\n")
+            sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _nemo_home(state_dir: Path) -> Iterator[Path]:
+    """Give NeMo Run a home of its own that goes away: named after this process, should it be killed."""
+    home = state_dir / "nemo" / owner_token()
+    if "/nemo_run" in str(home):
+        # NeMo Run replaces that in its own scripts' paths too, and then finds nothing (measured).
+        home = Path(tempfile.gettempdir(), f"{owner_token()}.gitexp")
+    try:
+        yield home
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable for a while: the job must find the user's own."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager
@@ -84,32 +130,41 @@ def _redirect_output(paths: RunPaths) -> None:
     os.close(descriptor)
 
 
-def _supervise(nemo_run: Any, paths: RunPaths) -> None:
+def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
     """Start the worker as an inline script and wait for its result file, then for NeMo Run to notice."""
-    from nemo_gitexp.launch import shell_line, worker_command
+    plan = json.loads(paths.plan.read_bytes())
+    os.environ["_GITEXP_PYTHON"] = plan["interpreter"] or sys.executable
+    os.environ["_GITEXP_WORKER"], os.environ["_GITEXP_PLAN"] = str(paths.worker), str(paths.plan)
+    with nemo_run.Experiment(
+        "gitexp",
+        executor=nemo_run.LocalExecutor(),
+        clean_mode=True,
+        enable_goodbye_message=False,
+        skip_status_at_exit=True,
+        serialize_metadata_for_scripts=False,
+        log_level="ERROR",
+    ) as experiment:
+        experiment.add(nemo_run.Script(inline=WORKER_LINE), name="job", tail_logs=False)
+        experiment.run(detach=False)
+        _wait(experiment, paths)
+    _refuse(paths, f"the worker did not start: {_last_words(home)}")
+    if not paths.result.exists():
+        end_orphan(paths)
+
+
+def _refuse(paths: RunPaths, message: str) -> None:
+    """Say why the job did not start, unless it did."""
     from nemo_gitexp.rundir import write_beside
 
-    plan = json.loads(paths.plan.read_bytes())
-    python = plan["interpreter"] or sys.executable
-    line = shell_line(worker_command(paths, python))
-    try:
-        with nemo_run.Experiment(
-            "gitexp",
-            executor=nemo_run.LocalExecutor(),
-            clean_mode=True,
-            enable_goodbye_message=False,
-            skip_status_at_exit=True,
-            serialize_metadata_for_scripts=False,
-            log_level="ERROR",
-        ) as experiment:
-            experiment.add(nemo_run.Script(inline=line), name="job", tail_logs=False)
-            experiment.run(detach=False)
-            _wait(experiment, paths)
-    except Exception as fault:
-        # Whatever NeMo Run raises here, the run must not look as if it went on.
-        if not paths.started.exists():
-            write_beside(paths.refused, json.dumps({"type": type(fault).__name__, "message": str(fault)}).encode())
-        raise
+    if not paths.started.exists():
+        write_beside(paths.refused, json.dumps({"message": message}).encode())
+
+
+def _last_words(home: Path) -> str:
+    """Return the last line that the process which NeMo Run started has written, which is why it could not go on."""
+    logs = sorted(home.glob("experiments/**/std*.log"))
+    lines = [line for log in logs for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
 
 
 def _wait(experiment: Any, paths: RunPaths) -> None:

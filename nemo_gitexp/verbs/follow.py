@@ -12,9 +12,8 @@ from nemo_gitexp.errors import AlreadyFinishedError, GitexpError, UnknownExperim
 from nemo_gitexp.execution import Watcher, cancel_and_wait, finish_run, follow_run
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.runs import RunState
-from nemo_gitexp.store import Tip, list_tips, read_experiments, remove_stale_locks
-
-STALE_LOCK_S = 600.0
+from nemo_gitexp.store import Tip, list_tips, read_experiments
+from nemo_gitexp.tidy import tidy
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +97,9 @@ def cancel(site: Site, text: str, watcher: Watcher) -> ExperimentDoc:
     return document_of(site, finish_run(site, tip, state))
 
 
-def collect(site: Site, now_s: float) -> list[ExperimentDoc]:
-    """Make the result commits of all runs that have ended and return those experiments."""
-    remove_stale_locks(site.repository, STALE_LOCK_S, now_s)
+def collect(site: Site) -> list[ExperimentDoc]:
+    """Make the result commits of all runs that have ended and return those experiments; tidy up after killed ones."""
+    tidy(site)
     before = {tip.record: tip.sha for tip in list_tips(site.repository)}
     after, _ = refresh(site, list_tips(site.repository))
     moved = [tip for tip in after if before.get(tip.record) != tip.sha]

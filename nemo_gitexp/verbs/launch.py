@@ -9,14 +9,25 @@ from pathlib import Path
 from nemo_gitexp.catalog import Site, document_of
 from nemo_gitexp.entry import CommandEntry
 from nemo_gitexp.errors import AlreadyFinishedError, LaunchError
-from nemo_gitexp.execution import Conditions, Watcher, cancel_and_wait, finish_run, follow_run, note_launched, start_run
+from nemo_gitexp.execution import (
+    Conditions,
+    Watcher,
+    announce,
+    cancel_and_wait,
+    finish_run,
+    follow_run,
+    require_start,
+    start_run,
+)
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.lookup import find_experiment
+from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.recording import identity_for_facts, probe_interpreter, resolve_interpreter
-from nemo_gitexp.rundir import RunPaths
+from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.settings import require_executor
 from nemo_gitexp.store import Tip, read_experiments, verify_experiment
+from nemo_gitexp.tidy import tidy
 from nemo_gitexp.verbs.run import RunAnswer, RunOptions
 
 LauncherFactory = Callable[[], AbstractContextManager[Launcher]]
@@ -32,15 +43,10 @@ def launch(
         AlreadyFinishedError: it has a result, or goes on.
     """
     tip = find_experiment(site.repository, text)
-    document = document_of(site, tip)
-    if document["status"] not in ("recorded", "lost"):
-        raise AlreadyFinishedError(
-            f"{tip.name} is {document['status']}",
-            hint=f"nemo-gitexp reproduce {tip.record[:12]}",
-            experiment=tip.record,
-            status=document["status"],
-        )
     with make_launcher() as launcher:
+        with taking_turns(site.turns):
+            _require_unfinished(site, tip)
+            reserved = reserve_run(site.run_root, site.workspace_root, tip.record)
         (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
         verify_experiment(site.repository, experiment)
         entry = experiment.record.entry
@@ -48,6 +54,7 @@ def launch(
         return execute(
             site,
             experiment.tip,
+            reserved,
             launcher=launcher,
             interpreter=resolve_interpreter(site, entry, env),
             probe_interpreter=probe,
@@ -56,9 +63,21 @@ def launch(
         )
 
 
+def _require_unfinished(site: Site, tip: Tip) -> None:
+    status = document_of(site, tip)["status"]
+    if status not in ("recorded", "lost"):
+        raise AlreadyFinishedError(
+            f"{tip.name} is {status}",
+            hint=f"nemo-gitexp reproduce {tip.record[:12]}",
+            experiment=tip.record,
+            status=status,
+        )
+
+
 def execute(
     site: Site,
     tip: Tip,
+    reserved: RunPaths,
     *,
     launcher: Launcher,
     interpreter: Path | None,
@@ -69,18 +88,23 @@ def execute(
     """Run a recorded experiment and return when its result is recorded, or with `detach` when it is on its way.
 
     Raises:
-        LaunchError: its executor is none that this version submits to, or did not take it.
+        LaunchError: its executor is none that this version submits to, or did not start it: it stays recorded.
         WorkspaceError: its state cannot be restored exactly.
     """
     (experiment,) = read_experiments(site.repository, [tip])
     require_local(site, experiment.record.executor)
-    paths = start_run(
-        site, experiment, Conditions(interpreter, probe_interpreter, keep=options.keep), launcher, watcher
-    )
-    note_launched(site, experiment, paths, identity_for_facts(site))
-    if options.detach:
-        return RunAnswer("detached", document_of(site, tip))
-    state, interrupted = follow_or_cancel(paths, watcher)
+    conditions = Conditions(interpreter, probe_interpreter, keep=options.keep)
+    try:
+        start_run(site, experiment, reserved, conditions, launcher, watcher)
+        announce(site, experiment, reserved, identity_for_facts(site), watcher)
+        if options.detach:
+            return RunAnswer("detached", document_of(site, tip))
+        tidy(site)  # here it costs nobody time: the job is on its way
+        state, interrupted = follow_run(reserved, watcher), False
+    except KeyboardInterrupt:
+        state, interrupted = _cancel(reserved, watcher), True
+    if not interrupted:
+        require_start(site, state)
     if state.status not in ("finished", "dead"):
         return RunAnswer("ran", document_of(site, tip), interrupted=interrupted)
     return RunAnswer("ran", document_of(site, finish_run(site, tip, state)), interrupted=interrupted)
@@ -102,10 +126,20 @@ def require_local(site: Site, name: str) -> None:
         )
 
 
-def follow_or_cancel(paths: RunPaths, watcher: Watcher) -> tuple[RunState, bool]:
-    """Follow a run to its end; Ctrl-C cancels it. Return how it stands and whether it was interrupted."""
+def follow_or_cancel(site: Site, paths: RunPaths, watcher: Watcher) -> tuple[RunState, bool]:
+    """Follow a run to its end; Ctrl-C cancels it. Return how it stands and whether it was interrupted.
+
+    Raises:
+        LaunchError: the launcher did not get it started.
+    """
     try:
-        return follow_run(paths, watcher), False
+        state = follow_run(paths, watcher)
     except KeyboardInterrupt:
-        watcher.say("cancelling (once more Ctrl-C leaves without waiting)")
-        return cancel_and_wait(paths, watcher), True
+        return _cancel(paths, watcher), True
+    require_start(site, state)
+    return state, False
+
+
+def _cancel(paths: RunPaths, watcher: Watcher) -> RunState:
+    watcher.say("cancelling (once more Ctrl-C leaves without waiting)")
+    return cancel_and_wait(paths, watcher)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from nemo_gitexp.catalog import Site, document_of
-from nemo_gitexp.collect import output_store, read_leavings
+from nemo_gitexp.collect import discard_workspace, read_leavings
 from nemo_gitexp.documents import DriftDoc, ExperimentDoc, VerdictDoc
 from nemo_gitexp.drift import EnvironmentClass, compare_environments, compare_settings
 from nemo_gitexp.entry import CommandEntry
@@ -22,7 +22,7 @@ from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.lookup import find_experiment
-from nemo_gitexp.metrics import MetricRows, parse_metric_lines
+from nemo_gitexp.owners import owner_token
 from nemo_gitexp.recording import identity_for_facts, probe_interpreter, resolve_interpreter
 from nemo_gitexp.result import (
     RunLeavings,
@@ -33,8 +33,10 @@ from nemo_gitexp.result import (
     output_document,
     sequence,
 )
+from nemo_gitexp.rundir import reserve_run
 from nemo_gitexp.runs import RunState
-from nemo_gitexp.store import Experiment, read_environment, read_experiments, read_metrics, verify_experiment
+from nemo_gitexp.store import Experiment, read_environment, read_experiments, verify_experiment
+from nemo_gitexp.streams import recorded_rows
 from nemo_gitexp.verbs.launch import LauncherFactory, follow_or_cancel, require_local
 from nemo_gitexp.verdict import (
     LEVELS,
@@ -106,9 +108,9 @@ def reproduce(
     """
     level = require_level(options.require)
     if options.env_mode not in ENVIRONMENT_MODES:
-        raise UsageError(f"--env {options.env_mode} is none of {', '.join(ENVIRONMENT_MODES)}")
+        raise UsageError(f"--env {options.env_mode}: no such mode", hint=f"one of {', '.join(ENVIRONMENT_MODES)}")
     if options.times < 1 or (options.steps is not None and options.steps < 1):
-        raise UsageError("--times and --steps count from 1")
+        raise UsageError("--times and --steps count from 1", hint="nemo-gitexp reproduce EXP --times 2")
     tip = find_experiment(site.repository, text)
     document = document_of(site, tip)
     (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
@@ -167,11 +169,11 @@ def _run_once(
     conditions = Conditions(
         around.interpreter, around.probe, reproduction=True, stop_after_steps=options.steps, keep=options.keep
     )
-    paths = start_run(site, experiment, conditions, launcher, watcher)
-    workspace = site.workspace_root / paths.run
+    paths = reserve_run(site.run_root, site.workspace_root, experiment.sha, reproduction=True)
+    start_run(site, experiment, paths, conditions, launcher, watcher)
     keep = options.keep
     try:
-        state, interrupted = follow_or_cancel(paths, watcher)
+        state, interrupted = follow_or_cancel(site, paths, watcher)
         if interrupted:
             return None, None, True
         left = read_leavings(experiment, state)
@@ -180,8 +182,7 @@ def _run_once(
         keep = keep or not verdict["met"]
         return _with_fact(site, experiment, verdict, state), paths.root if keep else None, False
     finally:
-        if not options.keep:
-            remove_worktree(site.repository, workspace)
+        discard_workspace(site.repository, paths)
         if not keep:
             shutil.rmtree(paths.root, ignore_errors=True)
 
@@ -222,20 +223,10 @@ def recorded_outcome(site: Site, experiment: Experiment) -> RunOutcome:
     return RunOutcome(
         status=str(result.get("status", "recorded")),
         exit_code=_exit_code(result),
-        metrics=recorded_rows(site, experiment),
+        metrics=recorded_rows(site.repository, experiment),
         outputs=tuple(output_document(item) for item in mappings(result.get("outputs"))),
         missing_outputs=tuple(str(path) for path in sequence(result.get("missing_outputs"))),
     )
-
-
-def recorded_rows(site: Site, experiment: Experiment) -> MetricRows:
-    """Return the recorded metric stream, empty when there is none."""
-    if experiment.result is None:
-        return ()
-    pin = mapping(experiment.result.get("stream")).get("pin")
-    if isinstance(pin, str):
-        return parse_metric_lines(output_store(site.repository).read(pin))[0]
-    return parse_metric_lines(read_metrics(site.repository, experiment) or b"")[0]
 
 
 def _surroundings(
@@ -283,7 +274,7 @@ def _recreated(site: Site, experiment: Experiment, recorded: Mapping[str, JsonVa
 def _restored_only(
     site: Site, experiment: Experiment, document: ExperimentDoc, around: _Surroundings, watcher: Watcher
 ) -> ReproduceAnswer:
-    directory = site.workspace_root / f"{experiment.sha}.restored.{uuid.uuid4().hex[:8]}"
+    directory = site.workspace_root / f"{owner_token()}.{uuid.uuid4().hex[:8]}.restored"
     restore(site.repository, experiment.sha, experiment.record, directory, progress=watcher.say)
     remove_worktree(site.repository, directory)
     verdict = judge(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nemo_gitexp.catalog import Site, document_of, list_branches, list_entries
 from nemo_gitexp.documents import ExperimentDoc
+from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.recording import (
     Asked,
     Plan,
@@ -18,7 +19,8 @@ from nemo_gitexp.recording import (
     record_plan,
 )
 from nemo_gitexp.result import Standing, experiment_document
-from nemo_gitexp.store import local_ref
+from nemo_gitexp.rundir import reserve_run
+from nemo_gitexp.store import list_tips, local_ref
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -87,21 +89,30 @@ def run(
             return earlier
         for note in plan.notes:
             watcher.say(note)
+        before = plan.tips
         near = None if options.again else near_duplicate(site.repository, plan)
         if near is not None:
             watcher.say(f"like {near[0].name} but for: {', '.join(near[1])}")
-        tip = record_plan(site, plan)
+        with taking_turns(site.turns):
+            # Meanwhile somebody else may have recorded the same: two at once must not both run.
+            plan = replace(plan, tips=tuple(list_tips(site.repository)))
+            earlier = None if options.again or plan.tips == before else _earlier(site, plan)
+            if earlier is not None:
+                return earlier
+            tip = record_plan(site, plan)
+            reserved = reserve_run(site.run_root, site.workspace_root, tip.record) if launcher else None
         warning = branch_note(tip, list_branches(site.repository))
         if warning:
             watcher.say(f"warning: {warning}")
         watcher.say(f"recorded {tip.record[:12]}  {tip.study}/{tip.name}")
-        if launcher is None:
+        if launcher is None or reserved is None:
             return RunAnswer("recorded", document_of(site, tip))
         from nemo_gitexp.verbs.launch import execute  # 30 ms that recording alone need not pay
 
         return execute(
             site,
             tip,
+            reserved,
             launcher=launcher,
             interpreter=plan.interpreter,
             probe_interpreter=plan.probe_interpreter,

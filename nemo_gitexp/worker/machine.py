@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,10 +15,28 @@ NUMERIC_FLAGS = ("avx", "avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vn
 """Instruction sets that choose other kernels, and so other last digits, in torch, numpy and oneDNN."""
 
 
+HEARTBEAT_S = 30.0
+"""How often a worker touches its own file: on another host nothing else tells whether it lives."""
+
+
 def started_document(now: str) -> dict[str, JsonValue]:
     """Return what tells later whether this very process still lives: pid, its start, the boot and the host."""
-    pid = os.getpid()
-    return {"at": now, "pid": pid, "pid_start": pid_start(pid), "boot_id": boot_id(), "host": host_digest()}
+    return {"at": now, **process_document(os.getpid())}
+
+
+def process_document(pid: int) -> dict[str, JsonValue]:
+    """Return what tells later whether a process of this machine still lives."""
+    return {"pid": pid, "pid_start": pid_start(pid), "boot_id": boot_id(), "host": host_digest()}
+
+
+def keep_fresh(path: str) -> None:
+    """Touch the file again and again, as long as it is there."""
+    while True:
+        time.sleep(HEARTBEAT_S)
+        try:
+            os.utime(path)
+        except OSError:
+            return
 
 
 def pid_start(pid: int) -> str | None:

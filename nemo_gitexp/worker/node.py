@@ -10,12 +10,13 @@ import json
 import marshal
 import os
 import sys
+import threading
 import time
 
 from .documents import read_document, write_bytes, write_document
 from .finish import exit_code, iso_time, write_result
 from .inputs import input_states
-from .machine import started_document
+from .machine import keep_fresh, started_document
 from .manifest import Verification
 from .ranks import Ranks
 from .refusal import find_refusal, verify_plan
@@ -63,6 +64,10 @@ class Node:
         started, clock = time.time(), time.monotonic()
         try:
             self._prepare(started)
+            if os.path.exists(self._path("abandoned.json")):
+                # First said, then looked: whoever gave the run up meanwhile did it the other way round.
+                sys.stderr.write(f"gitexp: {self._run_dir} was given up before its job started\n")
+                return REFUSED_EXIT
             end = self._verified_run()
         except Exception as fault:  # noqa: BLE001 - a run without a result would look lost
             end = never_started({"type": type(fault).__name__, "message": str(fault)})
@@ -72,7 +77,9 @@ class Node:
         return write_result(self._plan, end, self._remains, started, time.monotonic() - clock)
 
     def _prepare(self, started: float) -> None:
-        write_document(self._ranks.file("started.json"), started_document(iso_time(started)))
+        own = self._ranks.file("started.json")
+        write_document(own, started_document(iso_time(started)))
+        threading.Thread(target=keep_fresh, args=(own,), daemon=True).start()
         for name, size_bytes in RESERVES.items() if self._ranks.is_first else ():
             write_bytes(self._path(name), os.urandom(size_bytes))  # random: no file system can make it small
         os.makedirs(self._plan["outputs_dir"], exist_ok=True)

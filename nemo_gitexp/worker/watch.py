@@ -11,6 +11,7 @@ import threading
 import time
 
 from .documents import write_document
+from .machine import process_document
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def start_job(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], log: str
             start_new_session=True,
         )
     with contextlib.suppress(OSError):  # a full disk: the job may still end well, and its pid is only a convenience
-        write_document(child, {"pid": process.pid})
+        write_document(child, process_document(process.pid))
     return Job(process)
 
 

@@ -1,0 +1,109 @@
+"""What killed processes left behind goes: only things of ours, and only when their owner is provably gone.
+
+Runs that are not collected, kept workspaces and everything of a living process stay.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from nemo_gitexp.catalog import Site
+from nemo_gitexp.collect import discard_run, discard_workspace, output_store
+from nemo_gitexp.git.objects import TEMPORARY_REFS, delete_ref, list_refs
+from nemo_gitexp.git.repository import Repository
+from nemo_gitexp.git.worktree import list_worktrees, remove_worktree
+from nemo_gitexp.owners import is_left_behind, process_lives
+from nemo_gitexp.rundir import RunPaths
+from nemo_gitexp.runs import give_up, inspect_run, list_run_directories, read_state_file
+from nemo_gitexp.store import BRANCH_PREFIX, Tip, branch_name, list_tips, move_branch, remove_stale_locks
+
+STALE_LOCK_S = 600.0
+"""No git process of ours holds a lock on a ref for that long."""
+
+
+def tidy(site: Site) -> None:
+    """Remove what processes of ours left when they were killed.
+
+    Side effects: refs below `refs/gitexp-tmp/`, temporary directories, workspaces and run directories of runs that
+    never started go; a branch that a killed process did not move along follows its experiment.
+    """
+    repository = site.repository
+    remove_stale_locks(repository, STALE_LOCK_S, time.time())
+    for ref, sha in list_refs(repository, TEMPORARY_REFS):
+        if is_left_behind(ref.removeprefix(TEMPORARY_REFS)):
+            delete_ref(repository, ref, sha)
+    for path in _left_behind(site):
+        shutil.rmtree(path, ignore_errors=True)
+    _drop_crash_reports(repository)
+    tips = list_tips(repository, remotes=False)
+    finished: set[str] = {tip.record for tip in tips if tip.status is not None}
+    for paths in list_run_directories(site.run_root):
+        _tidy_run(repository, paths, finished)
+    _drop_missing_worktrees(site)
+    _catch_up_branches(repository, tips)
+
+
+def _left_behind(site: Site) -> Iterator[Path]:
+    state = site.repository.state_dir
+    for root in (state / "tmp", state / "nemo", output_store(site.repository).root / "tmp"):
+        yield from _without_owner(root, "*")
+    yield from _without_owner(site.run_root, ".*")
+    yield from _without_owner(site.workspace_root, "*.restored")
+    yield from _without_owner(Path(tempfile.gettempdir()), "*.gitexp")
+
+
+def _without_owner(root: Path, pattern: str) -> Iterator[Path]:
+    for path in root.glob(pattern):
+        try:
+            changed = path.lstat().st_mtime
+        except FileNotFoundError:
+            continue
+        if is_left_behind(path.name.removeprefix("."), changed):
+            yield path
+
+
+def _drop_crash_reports(repository: Repository) -> None:
+    """Remove the reports that git's fast-import writes when whoever feeds it is killed; others' stay."""
+    for report in repository.common_dir.glob("fast_import_crash_*"):
+        if b"refs/gitexp" in report.read_bytes():
+            report.unlink(missing_ok=True)
+
+
+def _tidy_run(repository: Repository, paths: RunPaths, finished: set[str]) -> None:
+    state = inspect_run(paths)
+    if state.status in ("launched", "running"):
+        return
+    if state.status == "void":
+        if give_up(paths):
+            discard_run(repository, paths)
+    elif not state.is_reproduction:
+        if state.record in finished:
+            discard_workspace(repository, paths)
+    elif _is_orphaned_reproduction(paths):
+        discard_run(repository, paths)
+
+
+def _is_orphaned_reproduction(paths: RunPaths) -> bool:
+    """Return whether nobody waits for the verdict any more; one kept on purpose has no workspace, or says so."""
+    launching = read_state_file(paths.launching)
+    is_kept = read_state_file(paths.plan).get("keep_workspace") or not Path(str(launching.get("workspace"))).exists()
+    return not is_kept and not process_lives(launching)
+
+
+def _drop_missing_worktrees(site: Site) -> None:
+    """Forget worktrees of ours whose directory went, but not git's note of it."""
+    for directory in list_worktrees(site.repository):
+        if directory.parent == site.workspace_root and not directory.exists():
+            remove_worktree(site.repository, directory)
+
+
+def _catch_up_branches(repository: Repository, tips: list[Tip]) -> None:
+    """Move branches that stayed at the record although the result is there."""
+    branches = dict(list_refs(repository, f"refs/heads/{BRANCH_PREFIX}"))
+    for tip in tips:
+        if tip.result is not None and branches.get(f"refs/heads/{branch_name(tip.study, tip.name)}") == tip.record:
+            move_branch(repository, tip, tip.record, tip.sha)
