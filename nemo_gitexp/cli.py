@@ -412,8 +412,11 @@ def show(exp: Exp) -> None:
     from nemo_gitexp.verbs.show import show as verb
 
     answer = verb(_CALL.site(), exp)
-    text = "" if _CALL.console.json else render_experiment(answer.document, style=_CALL.console.style, rows=answer.rows)
-    _CALL.console.answer(text, answer.document)
+    console = _CALL.console
+    text = "" if console.json else render_experiment(
+        answer.document, style=console.style, rows=answer.rows, remarks=answer.remarks
+    )  # fmt: skip
+    console.answer(text, answer.document)
 
 
 @app.command(epilog="Example: nemo-gitexp outputs latest --get /tmp/model model.pt")

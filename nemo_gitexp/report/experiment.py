@@ -31,17 +31,21 @@ _LISTED = 20
 _UNFINISHED = frozenset({"launched", "running", "requeued"})
 
 
-def render_experiment(document: ExperimentDoc, *, style: Style, rows: Sequence[MetricRow] = ()) -> str:
+def render_experiment(
+    document: ExperimentDoc, *, style: Style, rows: Sequence[MetricRow] = (), remarks: Sequence[str] = ()
+) -> str:
     """Return everything about one experiment, and the commands to reproduce, compare and review it.
 
     Args:
         document: the experiment.
         style: colours and width.
         rows: its metric stream, for the curves.
+        remarks: what is odd about its run, from `remarks.run_remarks`.
     """
     parts = [
         _title(document, style),
         _about(document, style),
+        "".join(f"  {style.paint('note'.ljust(12), 'yellow')} {safe_text(remark)}\n" for remark in remarks),
         _error(document["error"], style) if document["error"] else "",
         _metrics(document, rows, style),
         _config(document, style),

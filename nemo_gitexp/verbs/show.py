@@ -10,6 +10,7 @@ from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import MissingDataError, StateDirectoryError, UsageError
 from nemo_gitexp.metrics import MetricRows
+from nemo_gitexp.report.remarks import run_remarks
 from nemo_gitexp.result import mappings
 from nemo_gitexp.store import verify_experiment
 from nemo_gitexp.streams import recorded_rows
@@ -17,10 +18,11 @@ from nemo_gitexp.streams import recorded_rows
 
 @dataclass(frozen=True, slots=True)
 class ShowAnswer:
-    """One experiment and its metric stream."""
+    """One experiment, its metric stream, and what is odd about its run."""
 
     document: ExperimentDoc
     rows: MetricRows
+    remarks: tuple[str, ...]
 
 
 def show(site: Site, text: str) -> ShowAnswer:
@@ -31,7 +33,8 @@ def show(site: Site, text: str) -> ShowAnswer:
     """
     found = find_current(site, text)
     verify_experiment(site.repository, found.experiment)
-    return ShowAnswer(found.document, recorded_rows(site.repository, found.experiment))
+    rows = recorded_rows(site.repository, found.experiment)
+    return ShowAnswer(found.document, rows, run_remarks(found.experiment.run or {}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ ENVIRONMENT_ALLOWLIST = (
     "FLASH_ATTENTION_DETERMINISTIC",
     "LOCAL_RANK",
     "MKL_CBWR",
+    "MKL_DYNAMIC",
     "MKL_NUM_THREADS",
     "NCCL_ALGO",
     "NCCL_PROTO",
@@ -33,11 +34,14 @@ ENVIRONMENT_ALLOWLIST = (
     "NVTE_ALLOW_NONDETERMINISTIC_ALGO",
     "NVTE_FLASH_ATTN",
     "NVTE_FUSED_ATTN",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_DYNAMIC",
     "OMP_NUM_THREADS",
     "ONEDNN_MAX_CPU_ISA",
     "OPENBLAS_NUM_THREADS",
     "PYTHONHASHSEED",
     "RANK",
+    "VECLIB_MAXIMUM_THREADS",
     "WORLD_SIZE",
 )
 """Variables that move numbers. Everything else in an environment may be a secret and is never written."""

@@ -1,0 +1,51 @@
+"""What a run did that a reader of its numbers should know, as lines of text from its run.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.report.terminal import plural, value_text
+
+_NAMED = 5
+
+
+def run_remarks(run: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """Return the remarks on a run, none when nothing is odd.
+
+    Args:
+        run: run.json of a result, empty when there is none.
+    """
+    settings = run.get("settings")
+    return (
+        *_self_seeded(settings if isinstance(settings, Mapping) else {}),
+        *_listed(run, "inputs_changed", "changed its own input{s}: {names}"),
+        *_listed(run, "undeclared_outputs", "made {count} that nobody declared, not kept: {names}"),
+        *_listed(run, "stray_files", "wrote {count} into its workspace, not kept: {names}"),
+        *_bad_lines(run.get("bad_metric_lines")),
+    )
+
+
+def _self_seeded(settings: Mapping[str, JsonValue]) -> list[str]:
+    seeded = settings.get("self_seeded")
+    if not isinstance(seeded, Mapping) or not seeded:
+        return []
+    how = "; ".join(f"{name} {_values(values)}" for name, values in sorted(seeded.items()))
+    return [f"seeds itself, whatever the experiment's seed is: {how}"]
+
+
+def _values(values: JsonValue) -> str:
+    return ", ".join(map(value_text, values)) if isinstance(values, (list, tuple)) else value_text(values)
+
+
+def _listed(run: Mapping[str, JsonValue], key: str, text: str) -> list[str]:
+    found = run.get(key)
+    if not isinstance(found, (list, tuple)) or not found:
+        return []
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    names = ", ".join(str(name) for name in found[:_NAMED]) + more
+    return [text.format(names=names, count=plural(len(found), "file"), s="" if len(found) == 1 else "s")]
+
+
+def _bad_lines(count: JsonValue) -> list[str]:
+    return [f"logged {plural(count, 'metric line')} that cannot be read"] if isinstance(count, int) and count else []
