@@ -606,11 +606,14 @@ def _write_report(path: Path, text: str) -> None:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:
-    """Return the arguments with global options in front, and the command after `--` (None without one)."""
-    words, command = list(arguments), None
+    """Return the arguments with global options in front, and the command after `--` (None without one).
+
+    Only `run` takes a command; for other verbs what stands behind `--` are its arguments, as everywhere.
+    """
+    words, behind = list(arguments), None
     if "--" in words:
         at = words.index("--")
-        words, command = words[:at], tuple(words[at + 1 :])
+        words, behind = words[:at], tuple(words[at + 1 :])
     front: list[str] = []
     rest: list[str] = []
     position = 0
@@ -624,7 +627,9 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...
         else:
             rest.append(word)
         position += 1
-    return front + rest, command
+    if behind is not None and rest[:1] != ["run"]:
+        return [*front, *rest, "--", *behind], None
+    return front + rest, behind
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -648,7 +653,7 @@ def _invoke(words: list[str]) -> None:
 
 def _click_message(fault: BaseException) -> str:
     render: Callable[[], str] | None = getattr(fault, "format_message", None)
-    return render() if render is not None else str(fault)
+    return (render() if render is not None else str(fault)).rstrip(".")
 
 
 def _guarded(work: Callable[[], None]) -> int:

@@ -35,6 +35,7 @@ GitexpError                       exit 3: could not answer
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -54,8 +55,13 @@ class GitexpError(Exception):
         """Keep the facts as fields of the error."""
         super().__init__(message)
         self.message = message
-        self.hint = hint
         self.facts: Mapping[str, object] = MappingProxyType(facts)
+        self.hint = hint or self._usual_hint()
+
+    def _usual_hint(self) -> str:
+        """Return what helps against this kind of error when the raiser knows nothing better."""
+        source = self.facts.get("source")
+        return f"change {source}" if source else ""
 
 
 class UsageError(GitexpError):
@@ -98,6 +104,9 @@ class DefinitionError(DocumentError):
 
 class RecordError(DocumentError):
     """A committed record that is damaged, too large, too new or disagrees with its tree."""
+
+    def _usual_hint(self) -> str:
+        return "git fsck; nemo-gitexp log shows the others"
 
 
 class SettingsError(GitexpError):
@@ -178,3 +187,7 @@ class AlreadyFinishedError(GitexpError):
 
 class StateDirectoryError(GitexpError):
     """A directory of ours that cannot be written (read-only, full disk)."""
+
+    def _usual_hint(self) -> str:
+        path = shlex.quote(str(self.facts.get("path") or "."))
+        return f"df -h {path}; ls -ld {path}"

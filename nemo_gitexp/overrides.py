@@ -181,9 +181,13 @@ def _parent(config: dict[str, JsonValue], change: Override) -> _Node:
 
 
 def _unknown(config: dict[str, JsonValue], change: Override) -> UnknownKeyError:
-    nearest = find_nearest(change.key, _all_keys(config, ()))
+    known = list(_all_keys(config, ()))
+    last_parts = {key.rpartition(".")[2]: key for key in known}
+    nearest = find_nearest(change.key, known) or last_parts.get(find_nearest(change.key, last_parts) or "")
     likely = f"; did you mean {nearest}?" if nearest else ""
-    hint = "" if change.action == "remove" else f"to add a new key: +{change.token.lstrip('+')}"
+    hint = f"to add a new key: +{change.token.lstrip('+')}"
+    if change.action == "remove":
+        hint = f"~{nearest}" if nearest else f"its keys are: {', '.join(known) or 'none'}"
     return UnknownKeyError(
         f"the configuration has no key {change.key}{likely}", hint=hint, key=change.key, nearest=nearest
     )

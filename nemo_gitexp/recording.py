@@ -6,7 +6,6 @@ Runs nothing. The user's index, HEAD and files stay as they are.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import shlex
 import shutil
@@ -17,8 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nemo_gitexp.catalog import Site
+from nemo_gitexp.command import anchor_script, find_workdir, live_paths, require_script
 from nemo_gitexp.definition import DEFAULT_SEED, StudyDefinition, parse_definition
-from nemo_gitexp.entry import CommandEntry, Entry, FunctionEntry, ScriptEntry, expand_placeholders, parse_command
+from nemo_gitexp.entry import CommandEntry, Entry, FunctionEntry, expand_placeholders, parse_command
 from nemo_gitexp.environment import Environment, available_cores, capture_environment, find_interpreter
 from nemo_gitexp.errors import (
     DefinitionError,
@@ -117,6 +117,8 @@ def plan_experiment(site: Site, asked: Asked, now: datetime, look: Look | None =
             "the work tree differs from HEAD", hint="git status; git commit -a, or leave out --require-clean"
         )
     listing = list_files(repository, snapshot.tree)
+    data = [spec.path for spec in definition.data]
+    require_script(defined.entry, repository.root, defined.workdir, listing, data)
     inputs = _pin(repository, definition, snapshot.tree, listing)
     interpreter, probe, environment = _environment(site, defined.entry, asked)
     seed = _seed(asked, definition)
@@ -176,7 +178,7 @@ def plan_experiment(site: Site, asked: Asked, now: datetime, look: Look | None =
         ),
     )
     _check_placeholders(record, defined.config)
-    notes = _notes(record)
+    notes = [*_notes(record), *_live_notes(record, repository.root)]
     return Plan(
         record=record,
         config=defined.config,
@@ -271,6 +273,10 @@ def read_study(root: Path, study: str) -> StudyDefinition:
         UnknownStudyError: there is no `experiments/<study>/experiment.yaml`.
         DefinitionError: it has faults.
     """
+    if "=" in study:
+        raise UsageError(
+            f"{study} changes a study, and no study is named", hint=f"nemo-gitexp run STUDY {shlex.quote(study)}"
+        )
     require_name(study, "study")
     path = root / "experiments" / study / "experiment.yaml"
     if not path.is_file():
@@ -316,23 +322,10 @@ def _define_command(site: Site, asked: Asked) -> _Defined:
         purpose=asked.purpose or asked.message or shlex.join(command), type="adhoc", command=tuple(command)
     )
     config = plain_config(parse_adhoc_arguments(entry.arguments))
-    workdir = _ad_hoc_workdir(site.repository.root, asked.cwd, entry)
-    return _Defined(slug(entry.study_stem), definition, entry, config, ad_hoc=True, workdir=workdir)
-
-
-def _ad_hoc_workdir(root: Path, cwd: Path, entry: Entry) -> str:
-    """Return "." unless the script is to be found only from the directory where the command was typed."""
-    words = (
-        [entry.path] if isinstance(entry, ScriptEntry) else list(entry.argv) if isinstance(entry, CommandEntry) else []
-    )
-    here = Path(os.path.realpath(cwd))
-    top = Path(os.path.realpath(root))
-    if here == top or not here.is_relative_to(top):
-        return "."
-    files = [
-        word for word in words if not word.startswith("-") and (here / word).is_file() and not (top / word).exists()
-    ]
-    return here.relative_to(top).as_posix() if files else "."
+    root = site.repository.root
+    workdir = find_workdir(root, asked.cwd, entry)
+    anchored = anchor_script(entry, root, workdir)
+    return _Defined(slug(entry.study_stem), definition, anchored, config, ad_hoc=True, workdir=workdir)
 
 
 def _define_study(site: Site, asked: Asked) -> _Defined:
@@ -355,10 +348,9 @@ def _define_study(site: Site, asked: Asked) -> _Defined:
     entry: Entry = (
         FunctionEntry(definition.function) if definition.function else parse_command(definition.command or ())
     )
-    purpose = asked.purpose or definition.purpose
-    return _Defined(
-        study, replace(definition, purpose=purpose), entry, config, ad_hoc=False, workdir=definition.workdir
-    )
+    definition = replace(definition, purpose=asked.purpose or definition.purpose)
+    entry = anchor_script(entry, root, definition.workdir)
+    return _Defined(study, definition, entry, config, ad_hoc=False, workdir=definition.workdir)
 
 
 def _read_config_file(root: Path, name: str) -> dict[str, JsonValue]:
@@ -395,6 +387,11 @@ def _check_placeholders(record: ExperimentRecord, config: Mapping[str, JsonValue
     values = {"config": "-", "outputs": "-", "seed": "-"}
     words = record.entry.argv if isinstance(record.entry, CommandEntry) else record.entry.arguments
     expand_placeholders(words, values, config, strict=not record.ad_hoc)
+
+
+def _live_notes(record: ExperimentRecord, root: Path) -> list[str]:
+    live = live_paths(record.entry, root)
+    return [f"warning: the job reads the live {path}; a relative path names the recorded one" for path in live]
 
 
 def _notes(record: ExperimentRecord) -> list[str]:

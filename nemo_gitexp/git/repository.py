@@ -251,6 +251,8 @@ def _not_open(path: Path, lines: Sequence[str], said: str) -> RepositoryError:
             hint='git init && git add -A && git commit -m "first commit"',
             path=str(path),
         )
+    if "must be run in a work tree" in said:
+        return NotARepositoryError(f"{path} is git's own directory", hint="nemo-gitexp -C WORK_TREE …", path=str(path))
     return NotARepositoryError(f"git cannot open {path}: {_last_line(said)}", hint="git status", path=str(path))
 
 

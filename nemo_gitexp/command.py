@@ -1,0 +1,120 @@
+"""What a typed command means in its repository: where it runs, and whether a job will find its script.
+
+Looks at files, starts nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import posixpath
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from nemo_gitexp.entry import CommandEntry, Entry, ScriptEntry
+from nemo_gitexp.errors import UsageError
+
+
+def find_workdir(root: Path, cwd: Path, entry: Entry) -> str:
+    """Return where a typed command runs, relative to the root.
+
+    That is "." unless the script is to be found only from the directory where the command was typed.
+    """
+    words = (entry.path,) if isinstance(entry, ScriptEntry) else entry.argv if isinstance(entry, CommandEntry) else ()
+    here = Path(os.path.realpath(cwd))
+    top = Path(os.path.realpath(root))
+    if here == top or not here.is_relative_to(top):
+        return "."
+    files = [
+        word for word in words if not word.startswith("-") and (here / word).is_file() and not (top / word).is_file()
+    ]
+    return here.relative_to(top).as_posix() if files else "."
+
+
+def anchor_script(entry: Entry, root: Path, workdir: str) -> Entry:
+    """Return the entry with a script of this work tree named relative to the working directory.
+
+    By its absolute path a job would run the live file instead of the recorded one.
+    """
+    if not isinstance(entry, ScriptEntry) or not entry.path.startswith("/"):
+        return entry
+    top = os.path.realpath(root)
+    real = os.path.join(os.path.realpath(os.path.dirname(entry.path)), os.path.basename(entry.path))  # noqa: PTH118, PTH119, PTH120 - the last part may be a link
+    if not real.startswith(top + os.sep):
+        return entry
+    return replace(entry, path=os.path.relpath(real, os.path.join(top, workdir)))  # noqa: PTH118
+
+
+def live_paths(entry: Entry, root: Path) -> list[str]:
+    """Return the absolute paths among the arguments that name files of the live work tree."""
+    top = os.path.realpath(root)
+    words = entry.argv if isinstance(entry, CommandEntry) else entry.arguments
+    values = [word.partition("=")[2] if word.startswith("-") and "=" in word else word for word in words]
+    return [value for value in values if value.startswith((f"{top}/", f"{root}/")) and os.path.lexists(value)]
+
+
+def require_script(entry: Entry, root: Path, workdir: str, listing: bytes, inputs: Sequence[str]) -> None:
+    """Check that a script will be there when the job looks for it.
+
+    Args:
+        entry: what runs.
+        root: the work tree.
+        workdir: where it runs, relative to the root.
+        listing: the snapshot's files (`git.changes.list_files`).
+        inputs: paths of the declared data, which may hold scripts too.
+
+    Raises:
+        UsageError: there is no such file, or git ignores it.
+    """
+    if not isinstance(entry, ScriptEntry) or entry.path.startswith("/"):
+        return
+    path = posixpath.normpath(posixpath.join(workdir, entry.path))
+    if _is_recorded(path, listing) or any(path == data or path.startswith(f"{data}/") for data in inputs):
+        return
+    place = root / path
+    if place.exists():
+        _refuse_unrecorded(path, place, root, listing)
+        return
+    names = [_name(line) for line in listing.split(b"\0") if line.endswith(b".py")]
+    near = difflib.get_close_matches(path, names, n=1)
+    raise UsageError(
+        f"there is no script {path}",
+        hint=f"did you mean {near[0]}?" if near else "paths are relative to the root of the repository",
+        path=path,
+        nearest=near[0] if near else None,
+    )
+
+
+def _refuse_unrecorded(path: str, place: Path, root: Path, listing: bytes) -> None:
+    real, top = Path(os.path.realpath(place)), Path(os.path.realpath(root))
+    if not real.is_relative_to(top):
+        if path.startswith("../"):
+            raise UsageError(
+                f"{path} lies outside the repository, where a job cannot find it by this name",
+                hint=f"its absolute path: {real}",
+                path=path,
+            )
+        return  # reached through a recorded link that leads out
+    if not _is_recorded(real.relative_to(top).as_posix(), listing):
+        raise UsageError(
+            f"git ignores {path}, so a job would not have it", hint=f"git add -f {shlex.quote(path)}", path=path
+        )
+
+
+def _is_recorded(path: str, listing: bytes) -> bool:
+    name = b"\t" + os.fsencode(path)
+    if name + b"\0" in listing or name + b"/" in listing:
+        return True
+    parents = [os.fsencode(str(parent)) for parent in Path(path).parents]
+    return any(
+        line.startswith(b"160000 ") and line.endswith(b"\t" + parent)
+        for parent in parents
+        if b"\t" + parent + b"\0" in listing
+        for line in listing.split(b"\0")
+    )
+
+
+def _name(line: bytes) -> str:
+    return os.fsdecode(line.partition(b"\t")[2])
