@@ -200,7 +200,7 @@ def _read_file(path: str, entry: TreeEntry, object_format: str) -> tuple[DiskFil
     try:
         status = os.lstat(path)
         if entry.mode == "120000":
-            return _digested(entry, len(target := os.fsencode(os.readlink(path))), [target], object_format)
+            return _digested(entry, len(target := os.fsencode(os.readlink(path))), [target], object_format)  # noqa: PTH115
         if not stat.S_ISREG(status.st_mode) or bool(status.st_mode & 0o100) != (entry.mode == "100755"):
             return None
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path for each of 50,000 files takes a second
