@@ -155,9 +155,14 @@ def init(
     study: Annotated[
         str | None, typer.Option("--study", metavar="NAME", help="write a commented experiments/NAME/experiment.yaml")
     ] = None,
+    *,
+    hooks: Annotated[bool, typer.Option("--hooks/--no-hooks", help="git hooks; this version has none")] = False,
 ) -> None:
     """Make a repository ready: attributes, ignored local state, fetch refspecs, DVC where data is declared."""
     from nemo_gitexp.verbs.init import init as verb
+
+    if hooks:
+        raise UsageError("this version installs no git hooks", hint="nemo-gitexp init --no-hooks")
 
     answer = verb(_CALL.repository(), study=study)
     lines = [*answer.done] or ["nothing to do: the repository is ready"]

@@ -277,6 +277,10 @@ def read_study(root: Path, study: str) -> StudyDefinition:
         raise UsageError(
             f"{study} changes a study, and no study is named", hint=f"nemo-gitexp run STUDY {shlex.quote(study)}"
         )
+    if study.partition(":")[0].endswith(".py"):
+        raise UsageError(
+            f"{study} is a recipe, which this version cannot run", hint="nemo-gitexp run -- python FILE.py"
+        )
     require_name(study, "study")
     path = root / "experiments" / study / "experiment.yaml"
     if not path.is_file():
