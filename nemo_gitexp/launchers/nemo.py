@@ -9,12 +9,13 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,11 +29,20 @@ if TYPE_CHECKING:
 
 POLL_S = 0.05
 WORKER_LINE = """\
-set -- "$_GITEXP_PYTHON" "$_GITEXP_WORKER" "$_GITEXP_PLAN"
-unset _GITEXP_PYTHON _GITEXP_WORKER _GITEXP_PLAN
-exec "$@"
+eval "$_GITEXP_START"
 """
 """Starts the worker. No path stands in it: NeMo Run replaces `/nemo_run` in the text of a script (measured)."""
+
+TOUCHED_VARIABLES = (
+    "OLDPWD",
+    "PATH",
+    "PET_LOG_DIR",
+    "PYTHONUNBUFFERED",
+    "SHLVL",
+    "TORCHELASTIC_ERROR_FILE",
+    "TORCHX_RANK0_HOST",
+)
+"""What TorchX and its shell set on the way; some would send a job's own torchrun into a directory that goes away."""
 
 
 def main() -> int:
@@ -133,8 +143,9 @@ def _redirect_output(paths: RunPaths) -> None:
 def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
     """Start the worker as an inline script and wait for its result file, then for NeMo Run to notice."""
     plan = json.loads(paths.plan.read_bytes())
-    os.environ["_GITEXP_PYTHON"] = plan["interpreter"] or sys.executable
-    os.environ["_GITEXP_WORKER"], os.environ["_GITEXP_PLAN"] = str(paths.worker), str(paths.plan)
+    os.environ["_GITEXP_START"] = start_line(
+        [plan["interpreter"] or sys.executable, str(paths.worker), str(paths.plan)], os.environ
+    )
     with nemo_run.Experiment(
         "gitexp",
         executor=nemo_run.LocalExecutor(),
@@ -150,6 +161,13 @@ def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
     _refuse(paths, f"the worker did not start: {_last_words(home)}")
     if not paths.result.exists():
         end_orphan(paths)
+
+
+def start_line(argv: Sequence[str], env: Mapping[str, str]) -> str:
+    """Return a line of shell that puts the environment back as it was and becomes the program."""
+    kept = [f"{name}={env[name]}" for name in TOUCHED_VARIABLES if name in env]
+    gone = ["_GITEXP_START", *(name for name in TOUCHED_VARIABLES if name not in env)]
+    return f"exec {shlex.join(['env', *(word for name in gone for word in ('-u', name)), *kept, *argv])}"
 
 
 def _refuse(paths: RunPaths, message: str) -> None:

@@ -120,6 +120,7 @@ class Node:
     def _job_environment(self) -> dict[str, str]:
         env = {**os.environ, **self._plan["env"]}
         env.setdefault("PYTHONUNBUFFERED", "1")
+        env["PWD"] = self._plan["cwd"]  # as a shell there would
         for name in self._plan["unset_env"]:
             env.pop(name, None)
         if self._plan["entry"]["kind"] == "command" and self._plan["probe_interpreter"]:
