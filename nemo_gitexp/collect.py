@@ -119,9 +119,13 @@ def read_metric_rows(paths: RunPaths, worker: Mapping[str, JsonValue]) -> tuple[
 
 
 def run_places(plan: Mapping[str, JsonValue]) -> dict[str, str]:
-    """Return this run's directories with the words that stand for them in records."""
-    words = {"workspace": "{workspace}", "run_dir": "{run}", "user_root": "{root}"}
-    return {str(plan[key]): word for key, word in words.items() if plan.get(key)}
+    """Return this run's directories, and those of its user, with the words that stand for them in records."""
+    words = {"workspace": "{workspace}", "run_dir": "{run}", "user_root": "{root}", "home": "~"}
+    places = {str(plan[key]): word for key, word in words.items() if plan.get(key)}
+    interpreter = plan.get("interpreter")
+    if isinstance(interpreter, str) and not interpreter.startswith("/usr/"):  # which is the same on every machine
+        places.setdefault(str(Path(interpreter).parent.parent), "{python}")
+    return {place: word for place, word in places.items() if len(Path(place).parts) > 1}
 
 
 def keep_outputs(store: ObjectStore, paths: RunPaths, worker: Mapping[str, JsonValue] | None) -> None:

@@ -22,8 +22,11 @@ _NUMERIC_PREFIXES = ("nvidia-", "cupy-", "transformer-engine-", "jax-cuda", "pyt
 
 _COSMETIC_WORDS = frozenset({
     "boot_id", "disk", "host", "hostname", "kernel", "libc", "load", "memory", "memory_bytes", "os", "pid", "platform",
-    "ram_bytes", "uptime",
+    "ram_bytes", "uptime", "CUDA_VISIBLE_DEVICES",
 })  # fmt: skip
+_SEED_SETTINGS = ("seeds", "self_seeded", "hash_seed", "torch.initial_seed")
+_TOLD_ELSEWHERE = ("python", "loaded_packages", "smuggled", "seeding_faults")
+"""Settings that environments compare already, or that say nothing about numbers."""
 
 
 def compare_environments(
@@ -61,7 +64,8 @@ def compare_settings(recorded: Mapping[str, JsonValue], here: Mapping[str, JsonV
     Only what both documents say is compared: a job that never imported torch tells nothing about its threads.
     """
     old, new = flatten_config(recorded), flatten_config(here)
-    changed = (key for key in sorted(old.keys() & new.keys()) if not same_value(old[key], new[key]))
+    known = (key for key in sorted(old.keys() & new.keys()) if not _is_below(key, _TOLD_ELSEWHERE))
+    changed = (key for key in known if not same_value(old[key], new[key]))
     return rank_drift(_drift(_setting_kind(key), key, old[key], new[key]) for key in changed)
 
 
@@ -101,7 +105,13 @@ def _package_kind(name: str, loaded: Collection[str]) -> str:
 
 
 def _setting_kind(key: str) -> str:
+    if _is_below(key, _SEED_SETTINGS):
+        return "seed"
     return "cosmetic" if key.rsplit(".", 1)[-1] in _COSMETIC_WORDS else "numerics"
+
+
+def _is_below(key: str, names: Collection[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def _normal_name(name: str) -> str:

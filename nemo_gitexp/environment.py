@@ -195,6 +195,9 @@ def recreate_environment(
         requirements.write_text("".join(f"{name}=={version}\n" for name, version in sorted(plain.items())))
         install = [str(python), "-m", "pip", "install", "--no-deps", "--no-input", "-r", str(requirements)]
         _require_done(install, own_env, "pip cannot install the recorded packages")
+    surplus = [name for name in ("pip", "setuptools", "wheel") if name not in wanted.packages]
+    if surplus:  # last: what venv brings along was not in the recorded environment
+        _require_done([str(python), "-m", "pip", "uninstall", "-y", "-q", *surplus], own_env, "pip cannot be taken out")
     skipped = tuple(f"{name} {version}" for name, version in sorted(wanted.packages.items()) if name not in plain)
     return RecreatedEnvironment(python, skipped)
 

@@ -101,6 +101,7 @@ def _plan(paths: RunPaths, request: RunRequest) -> JsonValue:
         "keep_workspace": request.keep_workspace,
         "cwd": str(workspace.path / record.workdir),
         "user_root": str(request.user_root),
+        "home": os.path.expanduser("~"),  # noqa: PTH111 - text to be recognised in messages, no path to open
         "trusted_roots": [str(request.common_dir), str(paths.root)],
         "entry": entry,
         "interpreter": None if request.interpreter is None else str(request.interpreter),

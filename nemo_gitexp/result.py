@@ -6,6 +6,7 @@ differs from run to run and is never compared.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -231,8 +232,19 @@ def sequence(value: JsonValue) -> Sequence[JsonValue]:
 def without_places(text: str, places: Mapping[str, str]) -> str:
     """Return a message with this run's directories as words: equal runs say equal things, paths stay private."""
     for directory, word in sorted(places.items(), key=lambda item: -len(item[0])):
-        text = text.replace(directory, word)
+        text = re.sub(rf"(?<![\w.-]){re.escape(directory)}(?![\w-]|\.\w)", word, text)
     return text
+
+
+def _private(value: JsonValue, places: Mapping[str, str]) -> JsonValue:
+    """Return a document with this run's directories as words in all of its texts."""
+    if isinstance(value, str):
+        return without_places(value, places)
+    if isinstance(value, Mapping):
+        return {key: _private(item, places) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_private(item, places) for item in value]
+    return value
 
 
 def _run_json(left: RunLeavings, worker: Mapping[str, JsonValue], volatile: JsonValue) -> JsonValue:
@@ -252,7 +264,7 @@ def _run_json(left: RunLeavings, worker: Mapping[str, JsonValue], volatile: Json
         "segments": [segment],
         "volatile_metrics": volatile,
         "log": log,
-        "settings": left.job,
+        "settings": _private(left.job, left.places),
         "hardware": worker.get("hardware", {}),
         "environment": worker.get("job_environment"),
         "inputs_changed": worker.get("inputs_changed", []),
@@ -260,7 +272,7 @@ def _run_json(left: RunLeavings, worker: Mapping[str, JsonValue], volatile: Json
         "stray_files": worker.get("stray_files", []),
         "bad_metric_lines": left.bad_metric_lines,
         "links": [],
-        "lost_reason": left.lost_reason,
+        "lost_reason": _private(left.lost_reason, left.places),
     }
 
 
@@ -277,7 +289,7 @@ def _error_json(left: RunLeavings) -> JsonValue:
     return {
         "type": error.get("type"),
         "message": without_places(str(error.get("message", "")), left.places),
-        "paths": error.get("paths", []),
+        "paths": _private(error.get("paths", []), left.places),
     }
 
 

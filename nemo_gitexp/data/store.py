@@ -18,7 +18,7 @@ from typing import Final
 
 from nemo_gitexp.data.cache import CacheLocation
 from nemo_gitexp.data.links import READ_ONLY, try_link
-from nemo_gitexp.data.listing import Entries, hash_bytes, parse_entries, render_entries
+from nemo_gitexp.data.listing import Entries, hash_bytes, hash_tree, parse_entries, render_entries
 from nemo_gitexp.data.verified import VerifiedFiles, hash_file
 from nemo_gitexp.errors import CorruptDataError, MissingDataError, StateDirectoryError
 from nemo_gitexp.owners import owner_token
@@ -213,6 +213,23 @@ class ObjectStore:
             folder.chmod(0o2775)
 
 
+def copy_verified(source: Path, md5: str, target: Path) -> None:
+    """Copy a file or directory to a path that does not exist, if it is what the hash says.
+
+    Raises:
+        CorruptDataError: it is another by now; nothing is left at `target`.
+        OSError: it cannot be read, or the target not be written.
+    """
+    found = None
+    try:
+        found = _copy_tree_hashed(source, target) if source.is_dir() else _copy_hashed(source, target)
+    finally:
+        if found != md5:
+            shutil.rmtree(target, ignore_errors=True) if target.is_dir() else target.unlink(missing_ok=True)
+    if found != md5:
+        raise CorruptDataError(f"{source} has changed since it was recorded", path=str(source), md5=md5)
+
+
 def object_stores(cache: CacheLocation) -> list[ObjectStore]:
     """Return every store that may hold an object of this cache, the cache itself first."""
     return [ObjectStore(root, cache.is_shared) for root in (cache.cache_dir, *cache.alternates)]
@@ -248,6 +265,11 @@ def _copy_hashed(source: Path, target: Path) -> str:
             digest.update(chunk)
             writing.write(chunk)
     return digest.hexdigest()
+
+
+def _copy_tree_hashed(source: Path, target: Path) -> str:
+    shutil.copytree(source, target)
+    return hash_tree(target, VerifiedFiles(None))[0]
 
 
 def _unwritable(path: Path, fault: OSError) -> StateDirectoryError:

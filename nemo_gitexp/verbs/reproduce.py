@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import cast
 
 from nemo_gitexp.catalog import Site, document_of
-from nemo_gitexp.collect import discard_workspace, read_leavings
-from nemo_gitexp.documents import DriftDoc, ExperimentDoc, VerdictDoc
-from nemo_gitexp.drift import EnvironmentClass, compare_environments, compare_settings
-from nemo_gitexp.entry import CommandEntry
-from nemo_gitexp.environment import capture_environment, recreate_environment
+from nemo_gitexp.collect import discard_workspace, keep_outputs, output_store, read_leavings
+from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
 from nemo_gitexp.errors import UsageError, WorkspaceError
 from nemo_gitexp.execution import Conditions, Watcher, iso_now, start_run
 from nemo_gitexp.facts import write_fact
@@ -23,7 +20,7 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.owners import owner_token
-from nemo_gitexp.recording import identity_for_facts, probe_interpreter, resolve_interpreter
+from nemo_gitexp.recording import identity_for_facts
 from nemo_gitexp.result import (
     RunLeavings,
     build_result,
@@ -33,10 +30,11 @@ from nemo_gitexp.result import (
     output_document,
     sequence,
 )
-from nemo_gitexp.rundir import reserve_run
+from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
-from nemo_gitexp.store import Experiment, read_environment, read_experiments, verify_experiment
+from nemo_gitexp.store import Experiment, read_experiments, verify_experiment
 from nemo_gitexp.streams import recorded_rows
+from nemo_gitexp.surroundings import ENVIRONMENT_MODES, Surroundings, compare_surroundings, find_surroundings
 from nemo_gitexp.verbs.launch import LauncherFactory, follow_or_cancel, require_local
 from nemo_gitexp.verdict import (
     LEVELS,
@@ -48,8 +46,6 @@ from nemo_gitexp.verdict import (
     weakest_input,
 )
 from nemo_gitexp.workspace import restore
-
-ENVIRONMENT_MODES = ("check", "recreate", "ignore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +75,6 @@ class ReproduceAnswer:
     cost_device_hours: float | None
     kept: Path | None = None
     interrupted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Surroundings:
-    """What a reproduction runs in, compared with what was recorded."""
-
-    interpreter: Path | None
-    probe: Path | None
-    named: EnvironmentClass
-    drift: tuple[DriftDoc, ...]
 
 
 def reproduce(
@@ -121,7 +107,7 @@ def reproduce(
     _require_confirmed(site, options, cost, tip.record)
     require_local(site, options.executor or experiment.record.executor)
     _require_fresh_roots(experiment)
-    around = _surroundings(site, experiment, options, env, watcher)
+    around = find_surroundings(site, experiment, options.env_mode, env, watcher.say)
     if level == "restored":
         return _restored_only(site, experiment, document, around, watcher)
     return _run_times(
@@ -135,7 +121,7 @@ def _run_times(
     document: ExperimentDoc,
     *,
     options: ReproduceOptions,
-    around: _Surroundings,
+    around: Surroundings,
     make_launcher: LauncherFactory,
     watcher: Watcher,
 ) -> ReproduceAnswer:
@@ -161,7 +147,7 @@ def _run_once(
     site: Site,
     experiment: Experiment,
     options: ReproduceOptions,
-    around: _Surroundings,
+    around: Surroundings,
     launcher: Launcher,
     watcher: Watcher,
 ) -> tuple[VerdictDoc | None, Path | None, bool]:
@@ -180,7 +166,9 @@ def _run_once(
         _require_started(left)
         verdict = _judge(site, experiment, options, around, left)
         keep = keep or not verdict["met"]
-        return _with_fact(site, experiment, verdict, state), paths.root if keep else None, False
+        verdict = _with_fact(site, experiment, verdict, state)
+        _refill_store(site, experiment, left)
+        return verdict, paths.root if keep else None, False
     finally:
         discard_workspace(site.repository, paths)
         if not keep:
@@ -188,7 +176,7 @@ def _run_once(
 
 
 def _judge(
-    site: Site, experiment: Experiment, options: ReproduceOptions, around: _Surroundings, left: RunLeavings
+    site: Site, experiment: Experiment, options: ReproduceOptions, around: Surroundings, left: RunLeavings
 ) -> VerdictDoc:
     files = build_result(experiment.record, left)
     got = RunOutcome(
@@ -198,10 +186,7 @@ def _judge(
         outputs=tuple(output_document(item) for item in mappings((left.worker or {}).get("outputs"))),
         missing_outputs=tuple(str(path) for path in sequence((left.worker or {}).get("missing_outputs"))),
     )
-    recorded = experiment.run or {}
-    settings = compare_settings(mapping(recorded.get("settings")), left.job)
-    hardware = compare_settings(mapping(recorded.get("hardware")), mapping((left.worker or {}).get("hardware")))
-    drift = (*around.drift, *settings, *hardware)
+    named, drift = compare_surroundings(experiment, around, left, options.env_mode)
     return judge(
         recorded_outcome(site, experiment),
         got,
@@ -209,12 +194,20 @@ def _judge(
         required=require_level(options.require),
         rules=metric_rules(experiment.record.metrics),
         circumstances=Circumstances(
-            environment=around.named,
-            drift=tuple(drift),
+            environment=named,
+            drift=drift,
             weakest_input=weakest_input(input_documents(experiment.record)),
         ),
         steps=options.steps,
     )
+
+
+def _refill_store(site: Site, experiment: Experiment, left: RunLeavings) -> None:
+    """Keep outputs that came out the same as recorded: their content may be on no machine any more."""
+    recorded = {(item.get("path"), item.get("md5")) for item in mappings((experiment.result or {}).get("outputs"))}
+    made = mappings((left.worker or {}).get("outputs"))
+    same = [item for item in made if (item.get("path"), item.get("md5")) in recorded]
+    keep_outputs(output_store(site.repository), RunPaths(site.run_root / left.run), {"outputs": same})
 
 
 def recorded_outcome(site: Site, experiment: Experiment) -> RunOutcome:
@@ -229,50 +222,8 @@ def recorded_outcome(site: Site, experiment: Experiment) -> RunOutcome:
     )
 
 
-def _surroundings(
-    site: Site, experiment: Experiment, options: ReproduceOptions, env: Mapping[str, str], watcher: Watcher
-) -> _Surroundings:
-    entry = experiment.record.entry
-    if isinstance(entry, CommandEntry):
-        return _Surroundings(None, probe_interpreter(entry, env, site.repository.root), "unknown", ())
-    recorded = read_environment(site.repository, experiment)
-    interpreter = resolve_interpreter(site, entry, env) if options.env_mode != "recreate" else None
-    if interpreter is None:
-        interpreter = _recreated(site, experiment, recorded, watcher)
-    here = capture_environment(
-        interpreter,
-        root=site.repository.root,
-        cache_dir=site.repository.state_dir / "cache",
-        env=env,
-        flags=entry.python.flags,
-    )
-    loaded = mapping(mapping((experiment.run or {}).get("settings")).get("loaded_packages"))
-    named, drift = compare_environments(recorded, here.to_json(), tuple(loaded))
-    if options.env_mode == "ignore":
-        return _Surroundings(interpreter, None, "unknown", ())
-    return _Surroundings(interpreter, None, named, drift)
-
-
-def _recreated(site: Site, experiment: Experiment, recorded: Mapping[str, JsonValue], watcher: Watcher) -> Path:
-    """Return the interpreter of a virtual environment with the recorded packages, made once per environment key."""
-    key = (experiment.record.environment_key or "").removeprefix("sha256:")[:16]
-    place = site.repository.state_dir / "environments" / key
-    python = place / "bin" / "python"
-    if python.exists():
-        return python
-    watcher.say("recreating the recorded environment (once)")
-    try:
-        made = recreate_environment(recorded, place)
-    except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-    for name in made.skipped:
-        watcher.say(f"warning: no index has {name}; it is not in the recreated environment")
-    return made.python
-
-
 def _restored_only(
-    site: Site, experiment: Experiment, document: ExperimentDoc, around: _Surroundings, watcher: Watcher
+    site: Site, experiment: Experiment, document: ExperimentDoc, around: Surroundings, watcher: Watcher
 ) -> ReproduceAnswer:
     directory = site.workspace_root / f"{owner_token()}.{uuid.uuid4().hex[:8]}.restored"
     restore(site.repository, experiment.sha, experiment.record, directory, progress=watcher.say)

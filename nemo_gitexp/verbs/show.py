@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import MissingDataError, StateDirectoryError, UsageError
+from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.metrics import MetricRows
 from nemo_gitexp.report.remarks import run_remarks
 from nemo_gitexp.result import mappings
@@ -49,11 +51,13 @@ def outputs(site: Site, text: str, paths: Sequence[str], target: Path | None) ->
     """Return the outputs of an experiment; with `target`, write them (or those named) into that directory.
 
     Raises:
+        RecordError: its record disagrees with its commits.
         UsageError: it has no such output.
         MissingDataError: the store does not have its content.
         StateDirectoryError: something else lies at the target.
     """
     found = find_current(site, text)
+    verify_experiment(site.repository, found.experiment)
     tip, document = found.tip, found.document
     known = [output["path"] for output in document["outputs"]]
     unknown = [path for path in paths if path not in known]
@@ -63,38 +67,60 @@ def outputs(site: Site, text: str, paths: Sequence[str], target: Path | None) ->
         )
     if target is None:
         return OutputsAnswer(document, ())
-    wanted = set(paths or known)
-    pins = {
-        str(item["path"]): str(item["md5"])
-        for item in mappings((found.experiment.result or {}).get("outputs"))
-        if item["path"] in wanted
-    }
-    return OutputsAnswer(document, _write(site, tip.record, pins, target))
+    wanted = [
+        item for item in mappings((found.experiment.result or {}).get("outputs")) if item["path"] in set(paths or known)
+    ]
+    run = str((found.experiment.run or {}).get("run", ""))
+    return OutputsAnswer(document, _write(site, tip.record, [_Made.find(site, run, item) for item in wanted], target))
 
 
-def _write(site: Site, sha: str, pins: dict[str, str], target: Path) -> tuple[Path, ...]:
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """An output, and where it may still lie: in the store, or where the job put it (`keep: in-place`, `digest`)."""
+
+    path: str
+    md5: str
+    place: Path
+
+    @classmethod
+    def find(cls, site: Site, run: str, item: Mapping[str, JsonValue]) -> _Made:
+        path = str(item["path"])
+        return cls(path, str(item["md5"]), site.run_root / run / "outputs" / path)
+
+    @property
+    def name(self) -> str:
+        """The path below the target; an output outside the run directory goes by its own name."""
+        return Path(self.path).name if Path(self.path).is_absolute() else self.path
+
+
+def _write(site: Site, sha: str, wanted: Sequence[_Made], target: Path) -> tuple[Path, ...]:
     from nemo_gitexp.collect import output_store  # `show` need not pay for the data rooms
+    from nemo_gitexp.data.store import copy_verified
 
     store = output_store(site.repository)
-    missing = [path for path, md5 in pins.items() if not store.has(md5)]
+    missing = [made.path for made in wanted if not store.has(made.md5) and not made.place.exists()]
     if missing:
         raise MissingDataError(
             f"the content of {', '.join(missing)} is not on this machine",
             hint=f"nemo-gitexp reproduce {sha[:12]} --keep makes it again",
             missing=missing,
         )
-    taken = [str(target / path) for path in pins if (target / path).exists() or (target / path).is_symlink()]
+    taken = [str(target / made.name) for made in wanted if os.path.lexists(target / made.name)]
     if taken:
         raise StateDirectoryError(f"{taken[0]} is there already", hint="choose an empty directory", paths=taken)
     written = []
-    for path, md5 in pins.items():
-        place = target / path
-        if not place.resolve().is_relative_to(target.resolve()):
-            raise UsageError(f"output {path} would lie outside {target}", hint="nemo-gitexp show says where it is kept")
+    for made in wanted:
+        goal = target / made.name
+        if not goal.resolve().is_relative_to(target.resolve()):
+            hint = "nemo-gitexp show says where it is kept"
+            raise UsageError(f"output {made.path} would lie outside {target}", hint=hint)
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            store.checkout(md5, place)
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            if store.has(made.md5):
+                store.checkout(made.md5, goal)
+            else:
+                copy_verified(made.place, made.md5, goal)
         except OSError as fault:
-            raise StateDirectoryError(f"cannot write {place}: {fault.strerror}", path=str(place)) from fault
-        written.append(place)
+            raise StateDirectoryError(f"cannot write {goal}: {fault.strerror}", path=str(goal)) from fault
+        written.append(goal)
     return tuple(written)

@@ -1,0 +1,109 @@
+"""What a reproduction runs in, compared with what the recorded run ran in: interpreter, packages, settings, machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_gitexp.catalog import Site
+from nemo_gitexp.documents import DriftDoc
+from nemo_gitexp.drift import EnvironmentClass, compare_environments, compare_settings, rank_drift
+from nemo_gitexp.entry import CommandEntry
+from nemo_gitexp.environment import capture_environment, recreate_environment
+from nemo_gitexp.errors import UsageError
+from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.recording import probe_interpreter, resolve_interpreter
+from nemo_gitexp.result import RunLeavings, mapping
+from nemo_gitexp.store import Experiment, read_environment
+
+ENVIRONMENT_MODES = ("check", "recreate", "ignore")
+_WHOLE = "gitexp-complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a job is given: its interpreter (None: it brings its own, `probe` is then asked inside the job).
+
+    `named` and `drift` compare the environment with the recorded one, as far as it is known before the job.
+    """
+
+    interpreter: Path | None
+    probe: Path | None
+    named: EnvironmentClass
+    drift: tuple[DriftDoc, ...] = ()
+
+
+def find_surroundings(
+    site: Site, experiment: Experiment, mode: str, env: Mapping[str, str], say: Callable[[str], None]
+) -> Surroundings:
+    """Return what a reproduction is to run in.
+
+    Args:
+        site: where.
+        experiment: what is reproduced.
+        mode: check, recreate (a virtual environment with the recorded packages) or ignore.
+        env: the user's environment.
+        say: told what takes time.
+
+    Raises:
+        UsageError: a command that brings its own interpreter cannot be given another.
+        EnvironmentCaptureError: no such interpreter, or its packages cannot be had.
+    """
+    entry = experiment.record.entry
+    if isinstance(entry, CommandEntry):
+        if mode == "recreate":
+            raise UsageError(f"{entry.argv[0]} brings its own Python: nothing to recreate", hint="--env check")
+        return Surroundings(None, probe_interpreter(entry, env, site.repository.root), "unknown")
+    recorded = read_environment(site.repository, experiment)
+    interpreter = resolve_interpreter(site, entry, env) if mode != "recreate" else None
+    if interpreter is None:
+        interpreter = _recreated(site, experiment, recorded, say)
+    if mode == "ignore":
+        return Surroundings(interpreter, None, "unknown")
+    here = capture_environment(
+        interpreter,
+        root=site.repository.root,
+        cache_dir=site.repository.state_dir / "cache",
+        env=env,
+        flags=entry.python.flags,
+    )
+    named, drift = compare_environments(recorded, here.to_json(), _loaded(experiment))
+    return Surroundings(interpreter, None, named, drift)
+
+
+def compare_surroundings(
+    experiment: Experiment, around: Surroundings, left: RunLeavings, mode: str
+) -> tuple[EnvironmentClass, tuple[DriftDoc, ...]]:
+    """Return the environment class and the ranked drift of a run that has ended, from what was read back in it."""
+    recorded, worker = experiment.run or {}, left.worker or {}
+    named, drift = around.named, around.drift
+    if around.interpreter is None and mode != "ignore":
+        here = mapping(worker.get("job_environment"))
+        named, drift = compare_environments(mapping(recorded.get("environment")), here, _loaded(experiment))
+    settings = compare_settings(mapping(recorded.get("settings")), left.job)
+    hardware = compare_settings(mapping(recorded.get("hardware")), mapping(worker.get("hardware")))
+    return named, rank_drift((*drift, *settings, *hardware))
+
+
+def _loaded(experiment: Experiment) -> tuple[str, ...]:
+    return tuple(mapping(mapping((experiment.run or {}).get("settings")).get("loaded_packages")))
+
+
+def _recreated(
+    site: Site, experiment: Experiment, recorded: Mapping[str, JsonValue], say: Callable[[str], None]
+) -> Path:
+    """Return the interpreter of a virtual environment with the recorded packages, made once per environment key."""
+    key = (experiment.record.environment_key or "").removeprefix("sha256:")[:16]
+    place = site.repository.state_dir / "environments" / key
+    python = place / "bin" / "python"
+    if (place / _WHOLE).exists():
+        return python
+    say("recreating the recorded environment (once)")
+    shutil.rmtree(place, ignore_errors=True)  # what a killed process left half made
+    made = recreate_environment(recorded, place)
+    for name in made.skipped:
+        say(f"warning: no index has {name}; it is not in the recreated environment")
+    (place / _WHOLE).touch()
+    return made.python
