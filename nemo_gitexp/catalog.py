@@ -336,4 +336,5 @@ def current_tip(repository: Repository, tip: Tip) -> Tip:
     sha = find_ref(repository, tip.ref)
     if sha == tip.sha:
         return tip
-    return next((item for item in list_tips(repository) if (item.study, item.name) == (tip.study, tip.name)), tip)
+    same = (tip.study, tip.name, tip.record)
+    return next((item for item in list_tips(repository) if (item.study, item.name, item.record) == same), tip)

@@ -24,6 +24,7 @@ from nemo_gitexp.git.objects import (
     list_tree,
     move_ref,
     read_blobs,
+    read_changes,
     read_commit,
     signed_commit,
     temporary_ref,
@@ -46,7 +47,8 @@ _REMOTE_REF = re.compile(r"refs/gitexp-remotes/(?P<remote>[^/]+)/gitexp/(?P<rest
 class Tip:
     """One experiment's ref as listings see it, from trailers alone (an index: the files are the truth).
 
-    `sha` is the tip, `record` the record commit; `status` None while there is no result.
+    `sha` is the tip, `record` the record commit; `status` None while there is no result. `parent` is what the
+    listed commit stands on.
     """
 
     ref: str
@@ -60,6 +62,7 @@ class Tip:
     seed: str
     created: str
     remote: str | None
+    parent: str | None = None
 
     @property
     def result(self) -> CommitSha | None:
@@ -272,20 +275,20 @@ def list_tips(repository: Repository, *, remotes: bool = True) -> list[Tip]:
     Reads commit messages only; one process.
     """
     prefixes = [LOCAL_PREFIX, REMOTE_PREFIX] if remotes else [LOCAL_PREFIX]
-    found: dict[tuple[str, str], Tip] = {}
-    rows = list_refs(repository, *prefixes, fields=("refname", "objectname", "objecttype", "contents:body"))
-    for ref, sha, kind, body in rows:
-        tip = _parse_tip(ref, sha, kind, body)
-        if tip is None:
-            continue
-        known = found.get((tip.study, tip.name))
+    fields = ("refname", "objectname", "objecttype", "parent", "contents:body")
+    tips = [_parse_tip(*row) for row in list_refs(repository, *prefixes, fields=fields)]
+    found: dict[tuple[str, str, str], Tip] = {}
+    # Git lists refs/gitexp-remotes/ before refs/gitexp/.
+    for tip in sorted(filter(None, tips), key=lambda tip: tip.remote is not None):
+        key = (tip.study, tip.name, tip.record)
+        known = found.get(key)
         # A local "lost" gives way to somebody's real result; in all else the local ref is the truth.
-        if known is None or (known.record == tip.record and known.status in (None, "lost") and tip.status):
-            found[(tip.study, tip.name)] = tip
+        if known is None or (known.status in (None, "lost") and tip.status not in (None, "lost")):
+            found[key] = tip
     return list(found.values())
 
 
-def _parse_tip(ref: str, sha: str, kind: str, body: str) -> Tip | None:
+def _parse_tip(ref: str, sha: str, kind: str, parent: str, body: str) -> Tip | None:
     remote, rest = None, ref.removeprefix(LOCAL_PREFIX)
     if ref.startswith(REMOTE_PREFIX):
         match = _REMOTE_REF.fullmatch(ref)
@@ -312,6 +315,7 @@ def _parse_tip(ref: str, sha: str, kind: str, body: str) -> Tip | None:
         seed=values.get("Gitexp-Seed", ""),
         created=values.get("Gitexp-Created", ""),
         remote=remote,
+        parent=parent,
     )
 
 
@@ -353,6 +357,9 @@ def _parse_experiment(tip: Tip, blobs: Sequence[bytes | None]) -> Experiment:
         raise RecordError(
             f"{source} calls itself {record.study}/{record.name}", hint="git log " + tip.ref, source=source
         )
+    if tip.parent not in (None, tip.record if tip.result else record.code.commit, tip.record):
+        message = f"{source} does not stand on the commit that it names"
+        raise RecordError(message, hint=_rewritten(tip.sha), source=source)
     config = _document(parse_config, texts["config.json"], f"{source}/config.json")
     result = run = None
     if tip.result is not None:
@@ -389,24 +396,42 @@ def verify_experiment(repository: Repository, experiment: Experiment) -> None:
     """Check that a record agrees with its own commits: nothing was rebased, edited or swapped.
 
     Raises:
-        RecordError: the parent is not the code it names, a file of the record is no plain file, or the
-            configuration does not have the recorded hash.
+        RecordError: the parent is not the code it names, a commit changes more than its part of the record, a file
+            of the record is no plain file, or the configuration does not have the recorded hash.
     """
     record, sha = experiment.record, experiment.sha
-    hint = f"git log --stat {sha[:12]}; the experiment was rewritten after it was recorded"
+    hint = _rewritten(sha)
     try:
-        parents = read_commit(repository, sha).parents
-        tree = repository.text("rev-parse", f"{parents[0]}^{{tree}}") if parents else ""
+        parents, changed = read_changes(repository, sha)
+        tree = repository.text("rev-parse", f"{parents[0]}^{{tree}}") if parents else None
     except GitCommandError as fault:
-        raise RecordError(f"the code of {sha[:12]} is not in this repository", hint=deepen_hint(repository)) from fault
-    if parents[:1] != (record.code.commit,) or tree != record.code.tree:
+        raise RecordError(f"{sha[:12]} is not whole in this repository", hint=deepen_hint(repository)) from fault
+    if tree is None:
+        raise RecordError(f"the code of {sha[:12]} is not in this repository", hint=deepen_hint(repository))
+    if parents != (record.code.commit,) or tree != record.code.tree:
         raise RecordError(f"{sha[:12]} does not stand on the code that it names", hint=hint, experiment=sha)
-    entries = list_tree(repository, experiment.tip.sha, record_directory(record.study) + "/", recursive=False)
+    directory = record_directory(record.study)
+    _require_inside(changed, [directory], sha, hint)
+    if experiment.tip.result is not None:
+        own = [f"{directory}/{name}" for name in RESULT_FILES]
+        _require_inside(read_changes(repository, experiment.tip.sha)[1], own, experiment.tip.sha, hint)
+    entries = list_tree(repository, experiment.tip.sha, directory + "/", recursive=False)
     odd = [entry.path for entry in entries if entry.mode != "100644"]
     if odd:
         raise RecordError(f"the record of {sha[:12]} holds something that is no plain file", hint=hint, paths=odd)
     if config_hash(experiment.config) != record.config_hash:
         raise RecordError(f"the configuration of {sha[:12]} does not have the recorded hash", hint=hint, experiment=sha)
+
+
+def _rewritten(sha: str) -> str:
+    return f"git log --stat {sha[:12]}; the experiment was rewritten after it was recorded"
+
+
+def _require_inside(changed: Sequence[str], places: Sequence[str], sha: str, hint: str) -> None:
+    outside = [path for path in changed if not any(path == place or path.startswith(f"{place}/") for place in places)]
+    if outside:
+        named = ", ".join(outside[:5])
+        raise RecordError(f"{sha[:12]} changes more than its own files: {named}", hint=hint, paths=outside)
 
 
 def deepen_hint(repository: Repository) -> str:

@@ -101,6 +101,22 @@ def read_commit(repository: Repository, sha: str) -> CommitObject:
     )
 
 
+def read_changes(repository: Repository, sha: str) -> tuple[tuple[CommitSha, ...], tuple[str, ...]]:
+    """Return a commit's parents (as far as this clone has them) and the paths it changes against the first.
+
+    Raises:
+        GitCommandError: it is not there, or is no commit.
+    """
+    call = ["diff-tree", "--stdin", "--always", "-r", "-z", "--root", "-m", "--first-parent"]
+    call += ["--no-renames", "--name-only", "--format=%P"]
+    out = repository.run(*call, stdin=f"{sha}\n".encode()).decode("utf-8", "surrogateescape")
+    if not out:
+        raise GitCommandError(f"{sha[:12]} is no commit of this repository", hint="git fsck", stderr="")
+    parents, _, rest = out.partition("\0")
+    paths = tuple(path for path in rest.lstrip("\n").split("\0") if path)
+    return tuple(CommitSha(parent) for parent in parents.split()), paths
+
+
 def list_tree(repository: Repository, tree: str, *paths: str, recursive: bool = True) -> list[TreeEntry]:
     """Return the entries of a tree, all levels when recursive, restricted to literal `paths` if any."""
     options = ["-r"] if recursive else []

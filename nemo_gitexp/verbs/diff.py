@@ -16,7 +16,7 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.lookup import baseline_tips, find_experiment
 from nemo_gitexp.record import ExperimentRecord, parse_document
 from nemo_gitexp.result import Standing, experiment_document, sequence
-from nemo_gitexp.store import Tip, list_tips, read_environment
+from nemo_gitexp.store import Tip, list_tips, read_environment, verify_experiment
 
 WITHOUT_RECORDS = ("experiments/*/record/**",)
 
@@ -97,6 +97,7 @@ def _command_words(entry: Mapping[str, JsonValue]) -> list[JsonValue]:
 
 def _side(site: Site, tip: Tip) -> _Side:
     found = read_current(site, tip)
+    verify_experiment(site.repository, found.experiment)
     record = found.experiment.record
     return _Side(found.document, record, read_environment(site.repository, found.experiment), record.code.tree)
 
