@@ -81,6 +81,14 @@ def file_state(path: str) -> FileState | None:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
+def tree_states(path: str) -> dict[str, FileState | None]:
+    """Return the state of a file (under the empty name) or of every file below a directory; empty when it is gone."""
+    path = os.path.realpath(path)
+    if os.path.isdir(path):
+        return {name: file_state(os.path.join(path, name)) for name, _ in walk_files(path)}
+    return {"": file_state(path)} if os.path.lexists(path) else {}
+
+
 def allowance(exact: Iterable[str], prefixes: Iterable[str]) -> Callable[[str], bool]:
     """Return the test whether a path is one of the exact ones, or one of the prefixes or below it."""
     named = set(exact)

@@ -6,7 +6,7 @@ import os
 
 from .documents import read_document
 from .inputs import find_changed_inputs
-from .manifest import allowance, file_state, find_changed, walk_files
+from .manifest import allowance, file_state, find_changed, tree_states, walk_files
 from .outputs import declared_outputs, find_undeclared, hash_output
 
 TYPE_CHECKING = False
@@ -41,6 +41,8 @@ class Remains:
         self._plan = plan
         self._states = states
         self._inputs = inputs
+        outside = [item["path"] for item in plan["outputs"] if os.path.isabs(item["path"])]
+        self._outside_before = {path: tree_states(path) for path in outside}
         self._metrics_before = [(path, file_state(path)) for path in self._metrics_places()]
 
     def document(self) -> dict[str, object]:
@@ -69,12 +71,17 @@ class Remains:
     def _outputs(self) -> tuple[list[OutputReport], list[str]]:
         reports, missing = [], []
         for output in declared_outputs(self._plan["outputs_dir"], self._plan["outputs"]):
-            report = hash_output(self._plan["outputs_dir"], output)
+            report = None if self._is_left_over(output["path"]) else hash_output(self._plan["outputs_dir"], output)
             if report:
                 reports.append(report)
             else:
                 missing.append(output["path"])
         return reports, missing
+
+    def _is_left_over(self, path: str) -> bool:
+        """Return whether an output outside the run directory is still as it was before the job: not made by it."""
+        before = self._outside_before.get(path)
+        return bool(before) and tree_states(path) == before
 
     def _metrics_places(self) -> list[str]:
         name = self._plan["metrics_file"]

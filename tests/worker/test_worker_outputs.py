@@ -92,6 +92,19 @@ def test_an_absolute_output_is_hashed_where_it_lies(run: Run, tmp_path):
     assert result["outputs"][0]["md5"] == "5d41402abc4b2a76b9719d911017c592"
 
 
+def test_an_external_output_from_before_that_the_job_did_not_touch_is_missing(run: Run, tmp_path):
+    stale, renewed = tmp_path / "stale", tmp_path / "renewed"
+    for folder in (stale, renewed):
+        folder.mkdir()
+        (folder / "ckpt.bin").write_text("hello")
+    run.put("train.py", f"open({str(renewed / 'ckpt.bin')!r}, 'w').write('hello')")
+    declared = [{"path": str(folder), "keep": "in-place"} for folder in (stale, renewed)]
+    result = run.go(script("train.py"), outputs=declared)
+    assert (result["status"], result["error"]["type"]) == ("failed", "MissingOutputError")
+    assert result["missing_outputs"] == [str(stale)]
+    assert [output["path"] for output in result["outputs"]] == [str(renewed)]
+
+
 def test_links_pipes_and_empty_directories_do_not_stop_the_hashing(run: Run):
     run.put(
         "train.py",
