@@ -79,7 +79,8 @@ def restore(
             ) if pins else ()  # fmt: skip
         caches = _caches(repository, pins)
         for cache in caches:
-            configure_workspace(directory, cache)
+            # Somebody works in a copy: there DVC links as it does at home.
+            configure_workspace(directory, cache, cache.link_types if copy_data else LINK_TYPES)
     except BaseException:
         remove_worktree(repository, directory)
         raise

@@ -7,7 +7,7 @@ import posixpath
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -87,11 +87,16 @@ def find_cache(
     )
 
 
-def configure_workspace(workspace: Path, cache: CacheLocation) -> Path | None:
+def configure_workspace(workspace: Path, cache: CacheLocation, link_types: Sequence[str] = LINK_TYPES) -> Path | None:
     """Write `.dvc/config.local` of a workspace, so that DVC there uses the shared cache and the user's remotes.
 
     The user's remotes and local settings (credentials too) are taken over with their paths made absolute; the file is
     readable by the user alone and git ignores it.
+
+    Args:
+        workspace: a directory holding a commit.
+        cache: the DVC side of the user's repository.
+        link_types: how DVC puts files in place there.
 
     Returns:
         The file, None when the workspace has no `.dvc` directory.
@@ -103,7 +108,7 @@ def configure_workspace(workspace: Path, cache: CacheLocation) -> Path | None:
     if not folder.is_dir():
         return None
     merged = _user_config(cache.dvc_root)
-    merged.setdefault("cache", {}).update({"dir": str(cache.cache_dir), "type": list(LINK_TYPES)})
+    merged.setdefault("cache", {}).update({"dir": str(cache.cache_dir), "type": list(link_types)})
     # DVC keeps an index per root below /var/tmp; inside the workspace it goes away with it.
     merged.setdefault("core", {})["site_cache_dir"] = str(folder.absolute() / "tmp" / "site")
     if not (workspace / cache.relative / ".git").exists() and not (workspace / ".git").exists():
