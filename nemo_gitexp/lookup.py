@@ -9,12 +9,19 @@ import re
 from collections.abc import Sequence
 
 from nemo_gitexp.errors import AmbiguousExperimentError, UnknownExperimentError
-from nemo_gitexp.git.objects import list_tree, read_commit
+from nemo_gitexp.git.objects import find_objects, list_tree
 from nemo_gitexp.git.repository import Repository
-from nemo_gitexp.store import BRANCH_PREFIX, Tip, deepen_hint, list_tips, read_experiments_or_faults
+from nemo_gitexp.store import (
+    BRANCH_PREFIX,
+    Tip,
+    deepen_hint,
+    list_tips,
+    read_experiments_or_faults,
+    record_directory,
+)
 
 _HEX = re.compile(r"[0-9a-f]{7,64}")
-_UNSAFE = re.compile(r"[\x00-\x20~^:?*\[\\]|\.\.|@\{|^-")
+_UNSAFE = re.compile(r"[\x00-\x20:?*\[\\{]|\.\.|^-")
 
 
 def find_experiment(repository: Repository, text: str, tips: Sequence[Tip] | None = None) -> Tip:
@@ -94,14 +101,10 @@ def _in_tree(repository: Repository, sha: str, tips: Sequence[Tip]) -> list[Tip]
     recorded = {entry.path: entry.sha for entry in entries if entry.path.endswith("/record/experiment.json")}
     if not recorded:
         return []
-    found = []
-    for tip in tips:
-        path = f"experiments/{tip.study}/record/experiment.json"
-        if path in recorded:
-            own = list_tree(repository, tip.record, path)
-            if own and own[0].sha == recorded[path]:
-                found.append(tip)
-    return found
+    of_study = [(tip, f"{record_directory(tip.study)}/experiment.json") for tip in tips]
+    likely = [(tip, path) for tip, path in of_study if path in recorded]
+    own = find_objects(repository, [f"{tip.record}:{path}" for tip, path in likely])
+    return [tip for (tip, path), blob in zip(likely, own, strict=True) if blob == recorded[path]]
 
 
 def _unknown(repository: Repository, text: str, tips: Sequence[Tip]) -> UnknownExperimentError:
@@ -121,8 +124,3 @@ def baseline_tips(repository: Repository, tips: Sequence[Tip]) -> list[Tip]:
     """Return the experiments whose records stand in the tree of HEAD: the baselines of the current branch."""
     head = repository.head()
     return [] if head is None else _in_tree(repository, head, tips)
-
-
-def record_parent(repository: Repository, tip: Tip) -> str:
-    """Return the code commit below a record."""
-    return read_commit(repository, tip.record).parents[0]

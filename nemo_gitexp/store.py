@@ -48,7 +48,7 @@ class Tip:
     """One experiment's ref as listings see it, from trailers alone (an index: the files are the truth).
 
     `sha` is the tip, `record` the record commit; `status` None while there is no result. `parent` is what the
-    listed commit stands on.
+    listed commit stands on, None where a shallow clone ends.
     """
 
     ref: str
@@ -315,7 +315,7 @@ def _parse_tip(ref: str, sha: str, kind: str, parent: str, body: str) -> Tip | N
         seed=values.get("Gitexp-Seed", ""),
         created=values.get("Gitexp-Created", ""),
         remote=remote,
-        parent=parent,
+        parent=parent or None,
     )
 
 

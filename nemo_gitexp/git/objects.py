@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 from typing import IO, BinaryIO, Self, cast
 
 from nemo_gitexp.errors import GitCommandError
-from nemo_gitexp.git.repository import CommitSha, Identity, RefName, Repository, TreeSha
+from nemo_gitexp.git.repository import FULL_SHA, CommitSha, Identity, RefName, Repository, TreeSha
 from nemo_gitexp.owners import owner_token
 
 TEMPORARY_REFS = "refs/gitexp-tmp/"
@@ -78,6 +78,15 @@ def read_blobs(repository: Repository, names: Sequence[str], *, limit_bytes: int
             found.append(stream.read(min(size, limit_bytes + 1)))
             _skip(stream, size - min(size, limit_bytes + 1) + 1)
     return found
+
+
+def find_objects(repository: Repository, names: Sequence[str]) -> list[str | None]:
+    """Return the full sha of each object, None for one that is not there; `names` as for `read_blobs`."""
+    if not names:
+        return []
+    with _feeding(repository, ["cat-file", "--batch-check=%(objectname)", "--buffer"], names) as stream:
+        lines = [stream.readline().decode("utf-8", "replace").rstrip("\n") for _ in names]
+    return [line if FULL_SHA.fullmatch(line) else None for line in lines]
 
 
 def read_commit(repository: Repository, sha: str) -> CommitObject:
