@@ -228,7 +228,7 @@ def group_facts(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
 def standing_of(tip: Tip, run: RunState | None, facts: Sequence[Fact], branches: set[str]) -> Standing:
     """Return what is known about an experiment beside its commits."""
     kinds = [fact.kind for fact in facts]
-    verdicts = [fact.word for fact in facts if fact.kind == "reproduced"]
+    verdicts = [fact.word for fact in facts if fact.kind in ("reproduced", "verified")]
     branch = branch_name(tip.study, tip.name)
     status = tip.status or (run.status if run else "running" if tip.remote and "launched" in kinds else "recorded")
     if run is not None and tip.status == "lost":
@@ -237,7 +237,7 @@ def standing_of(tip: Tip, run: RunState | None, facts: Sequence[Fact], branches:
         status=status,
         branch=branch if branch in branches else None,
         best_verdict=_best(verdicts),
-        reproductions=len(verdicts),
+        reproductions=kinds.count("reproduced"),
         archived=kinds.count("archived") > kinds.count("unarchived"),
         withdrawn=kinds.count(_WITHDRAWN) > kinds.count(_RESTORED),
         jobs=_jobs(run),

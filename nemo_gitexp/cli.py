@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from nemo_gitexp.console import Console, TerminalWatcher
+from nemo_gitexp.console import Console, TerminalWatcher, write
 from nemo_gitexp.documents import SCHEMA
 from nemo_gitexp.errors import GitexpError, UsageError
 from nemo_gitexp.report.error import error_document, render_error
@@ -131,6 +131,14 @@ _CLICK_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
 """Click's ClickException: newer typers keep a click of their own, older ones import it."""
 
 
+def _print_version(value: bool) -> None:  # noqa: FBT001 - the form that typer calls
+    if value:
+        from nemo_gitexp import __version__
+
+        _CALL.console.answer(f"nemo-gitexp {__version__}", {"schema": SCHEMA, "version": __version__})
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     directory: Annotated[Path, typer.Option("-C", metavar="DIR", help="work as if started in DIR")] = Path(),
@@ -139,15 +147,12 @@ def _options(
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="no talk, answers only")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="tracebacks of errors too")] = False,
     no_color: Annotated[bool, typer.Option("--no-color", help="no colours (so does NO_COLOR)")] = False,
-    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback has answered before
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
 ) -> None:
     _CALL.console = Console(json=as_json, quiet=quiet, verbose=verbose, color=False if no_color else None)
     _CALL.directory = Path(directory).absolute()
-    if version:
-        from nemo_gitexp import __version__
-
-        _CALL.console.answer(f"nemo-gitexp {__version__}", {"schema": SCHEMA, "version": __version__})
-        raise typer.Exit
 
 
 @app.command(epilog="Example: nemo-gitexp init --study digits")
@@ -403,9 +408,9 @@ def log(
     if _CALL.console.json:
         _answer_many(answer.documents, "")
     elif csv:
-        sys.stdout.write(render_log_csv(answer.documents, chosen))
+        _CALL.console.print(render_log_csv(answer.documents, chosen))
     else:
-        sys.stdout.write(render_log(answer.documents, chosen, style=_CALL.console.style))
+        _CALL.console.print(render_log(answer.documents, chosen, style=_CALL.console.style))
         if answer.n_more:
             _CALL.console.say(f"{answer.n_more} more: nemo-gitexp log --all, or -n N")
 
@@ -497,7 +502,7 @@ def diff(
     elif _CALL.console.json:
         _CALL.console.answer("", answer.diff)
     else:
-        sys.stdout.write(text)
+        _CALL.console.print(text)
     _CALL.exit_code = EXIT_NO if exit_code and differs(answer.diff) else 0
 
 
@@ -505,9 +510,7 @@ class _LogPrinter:
     """Writes a job's log to stdout: for `logs` it is the answer."""
 
     def log(self, text: bytes) -> None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text)
-        sys.stdout.buffer.flush()
+        _CALL.console.print(text)
 
     def progress(self, elapsed_s: float, row: object) -> None:
         """Nothing beside the log."""
@@ -568,13 +571,14 @@ def _report_verdict(verdict: VerdictDoc, runs: int, kept: Path | None) -> None:
 
 def _report_reproduction_plan(document: ExperimentDoc, cost: float | None) -> None:
     from nemo_gitexp.report.experiment import render_experiment
+    from nemo_gitexp.report.terminal import human_duration
 
-    spent = "unknown" if cost is None else f"{cost:.3f} device-hours"
+    spent = "nobody knows how long" if cost is None else f"{human_duration(cost * 3600)} of one device"
     text = (
         ""
         if _CALL.console.json
         else render_experiment(document, style=_CALL.console.style)
-        + f"\nwould run it again; the recorded run took {spent}"
+        + f"\nwould run it again; the recorded run took {spent}\n"
     )
     _CALL.console.answer(text, {**document, "cost_device_hours": cost})
 
@@ -664,16 +668,11 @@ def _click_message(fault: BaseException) -> str:
 def _guarded(work: Callable[[], None]) -> int:
     try:
         work()
-        sys.stdout.flush()
     except GitexpError as error:
         _fail(error)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader has seen enough (`| head`): nothing more may be written, also not at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _CALL.exit_code
     except OSError as fault:
         _fail(_as_state_error(fault))
         return EXIT_NO_ANSWER
@@ -695,7 +694,7 @@ def _fail(error: GitexpError) -> None:
     if _CALL.console.json:
         _CALL.console.answer("", error_document(error))
     else:
-        sys.stderr.write(render_error(error, style=_CALL.console.error_style))
+        write(sys.stderr, render_error(error, style=_CALL.console.error_style))
     if _CALL.console.verbose:
         traceback.print_exception(error, file=sys.stderr)
 

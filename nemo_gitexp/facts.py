@@ -21,7 +21,10 @@ FACT_LIMIT_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One fact: `record` is the experiment it is about; `kind` is launched, reproduced, noted, archived, …."""
+    """One fact: `record` is the experiment it is about; `kind` is launched, reproduced, verified, noted, ….
+
+    A reproduction ran, a verification restored the state only; the word of both is the level reached.
+    """
 
     ref: str
     commit: str

@@ -96,7 +96,7 @@ def reproductions_text(document: ExperimentDoc) -> str:
     """Return what re-runs have shown so far; never that anything *is* reproducible."""
     best, count = document["reproductions"]["best"], document["reproductions"]["count"]
     if not count:
-        return "not re-run yet"
+        return "not re-run yet" + ("; its state was restored and is equal" if best else "")
     return f"{safe_text(best or 'recorded')} (best of {plural(count, 're-run')})"
 
 

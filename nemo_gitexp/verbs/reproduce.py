@@ -253,7 +253,9 @@ def _with_fact(site: Site, experiment: Experiment, verdict: VerdictDoc, state: R
         "run": state.paths.run if state else None,
         "verdict": cast("JsonValue", verdict),
     }
-    ref = write_fact(site.repository, experiment.sha, "reproduced", content, who, word=word)
+    # A state that was only restored is no re-run, and is not counted as one.
+    kind = "reproduced" if state else "verified"
+    ref = write_fact(site.repository, experiment.sha, kind, content, who, word=word)
     verdict["reproduction"] = ref
     return verdict
 

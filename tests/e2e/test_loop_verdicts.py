@@ -172,7 +172,9 @@ def test_a_run_that_resumes_from_a_checkpoint_of_the_original_is_caught(fit: Wor
 
 
 def test_restored_runs_nothing_and_reaches_its_level(fit: Work, recorded: dict):
+    before = fit.gitexp("show", recorded["experiment"], "--json").json["reproductions"]["count"]
     verdict = reproduce(fit, recorded, "--require", "restored", EXIT="3", code=0)
+    assert fit.gitexp("show", recorded["experiment"], "--json").json["reproductions"]["count"] == before
     assert (verdict["verdict"], verdict["met"], verdict["metrics"]) == ("restored", True, [])
     assert not list((fit.root / ".git/gitexp/workspaces").iterdir())
 
