@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TextIO
 
 from nemo_gitexp.metrics import MetricRow, row_metrics
 from nemo_gitexp.report.experiment import metrics_line
@@ -15,6 +16,22 @@ from nemo_gitexp.report.terminal import Style, human_duration, safe_text
 
 PIPED_WIDTH = 200
 PROGRESS_EVERY_S = 0.2
+
+
+def write(stream: TextIO, text: str | bytes) -> None:
+    """Write to a standard stream at once; one that nobody reads any more (`| head`) is silent from then on.
+
+    A job that is being followed must come to its result all the same.
+    """
+    content = text if isinstance(text, bytes) else text.encode(stream.encoding or "utf-8", "backslashreplace")
+    try:
+        stream.flush()
+        stream.buffer.write(content)
+        stream.buffer.flush()
+    except BrokenPipeError:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, stream.fileno())
+        os.close(silence)
 
 
 @dataclass(slots=True)
@@ -47,15 +64,18 @@ class Console:
     def answer(self, text: str, document: Mapping[str, object]) -> None:
         """Print the answer, as JSON or as text."""
         if self.json:
-            sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=1 if sys.stdout.isatty() else None) + "\n")
+            self.print(json.dumps(document, ensure_ascii=False, indent=1 if sys.stdout.isatty() else None) + "\n")
         elif text:
-            sys.stdout.write(text.rstrip("\n") + "\n")
+            self.print(text.rstrip("\n") + "\n")
+
+    def print(self, text: str | bytes) -> None:
+        """Write to stdout as it stands."""
+        write(sys.stdout, text)
 
     def say(self, line: str) -> None:
         """Print one line of talk, unless quiet."""
         if not self.quiet:
-            sys.stderr.write(safe_text(line) + "\n")
-            sys.stderr.flush()
+            write(sys.stderr, safe_text(line) + "\n")
 
 
 class TerminalWatcher:
@@ -73,9 +93,7 @@ class TerminalWatcher:
         if self._console.quiet:
             return
         self.clear()
-        sys.stderr.flush()
-        sys.stderr.buffer.write(text)
-        sys.stderr.buffer.flush()
+        write(sys.stderr, text)
 
     def progress(self, elapsed_s: float, row: MetricRow | None) -> None:
         """Redraw the progress line, a few times a second."""
@@ -86,8 +104,7 @@ class TerminalWatcher:
         metrics = f"  {metrics_line(row_metrics(row))}" if row else ""
         width = shutil.get_terminal_size((80, 24)).columns
         line = f"running {human_duration(elapsed_s)}{step}{metrics}"[: width - 1]
-        sys.stderr.write(f"\r\x1b[K{safe_text(line)}")
-        sys.stderr.flush()
+        write(sys.stderr, f"\r\x1b[K{safe_text(line)}")
         self._shown = True
 
     def say(self, line: str) -> None:
@@ -98,6 +115,5 @@ class TerminalWatcher:
     def clear(self) -> None:
         """Take the progress line away."""
         if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+            write(sys.stderr, "\r\x1b[K")
             self._shown = False
