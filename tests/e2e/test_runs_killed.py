@@ -229,3 +229,18 @@ def test_a_reproduction_that_nobody_waits_for_any_more_is_tidied_away(gated: Gat
     gated.work.gitexp("collect")
     expect_nothing_left(gated.work)
     assert len(list(gated.run_root.iterdir())) == 1
+
+
+def test_tidying_leaves_the_users_own_missing_worktree_noted(gated: Gated, tmp_path: Path) -> None:
+    # On a drive that is not mounted just now: `git worktree prune` would forget it.
+    gated.work.git("worktree", "add", "-q", str(tmp_path / "mine"))
+    (tmp_path / "mine").rename(tmp_path / "unmounted")
+    process = gated.start()
+    process.kill()
+    process.communicate()
+    gated.work.git("worktree", "unlock", str(next((gated.run_root.parent / "workspaces").iterdir())))
+    gated.open()
+    wait_until((gated.run_dir / "result.json").exists)
+    gated.work.gitexp("collect")
+    assert str(tmp_path / "mine") in gated.work.git("worktree", "list")
+    expect_nothing_left(gated.work)

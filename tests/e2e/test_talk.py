@@ -11,7 +11,8 @@ import pytest
 from builder import Work, wait_until
 from gated import make_gated
 
-VERBS = ["init", "run", "launch", "reproduce", "status", "logs", "cancel", "collect", "log", "show", "outputs", "checkout", "diff"]
+VERBS = ("init", "run", "launch", "reproduce", "status", "logs", "cancel", "collect")
+VERBS += ("log", "show", "outputs", "checkout", "diff")
 
 
 def test_answers_go_to_stdout_and_talk_and_the_jobs_log_to_stderr(work: Work) -> None:
