@@ -26,9 +26,9 @@ def render_error(error: GitexpError, *, style: Style) -> str:
 
 def error_document(error: GitexpError) -> dict[str, JsonValue]:
     """Return the answer of a failed call under `--json`: type, message, hint and the facts of the error."""
-    facts = {key: _plain(value) for key, value in error.facts.items()}
     told: dict[str, JsonValue] = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-    return {"schema": SCHEMA, "error": {**facts, **told}}
+    facts = {key: _plain(value) for key, value in error.facts.items() if key not in told}
+    return {"schema": SCHEMA, "error": {**told, **facts}}
 
 
 def _fact_lines(error: GitexpError) -> list[str]:

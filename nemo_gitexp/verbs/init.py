@@ -60,11 +60,12 @@ def init(repository: Repository, *, study: str | None) -> InitAnswer:
 
 
 def _add_lines(path: Path, lines: tuple[str, ...]) -> list[str]:
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    missing = [line for line in lines if line not in before.splitlines()]
+    before = path.read_bytes() if path.exists() else b""
+    known = [line.strip() for line in before.splitlines()]
+    missing = [line for line in lines if line.encode() not in known]
     if missing:
-        gap = "" if not before or before.endswith("\n") else "\n"
-        write_beside(path, (before + gap + "".join(f"{line}\n" for line in missing)).encode())
+        gap = b"" if not before or before.endswith(b"\n") else b"\n"
+        write_beside(path, before + gap + "".join(f"{line}\n" for line in missing).encode())
     return missing
 
 
