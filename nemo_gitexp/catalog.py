@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.errors import RecordError
+from nemo_gitexp.errors import GitexpError, RecordError
 from nemo_gitexp.facts import Fact, list_facts
 from nemo_gitexp.git.objects import find_ref, list_refs
 from nemo_gitexp.git.repository import Repository
@@ -80,24 +80,20 @@ class Listed:
     fault: RecordError | None
 
 
-def refresh(site: Site, tips: Sequence[Tip]) -> tuple[list[Tip], dict[str, RunState]]:
+def refresh(site: Site, tips: Sequence[Tip], *, strictly: bool = False) -> tuple[list[Tip], dict[str, RunState]]:
     """Collect what has ended and return the tips as they are now, with the live runs by record sha.
 
+    A run whose result cannot be recorded now (a full disk, a repository of somebody else) counts as running.
+
     Side effects: result commits for runs that finished or died.
+
+    Raises:
+        GitexpError: with `strictly`: one of them cannot be recorded.
     """
     unfinished = [tip for tip in tips if tip.status in (None, "lost") and tip.remote is None]
     if not unfinished:
         return list(tips), {}
-    by_record: dict[str, list[RunState]] = {}
-    wanted = {tip.record for tip in unfinished}
-    for paths in list_run_directories(site.run_root):
-        record = paths.run.partition(".")[0]
-        if record in wanted and not is_reproduction(paths):
-            state = inspect_run(paths)
-            if state.status == "void":
-                _drop_void(site, paths)
-            else:
-                by_record.setdefault(record, []).append(state)
+    by_record = _runs_of(site, {tip.record for tip in unfinished})
     live: dict[str, RunState] = {}
     moved = False
     for tip in unfinished:
@@ -107,16 +103,37 @@ def refresh(site: Site, tips: Sequence[Tip]) -> tuple[list[Tip], dict[str, RunSt
         if run.status in ("launched", "running"):
             live[tip.record] = run
         elif run.status == "finished" or tip.status is None:
-            moved = _collect(site, tip, run) or moved
+            try:
+                moved = _collect(site, tip, run) or moved
+            except (GitexpError, OSError):
+                if strictly:
+                    raise
+                live[tip.record] = replace(run, status="running")
     return (list_tips(site.repository) if moved else list(tips)), live
+
+
+def _runs_of(site: Site, records: Collection[str]) -> dict[str, list[RunState]]:
+    """Return by record the runs that can become results, oldest first; those that nobody will start are removed."""
+    found: dict[str, list[RunState]] = {}
+    for paths in list_run_directories(site.run_root):
+        record = paths.run.partition(".")[0]
+        if record not in records or is_reproduction(paths):
+            continue
+        state = inspect_run(paths)
+        if state.status == "void":
+            _drop_void(site, paths)
+        else:
+            found.setdefault(record, []).append(state)
+    return found
 
 
 def _drop_void(site: Site, paths: RunPaths) -> None:
     """Remove a run that nobody will ever start: its experiment is recorded, no more and no less."""
     from nemo_gitexp.collect import discard_run
 
-    if give_up(paths):
-        discard_run(site.repository, paths)
+    with suppress(OSError):  # in somebody else's repository it is not ours to remove
+        if give_up(paths):
+            discard_run(site.repository, paths)
 
 
 def _decisive(runs: Sequence[RunState]) -> RunState | None:

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from nemo_gitexp.catalog import Site
     from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
     from nemo_gitexp.git.repository import Repository
+    from nemo_gitexp.handover import Background
     from nemo_gitexp.jsontext import JsonValue
     from nemo_gitexp.launch import Launcher
+    from nemo_gitexp.verbs.launch import StarterFactory
     from nemo_gitexp.verbs.run import RunAnswer
 
 EXIT_NO, EXIT_USAGE, EXIT_NO_ANSWER, EXIT_BUG, EXIT_INTERRUPTED, EXIT_CANNOT_BISECT = 1, 2, 3, 70, 130, 125
@@ -66,6 +68,12 @@ class Call:
         from nemo_gitexp.launch import Supervisor
 
         return Supervisor(self.repository().state_dir)
+
+    def background(self) -> AbstractContextManager[Background]:
+        """Start the process that takes a detached run."""
+        from nemo_gitexp.handover import Background
+
+        return Background(self.repository().root, self.repository().state_dir)
 
 
 def complete_experiments(incomplete: str) -> list[str]:
@@ -243,7 +251,7 @@ def run(
     )
     options = RunOptions(plan_only=plan, record_only=record_only, detach=detach, again=again, keep=keep)
     watcher = TerminalWatcher(_CALL.console)
-    answer = verb(_CALL.site(), asked, options, _CALL.launcher, watcher, now=datetime.now(UTC), look=look)
+    answer = verb(_CALL.site(), asked, options, _starter(detach=detach), watcher, now=datetime.now(UTC), look=look)
     watcher.clear()
     if answer.outcome == "ongoing" and sys.stdin.isatty() and sys.stderr.isatty() and not _CALL.console.json:
         answer = _offer_to_follow(answer, watcher)
@@ -258,7 +266,7 @@ def launch(exp: Exp, *, detach: Detach = False, keep: Keep = False) -> None:
 
     watcher = TerminalWatcher(_CALL.console)
     options = RunOptions(detach=detach, keep=keep)
-    answer = verb(_CALL.site(), exp, options, _CALL.launcher, watcher, os.environ)
+    answer = verb(_CALL.site(), exp, options, _starter(detach=detach), watcher, os.environ)
     watcher.clear()
     _report_run(answer)
 
@@ -346,13 +354,14 @@ def logs(
 
     log = read_logs(_CALL.site(), exp)
     if _CALL.console.json:
-        text = log.content.decode("utf-8", "replace")
+        text = b"".join(log.pieces).decode("utf-8", "replace")
         _CALL.console.answer("", {"schema": SCHEMA, "experiment": log.tip.record, "log": text})
     elif follow:
         document = follow_logs(_CALL.site(), log, _LogPrinter())
         _CALL.exit_code = EXIT_NO if document["status"] in FAILED_STATUSES else 0
     else:
-        _LogPrinter().log(log.content)
+        for piece in log.pieces:
+            _CALL.console.print(piece)
 
 
 @app.command(epilog="Example: nemo-gitexp cancel latest")
@@ -527,6 +536,10 @@ def _config_of(base: str | None) -> Mapping[str, JsonValue] | None:
 
     site = _CALL.site()
     return document_of(site, find_experiment(site.repository, base))["config"]
+
+
+def _starter(*, detach: bool) -> StarterFactory:
+    return _CALL.background if detach else _CALL.launcher
 
 
 def _report_run(answer: RunAnswer) -> None:

@@ -6,18 +6,22 @@ The bytes depend on record and run directory alone: two collectors anywhere make
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from nemo_gitexp.data.cache import find_cache
 from nemo_gitexp.data.changes import changed_after_run, quarantine_damaged
 from nemo_gitexp.data.restore import parse_restored_input
 from nemo_gitexp.data.store import ObjectStore
-from nemo_gitexp.errors import DocumentError
+from nemo_gitexp.data.verified import hash_file
+from nemo_gitexp.errors import CorruptDataError, DocumentError, StateDirectoryError
 from nemo_gitexp.git.repository import CommitSha, Repository
 from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
@@ -38,6 +42,7 @@ from nemo_gitexp.runs import RunState, end_orphan, give_up, last_write, read_sta
 from nemo_gitexp.store import Experiment, write_result
 
 _TAIL_BYTES = 64 * 1024
+_PIECE_BYTES = 1024 * 1024
 
 
 def output_store(repository: Repository) -> ObjectStore:
@@ -62,7 +67,7 @@ def collect_run(repository: Repository, experiment: Experiment, run: RunState) -
     store = output_store(repository)
     left = read_leavings(experiment, run)
     keep_outputs(store, run.paths, left.worker)
-    left = replace(left, log=_keep_log(store, run.paths, left.places))
+    left = replace(left, log=_keep_log(store, run.paths, left.places, repository.state_dir / "tmp"))
     files = build_result(experiment.record, left)
     if files.long_metrics is not None:
         pin = store.add_bytes(files.long_metrics)
@@ -129,7 +134,11 @@ def run_places(plan: Mapping[str, JsonValue]) -> dict[str, str]:
 
 
 def keep_outputs(store: ObjectStore, paths: RunPaths, worker: Mapping[str, JsonValue] | None) -> None:
-    """Put the outputs that are kept into the store; their hashes are checked on the way."""
+    """Put the outputs that are kept into the store; their hashes are checked on the way.
+
+    What was removed or changed since the job ended is recorded by its hash all the same; its content is nowhere, and
+    whoever asks for it is told so.
+    """
     for output in mappings((worker or {}).get("outputs")):
         if output.get("keep") != "dvc":
             continue
@@ -137,16 +146,20 @@ def keep_outputs(store: ObjectStore, paths: RunPaths, worker: Mapping[str, JsonV
         files = sequence(output.get("files"))
         if output.get("is_dir"):
             rows = [(str(row[0]), str(row[1])) for row in files if isinstance(row, (list, tuple))]
-            for name, md5 in rows:
-                _keep_file(store, place / name, md5)
-            store.add_dir(rows)
+            kept = [_keep_file(store, place / name, md5) for name, md5 in rows]
+            if all(kept):
+                store.add_dir(rows)
         else:
             _keep_file(store, place, str(output["md5"]))
 
 
-def _keep_file(store: ObjectStore, place: Path, md5: str) -> None:
+def _keep_file(store: ObjectStore, place: Path, md5: str) -> bool:
     if not store.has(md5):
-        store.add_file(place, md5, link=True)
+        try:
+            store.add_file(place, md5, link=True)
+        except (FileNotFoundError, NotADirectoryError, CorruptDataError):
+            return False
+    return True
 
 
 def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool = False) -> None:
@@ -186,22 +199,47 @@ def protect_cache(repository: Repository, workspace: Path, plan: Mapping[str, Js
             quarantine_damaged(cache, changed)
 
 
-def read_log(repository: Repository, run: Mapping[str, JsonValue]) -> bytes | None:
-    """Return the full log that a run.json pins, None when it has none or the store lacks it."""
+def read_log(repository: Repository, run: Mapping[str, JsonValue]) -> Iterator[bytes] | None:
+    """Return the full log that a run.json pins, in pieces; None when it has none or the store lacks it."""
     pin = mapping(run.get("log")).get("pin")
     store = output_store(repository)
     if not isinstance(pin, str) or not store.has(pin):
         return None
-    return gzip.decompress(store.read(pin))
+    packed = io.BytesIO(store.read(pin))
+    return read_pieces(lambda: cast("BinaryIO", gzip.GzipFile(fileobj=packed)))
 
 
-def _keep_log(store: ObjectStore, paths: RunPaths, places: Mapping[str, str]) -> LogDigest | None:
+def read_pieces(open_file: Callable[[], BinaryIO]) -> Iterator[bytes]:
+    """Open a file, return what is left of it piece by piece, close it: a log may be larger than the memory."""
+    with open_file() as file:
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
+
+
+def _keep_log(store: ObjectStore, paths: RunPaths, places: Mapping[str, str], scratch: Path) -> LogDigest | None:
     if not paths.log.exists():
         return None
-    content = paths.log.read_bytes()
-    # mtime 0: the same log gives the same object wherever it is collected.
-    pin = store.add_bytes(gzip.compress(content, compresslevel=6, mtime=0))
-    return LogDigest(pin, len(content), tuple(without_places(line, places) for line in tail_lines(content)))
+    with paths.log.open("rb") as log:
+        size_bytes = log.seek(0, io.SEEK_END)
+        log.seek(max(0, size_bytes - _TAIL_BYTES))
+        tail = tail_lines(log.read())
+    with tempfile.TemporaryDirectory(prefix=f"{owner_token()}.", dir=_made(scratch)) as directory:
+        packed = Path(directory, "log.gz")
+        # No name and no time in it: the same log gives the same object wherever it is collected.
+        with packed.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as target:
+            for piece in read_pieces(lambda: paths.log.open("rb")):
+                target.write(piece)
+        pin = hash_file(packed)
+        store.add_file(packed, pin, link=True)
+    return LogDigest(pin, size_bytes, tuple(without_places(line, places) for line in tail))
+
+
+def _made(directory: Path) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise StateDirectoryError(f"cannot make {directory}: {fault.strerror}", path=str(directory)) from fault
+    return directory
 
 
 def tail_lines(content: bytes, count: int = LOG_TAIL_LINES) -> list[str]:

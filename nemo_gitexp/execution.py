@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from nemo_gitexp.catalog import Site, current_tip
-from nemo_gitexp.collect import collect_run, discard_run, tail_lines
+from nemo_gitexp.collect import collect_run, discard_run, read_pieces, tail_lines
 from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.facts import write_fact
 from nemo_gitexp.git.repository import Identity
@@ -224,13 +224,16 @@ class _Tail:
         try:
             if self._path.stat().st_size <= self._at:
                 return
-            with self._path.open("rb") as file:
-                file.seek(self._at)
-                new = file.read()
         except FileNotFoundError:
             return
-        self._at += len(new)
-        take(new)
+        for piece in read_pieces(self._open):
+            self._at += len(piece)
+            take(piece)
+
+    def _open(self) -> BinaryIO:
+        file = self._path.open("rb")
+        file.seek(self._at)
+        return file
 
 
 class _LatestRow:

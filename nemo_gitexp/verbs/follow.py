@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from nemo_gitexp.catalog import Site, document_of, list_entries, refresh
-from nemo_gitexp.collect import read_log
+from nemo_gitexp.collect import read_log, read_pieces
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import AlreadyFinishedError, GitexpError, UnknownExperimentError
 from nemo_gitexp.execution import Watcher, cancel_and_wait, finish_run, follow_run
@@ -18,10 +18,10 @@ from nemo_gitexp.tidy import tidy
 
 @dataclass(frozen=True, slots=True)
 class LogText:
-    """The log of an experiment so far; `live` is the run that still writes it."""
+    """The log of an experiment so far, in pieces to be read once; `live` is the run that still writes it."""
 
     tip: Tip
-    content: bytes
+    pieces: Iterable[bytes]
     live: RunState | None
 
 
@@ -46,8 +46,8 @@ def read_logs(site: Site, text: str) -> LogText:
     """
     tip, run = _look(site, text)
     if run is not None:
-        content = run.paths.log.read_bytes() if run.paths.log.exists() else b""
-        return LogText(tip, content, run)
+        log = run.paths.log
+        return LogText(tip, read_pieces(lambda: log.open("rb")) if log.exists() else (), run)
     (experiment,) = read_experiments(site.repository, [tip])
     kept = read_log(site.repository, experiment.run or {})
     if kept is None:
@@ -61,7 +61,8 @@ def follow_logs(site: Site, log: LogText, watcher: Watcher) -> ExperimentDoc:
     """Hand on the whole log of an experiment, and what its live run still adds, until it has ended."""
     tip = log.tip
     if log.live is None:
-        watcher.log(log.content)
+        for piece in log.pieces:
+            watcher.log(piece)
     else:
         tip = finish_run(site, tip, follow_run(log.live.paths, watcher))
     return document_of(site, tip)
@@ -101,7 +102,7 @@ def collect(site: Site) -> list[ExperimentDoc]:
     """Make the result commits of all runs that have ended and return those experiments; tidy up after killed ones."""
     tidy(site)
     before = {tip.record: tip.sha for tip in list_tips(site.repository)}
-    after, _ = refresh(site, list_tips(site.repository))
+    after, _ = refresh(site, list_tips(site.repository), strictly=True)
     moved = [tip for tip in after if before.get(tip.record) != tip.sha]
     return [document_of(site, tip) for tip in moved]
 

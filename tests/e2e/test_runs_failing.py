@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from builder import Work
+from builder import Work, wait_until
 from gated import make_gated
 from residue import expect_nothing_left
 
@@ -80,6 +80,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+def fill(disk: Path) -> None:
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
 def test_a_job_that_fills_the_disk_fails_and_is_recorded(work: Work, small_disk: Path) -> None:
     work.env["NEMO_GITEXP_RUN_ROOT"] = str(small_disk)
     work.write("fails.py", f"{METRICS}open(os.environ['GITEXP_OUTPUTS'] + '/big', 'wb').write(os.urandom(1 << 24))\n")
@@ -91,15 +97,7 @@ def test_a_job_that_fills_the_disk_fails_and_is_recorded(work: Work, small_disk:
 
 
 def test_a_full_run_root_is_refused_and_the_experiment_stays_recorded(work: Work, small_disk: Path) -> None:
-    (small_disk / "filler").write_bytes(
-        os.urandom(4 << 20) if os.statvfs(small_disk).f_bavail * 4096 >= 4 << 20 else b""
-    )
-    with (small_disk / "filler").open("ab", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            pass
+    fill(small_disk)
     work.env["NEMO_GITEXP_RUN_ROOT"] = str(small_disk)
     error = work.gitexp("run", "--json", "--", "python", "train.py", code=3).json["error"]
     assert error["type"] == "StateDirectoryError"
@@ -162,3 +160,50 @@ def test_the_job_sees_the_users_environment_and_nothing_of_the_launcher(work: Wo
     numeric = {name for name in seen if name.endswith("_NUM_THREADS") or name == "VECLIB_MAXIMUM_THREADS"}
     numeric |= {"PYTHONHASHSEED", "CUBLAS_WORKSPACE_CONFIG", "PYTHONUNBUFFERED", "PWD"}
     assert {name: value for name, value in seen.items() if name not in own | numeric} == work.env
+
+
+def test_a_result_that_cannot_be_recorded_now_stops_no_listing_and_is_recorded_later(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    # The store of outputs lies on a full disk.
+    gated = make_gated(tmp_path)
+    gated.work.write(".gitignore", ".dvc/config.local\n")
+    gated.work.write(".dvc/config", "")
+    gated.work.write(".dvc/config.local", f"[cache]\n    dir = {small_disk / 'cache'}\n")
+    gated.work.commit()
+    process = gated.start()
+    process.kill()
+    process.communicate()
+    fill(small_disk)
+    gated.open()
+    wait_until((gated.run_dir / "result.json").exists)
+    assert gated.status()["status"] == "running"
+    assert gated.work.gitexp("collect", "--json", code=3).json["error"]["hint"]
+    (small_disk / "filler").unlink()
+    assert gated.status()["status"] == "completed"
+    expect_nothing_left(gated.work)
+
+
+def test_an_output_removed_before_it_was_collected_is_recorded_and_said_to_be_gone(tmp_path: Path) -> None:
+    gated = make_gated(tmp_path)
+    process = gated.start()
+    process.kill()
+    process.communicate()
+    gated.open()
+    wait_until((gated.run_dir / "result.json").exists)
+    (gated.run_dir / "outputs" / "made.txt").unlink()
+    document = gated.status()
+    assert (document["status"], document["outputs"][0]["path"]) == ("completed", "made.txt")
+    call = ["outputs", "--json", "latest", "--get", str(tmp_path / "got")]
+    assert gated.work.gitexp(*call, code=3).json["error"]["type"] == "MissingDataError"
+
+
+def test_a_log_larger_than_anybody_wants_in_memory_is_kept_whole(work: Work) -> None:
+    work.write(
+        "talks.py", "for number in range(300_000):\n    print('a line that goes on for quite a while', number)\n"
+    )
+    work.gitexp("run", "-q", "--", "python", "talks.py")
+    out = work.gitexp("logs", "latest").out
+    assert len(out.splitlines()) == 300_000
+    assert out.endswith(" 299999\n")
+    assert work.gitexp("show", "--json", "latest").json["status"] == "completed"

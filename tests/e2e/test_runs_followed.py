@@ -209,6 +209,19 @@ def test_the_same_that_still_runs_is_answered_at_once_and_runs_once(gated: Gated
     process.communicate(timeout=60)
 
 
+def test_on_a_terminal_the_same_that_still_runs_is_offered_to_be_followed(gated: Gated) -> None:
+    gated.work.gitexp("run", "--detach", "--", "python", "gated.py")
+    gated.wait_at_gate()
+    terminal = Terminal(gated.work, "run", "--", "python", "gated.py")
+    terminal.read_until("follow it?")
+    terminal.type(b"y\n")
+    terminal.read_until("at the gate")
+    gated.open()
+    assert terminal.wait() == 0
+    assert "completed" in terminal.text
+    assert len(gated.work.gitexp("log", "--json").json["experiments"]) == 1
+
+
 def test_two_identical_runs_at_the_same_moment_make_one_experiment(gated: Gated) -> None:
     both = [gated.work.start("run", "--json", "--", "python", "gated.py") for _ in range(2)]
     gated.wait_at_gate()
