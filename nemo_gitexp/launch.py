@@ -5,8 +5,6 @@ What must be exact (argv, environment, directories) travels in the plan; a launc
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shlex
 import shutil
@@ -14,12 +12,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 from nemo_gitexp.entry import Entry, expand_placeholders
-from nemo_gitexp.errors import LaunchError, StateDirectoryError
+from nemo_gitexp.errors import LaunchError
+from nemo_gitexp.handover import Successor
 from nemo_gitexp.jsontext import JsonValue, render_json
-from nemo_gitexp.processes import spawn_detached
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.rundir import RunPaths, unwritable, write_beside
 from nemo_gitexp.topology import NUMERIC_VARIABLES
@@ -153,37 +151,12 @@ def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
     return value if isinstance(value, Mapping) else {}
 
 
-class Supervisor:
-    """A process of our own that submits one run and outlives whoever started it.
-
-    Started early: it imports NeMo Run while the caller records and restores. It gets the run directory over a pipe,
-    acknowledges, and goes on alone; end of file instead of a run directory makes it leave.
-    """
+class Supervisor(Successor):
+    """Submits one prepared run through NeMo Run and stays until it has ended: NeMo Run cannot detach local jobs."""
 
     def __init__(self, state_dir: Path) -> None:
-        """Start the process.
-
-        Raises:
-            StateDirectoryError: its directory cannot be made.
-        """
-        try:
-            state_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as fault:
-            raise StateDirectoryError(f"cannot make {state_dir}: {fault.strerror}", path=str(state_dir)) from fault
-        # -P: nothing in the directory where it works is importable.
-        argv = [sys.executable, "-P", "-m", "nemo_gitexp.launchers.nemo", str(state_dir)]
-        self._process = spawn_detached(argv, cwd=state_dir, env=os.environ)
-
-    def __enter__(self) -> Self:
-        """Hand out the supervisor."""
-        return self
-
-    def __exit__(self, kind: object, value: object, trace: object) -> None:
-        """Let go of the process: with a plan it goes on, without one it leaves."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        """Start the process, which imports NeMo Run while the caller records and restores."""
+        super().__init__("nemo_gitexp.launchers.nemo", state_dir, state_dir)
 
     def submit(self, paths: RunPaths) -> Receipt:
         """Hand the run over and wait for the acknowledgement (not for the job).
@@ -191,18 +164,9 @@ class Supervisor:
         Raises:
             LaunchError: the supervisor died first.
         """
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise LaunchError("the supervisor was started without pipes")
-        try:
-            stdin.write(json.dumps(str(paths.root)).encode() + b"\n")
-            stdin.flush()
-            answer = stdout.readline()
-        except BrokenPipeError:
-            answer = b""
-        if answer != b"accepted\n":
+        if not self.hand_over(str(paths.root)):
             raise LaunchError(
                 "the supervisor did not accept the run",
                 hint=f"{shlex.quote(sys.executable)} -c 'import nemo_run' shows what is wrong",
             )
-        return Receipt("local", (f"pid-{self._process.pid}",))
+        return Receipt("local", (f"pid-{self.process.pid}",))

@@ -16,10 +16,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nemo_gitexp.handover import accept, take_order
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.runs import end_orphan
 from nemo_gitexp.worker.machine import started_document
@@ -48,6 +49,8 @@ TOUCHED_VARIABLES = (
 def main() -> int:
     """Import NeMo Run, take one run directory from stdin, run it, clean up."""
     gc.disable()
+    # The import below holds the interpreter; whoever hands a run over must not wait for its turns of 5 ms.
+    sys.setswitchinterval(0.0005)
     inbox = _Inbox()
     inbox.start()
     with _nemo_home(Path(sys.argv[1])) as home:
@@ -76,12 +79,12 @@ class _Inbox(threading.Thread):
         self.paths: RunPaths | None = None
 
     def run(self) -> None:
-        line = sys.stdin.buffer.readline()
-        if not line.endswith(b"\n"):
+        order = take_order()
+        if not isinstance(order, str):
             return
         from nemo_gitexp.rundir import RunPaths, write_beside
 
-        paths = RunPaths(Path(json.loads(line)))
+        paths = RunPaths(Path(order))
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         try:
             write_beside(paths.supervisor, json.dumps(started_document(now)).encode())
@@ -91,9 +94,7 @@ class _Inbox(threading.Thread):
         if paths.abandoned.exists() or not paths.plan.exists():
             return
         self.paths = paths
-        with suppress(BrokenPipeError):
-            sys.stdout.buffer.write(b"accepted\n")
-            sys.stdout.buffer.flush()
+        accept()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nemo_gitexp.catalog import Site, document_of
 from nemo_gitexp.entry import CommandEntry
-from nemo_gitexp.errors import AlreadyFinishedError, LaunchError
+from nemo_gitexp.errors import AlreadyFinishedError
 from nemo_gitexp.execution import (
     Conditions,
     Watcher,
@@ -19,13 +19,14 @@ from nemo_gitexp.execution import (
     require_start,
     start_run,
 )
+from nemo_gitexp.handover import Background
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.recording import identity_for_facts, probe_interpreter, resolve_interpreter
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
-from nemo_gitexp.settings import require_executor
+from nemo_gitexp.settings import require_local
 from nemo_gitexp.store import Tip, read_experiments, verify_experiment
 from nemo_gitexp.tidy import tidy
 from nemo_gitexp.verbs.run import RunAnswer, RunOptions
@@ -33,9 +34,12 @@ from nemo_gitexp.verbs.run import RunAnswer, RunOptions
 LauncherFactory = Callable[[], AbstractContextManager[Launcher]]
 """Makes a launcher before it is needed: starting its process early hides what it imports."""
 
+StarterFactory = Callable[[], AbstractContextManager[Launcher | Background]]
+"""The same for a run that may be detached: then a background process takes it whole."""
+
 
 def launch(
-    site: Site, text: str, options: RunOptions, make_launcher: LauncherFactory, watcher: Watcher, env: Mapping[str, str]
+    site: Site, text: str, options: RunOptions, make_launcher: StarterFactory, watcher: Watcher, env: Mapping[str, str]
 ) -> RunAnswer:
     """Run an experiment that was recorded only, or that was lost.
 
@@ -50,13 +54,18 @@ def launch(
         (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
         verify_experiment(site.repository, experiment)
         entry = experiment.record.entry
+        require_local(site.settings, experiment.record.executor)
+        interpreter = resolve_interpreter(site, entry, env)
         probe = probe_interpreter(entry, env, site.repository.root) if isinstance(entry, CommandEntry) else None
+        if isinstance(launcher, Background):
+            launcher.take(reserved, interpreter, probe, keep=options.keep)
+            return RunAnswer("detached", document_of(site, tip))
         return execute(
             site,
             experiment.tip,
             reserved,
             launcher=launcher,
-            interpreter=resolve_interpreter(site, entry, env),
+            interpreter=interpreter,
             probe_interpreter=probe,
             options=options,
             watcher=watcher,
@@ -85,20 +94,17 @@ def execute(
     options: RunOptions,
     watcher: Watcher,
 ) -> RunAnswer:
-    """Run a recorded experiment and return when its result is recorded, or with `detach` when it is on its way.
+    """Run a recorded experiment and return when its result is recorded.
 
     Raises:
-        LaunchError: its executor is none that this version submits to, or did not start it: it stays recorded.
+        LaunchError: it was not started: it stays recorded.
         WorkspaceError: its state cannot be restored exactly.
     """
     (experiment,) = read_experiments(site.repository, [tip])
-    require_local(site, experiment.record.executor)
     conditions = Conditions(interpreter, probe_interpreter, keep=options.keep)
     try:
         start_run(site, experiment, reserved, conditions, launcher, watcher)
         announce(site, experiment, reserved, identity_for_facts(site), watcher)
-        if options.detach:
-            return RunAnswer("detached", document_of(site, tip))
         tidy(site)  # here it costs nobody time: the job is on its way
         state, interrupted = follow_run(reserved, watcher), False
     except KeyboardInterrupt:
@@ -108,22 +114,6 @@ def execute(
     if state.status not in ("finished", "dead"):
         return RunAnswer("ran", document_of(site, tip), interrupted=interrupted)
     return RunAnswer("ran", document_of(site, finish_run(site, tip, state)), interrupted=interrupted)
-
-
-def require_local(site: Site, name: str) -> None:
-    """Check that this version can submit to an executor profile.
-
-    Raises:
-        UnknownExecutorError: no profile is called that.
-        LaunchError: its type is not local.
-    """
-    profile = require_executor(site.settings, name)
-    if profile.get("type", "local") != "local":
-        raise LaunchError(
-            f"executor {name} is of type {profile.get('type')}, and this version submits to local ones only",
-            hint="--executor local",
-            executor=name,
-        )
 
 
 def follow_or_cancel(site: Site, paths: RunPaths, watcher: Watcher) -> tuple[RunState, bool]:

@@ -32,10 +32,11 @@ from nemo_gitexp.result import (
 )
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
+from nemo_gitexp.settings import require_local
 from nemo_gitexp.store import Experiment, read_experiments, verify_experiment
 from nemo_gitexp.streams import recorded_rows
 from nemo_gitexp.surroundings import ENVIRONMENT_MODES, Surroundings, compare_surroundings, find_surroundings
-from nemo_gitexp.verbs.launch import LauncherFactory, follow_or_cancel, require_local
+from nemo_gitexp.verbs.launch import LauncherFactory, follow_or_cancel
 from nemo_gitexp.verdict import (
     LEVELS,
     Circumstances,
@@ -105,7 +106,7 @@ def reproduce(
     if options.plan_only:
         return ReproduceAnswer(document, None, 0, cost)
     _require_confirmed(site, options, cost, tip.record)
-    require_local(site, options.executor or experiment.record.executor)
+    require_local(site.settings, options.executor or experiment.record.executor)
     _require_fresh_roots(experiment)
     around = find_surroundings(site, experiment, options.env_mode, env, watcher.say)
     if level == "restored":

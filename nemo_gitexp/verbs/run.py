@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nemo_gitexp.catalog import Site, document_of, list_branches, list_entries
 from nemo_gitexp.documents import ExperimentDoc
+from nemo_gitexp.handover import Background
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.recording import (
     Asked,
@@ -20,6 +21,7 @@ from nemo_gitexp.recording import (
 )
 from nemo_gitexp.result import Standing, experiment_document
 from nemo_gitexp.rundir import reserve_run
+from nemo_gitexp.settings import require_local
 from nemo_gitexp.store import list_tips, local_ref
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from nemo_gitexp.execution import Watcher
     from nemo_gitexp.git.snapshot import Look
-    from nemo_gitexp.verbs.launch import LauncherFactory
+    from nemo_gitexp.verbs.launch import StarterFactory
 
 ONGOING = ("launched", "running", "requeued")
 
@@ -59,7 +61,7 @@ def run(
     site: Site,
     asked: Asked,
     options: RunOptions,
-    make_launcher: LauncherFactory,
+    make_launcher: StarterFactory,
     watcher: Watcher,
     *,
     now: datetime,
@@ -107,6 +109,10 @@ def run(
         watcher.say(f"recorded {tip.record[:12]}  {tip.study}/{tip.name}")
         if launcher is None or reserved is None:
             return RunAnswer("recorded", document_of(site, tip))
+        require_local(site.settings, plan.record.executor)
+        if isinstance(launcher, Background):
+            launcher.take(reserved, plan.interpreter, plan.probe_interpreter, keep=options.keep)
+            return RunAnswer("detached", document_of(site, tip))
         from nemo_gitexp.verbs.launch import execute  # 30 ms that recording alone need not pay
 
         return execute(
