@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from nemo_gitexp.catalog import Site, read_current
@@ -53,20 +53,26 @@ def diff(site: Site, a: str | None, b: str | None) -> DiffAnswer:
 
 
 def diff_worktree(site: Site, a: str | None, env: Mapping[str, str], now: datetime) -> DiffAnswer:
-    """Return what differs between an experiment and what its study would record now."""
+    """Return what differs between an experiment and what its study would record now.
+
+    Nothing was run there, so metrics and outputs play no part.
+    """
     from nemo_gitexp.recording import Asked, plan_experiment  # comparing two experiments need not pay for recording
 
     first = _side(site, find_experiment(site.repository, a or "latest"))
-    entry = first.record.entry
-    command = None
-    if first.record.ad_hoc:
-        # An ad-hoc experiment has no definition: the present state runs the same words.
-        words = entry.to_json()
-        command = tuple(str(word) for word in _command_words(words))
-    study = None if first.record.ad_hoc else first.record.study
-    asked = Asked(
-        cwd=site.repository.root, env=env, study=study, command=command, seed=first.record.seed if command else None
-    )
+    record, root = first.record, site.repository.root
+    asked = Asked(cwd=root, env=env, study=record.study)
+    if record.ad_hoc:
+        # There is no definition: the present state runs the same words, in the same way.
+        asked = Asked(
+            cwd=root / record.workdir,
+            env=env,
+            command=tuple(str(word) for word in _command_words(record.entry.to_json())),
+            seed=record.seed,
+            determinism=record.determinism,
+            message=record.determinism_reason,
+            executor=record.executor,
+        )
     plan = plan_experiment(site, asked, now)
     document = experiment_document(
         sha="worktree",
@@ -79,7 +85,14 @@ def diff_worktree(site: Site, a: str | None, env: Mapping[str, str], now: dateti
         standing=Standing(status="planned", branch=None),
     )
     environment = parse_document(plan.environment, "environment.json")
+    first = replace(first, document=_without_results(first.document))
     return _compare(site, first, _Side(document, plan.record, environment, plan.snapshot.tree))
+
+
+def _without_results(document: ExperimentDoc) -> ExperimentDoc:
+    stripped = document.copy()
+    stripped["metrics"], stripped["metric_stats"], stripped["outputs"] = {}, {}, []
+    return stripped
 
 
 def _command_words(entry: Mapping[str, JsonValue]) -> list[JsonValue]:
