@@ -23,11 +23,13 @@ from nemo_gitexp.environment import Environment, available_cores, capture_enviro
 from nemo_gitexp.errors import (
     DefinitionError,
     EnvironmentCaptureError,
+    GitCommandError,
     SnapshotRefusedError,
     UnknownStudyError,
     UsageError,
 )
 from nemo_gitexp.git.changes import code_key, list_files
+from nemo_gitexp.git.objects import find_objects
 from nemo_gitexp.git.repository import Identity, Repository
 from nemo_gitexp.git.snapshot import MEGABYTE, Look, Snapshot, SnapshotLimits, take_snapshot
 from nemo_gitexp.jsontext import JsonValue, render_json
@@ -207,11 +209,24 @@ def record_plan(site: Site, plan: Plan) -> Tip:
         environment=plan.environment,
         author=author,
         committer=committer,
-        sign=site.git_config.get("commit.gpgsign", "").lower() in ("true", "1", "yes", "on"),
+        sign="commit.gpgsign" in site.git_config and repository.flag("commit.gpgsign"),
     )
-    tip = write_experiment(repository, draft)
+    try:
+        tip = write_experiment(repository, draft)
+    except GitCommandError:
+        if not _snapshot_was_pruned(site, plan.snapshot):
+            raise
+        tip = write_experiment(repository, draft)
     write_branch(repository, tip)
     return tip
+
+
+def _snapshot_was_pruned(site: Site, snapshot: Snapshot) -> bool:
+    """Return whether a `git gc` elsewhere took the snapshot's objects, which nothing names yet; they are made anew."""
+    repository = site.repository
+    if find_objects(repository, [snapshot.tree])[0] is not None:
+        return False
+    return take_snapshot(repository, snapshot_limits(site)).tree == snapshot.tree
 
 
 def find_duplicates(plan: Plan) -> list[Tip]:

@@ -166,6 +166,10 @@ class Repository:
                 values[section.lower() + dot + rest] = value
         return values
 
+    def flag(self, key: str) -> bool:
+        """Return a boolean of the configuration as git reads it; False when it is not set."""
+        return self.find_text("config", "--type=bool", "--get", key) == "true"
+
     def head(self) -> CommitSha | None:
         """Return the commit that HEAD names, None in a repository without commits."""
         sha = self.find_text("rev-parse", "--verify", "--quiet", "HEAD^{commit}")

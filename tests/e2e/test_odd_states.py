@@ -128,6 +128,29 @@ def test_a_signature_that_cannot_be_made_is_one_clear_error(work: Work) -> None:
     assert work.refs("refs/gitexp-tmp/") == {}
 
 
+def test_a_prune_by_another_git_takes_nothing_from_a_snapshot(work: Work, tmp_path: Path) -> None:
+    real = shutil.which("git", path=work.env["PATH"])
+    fake = tmp_path / "bin" / "git"
+    fake.parent.mkdir()
+    # Just before the first commit is written, everything that no ref names yet goes.
+    fake.write_text(
+        f"""#!/bin/sh
+case "$*" in *fast-import*)
+  [ -e '{tmp_path}/pruned' ] || {{ '{real}' prune --expire=now; touch '{tmp_path}/pruned'; }} ;;
+esac
+exec '{real}' "$@"
+"""
+    )
+    fake.chmod(0o755)
+    work.write("train.py", SCRIPT + "# dirty\n")
+    work.write("new/file.py", "x = 1\n")
+    pruning = Work(work.root, {**work.env, "PATH": f"{fake.parent}{os.pathsep}{work.env['PATH']}"})
+    ran = pruning.gitexp("run", "--record-only", "--json", "--", "python", "train.py").json
+    assert (tmp_path / "pruned").exists()
+    assert work.git("show", f"{ran['code']['commit']}:new/file.py") == "x = 1"
+    assert "missing" not in work.git("fsck", "--no-dangling")
+
+
 def test_spaces_and_other_letters_in_every_path(tmp_path: Path) -> None:
     place = tmp_path / "Ünï côdé 日本" / "my work"
     work = make_work(place, tmp_path / "home é", files={"src dir/träin it.py": SCRIPT})
