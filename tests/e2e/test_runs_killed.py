@@ -86,7 +86,7 @@ def test_the_job_outlives_the_supervisor(gated: Gated) -> None:
     expect_nothing_left(gated.work)
 
 
-@pytest.mark.parametrize("names", [("started",), ("supervisor", "started"), ("started", "supervisor")])
+@pytest.mark.parametrize("names", [("started",), ("supervisor", "started")])
 def test_a_run_without_its_worker_is_lost_its_job_is_ended_and_it_can_be_launched_again(
     gated: Gated, names: tuple[str, ...]
 ) -> None:
