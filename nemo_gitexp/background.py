@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _start(site: Site, paths: RunPaths, conditions: Conditions, supervisor: Supervisor) -> int:
-    watcher = Silence()
+    watcher, launching = Silence(), paths.launching.read_bytes()
     try:
         tip = find_experiment(site.repository, paths.run.partition(".")[0])
         (experiment,) = read_experiments(site.repository, [tip])
@@ -58,6 +58,7 @@ def _start(site: Site, paths: RunPaths, conditions: Conditions, supervisor: Supe
     except GitexpError as error:
         # Nobody is there to read an error: the run's own directory keeps it, and whoever looks records it.
         paths.root.mkdir(parents=True, exist_ok=True)
+        write_beside(paths.launching, launching)
         write_beside(paths.refused, render_json({"message": f"{type(error).__name__}: {error.message}"}))
         return error.exit_code
     return 0

@@ -282,7 +282,8 @@ def _output_json(item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 
 def _error_json(left: RunLeavings) -> JsonValue:
     if left.worker is None:
-        return {"type": "LostRunError", "message": "the run ended without a result"}
+        reason = without_places(left.lost_reason or "nobody knows why", left.places)
+        return {"type": "LostRunError", "message": f"the run ended without a result: {reason}"}
     error = left.worker.get("error")
     if not isinstance(error, Mapping):
         return None

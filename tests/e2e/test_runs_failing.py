@@ -207,3 +207,19 @@ def test_a_log_larger_than_anybody_wants_in_memory_is_kept_whole(work: Work) -> 
     assert len(out.splitlines()) == 300_000
     assert out.endswith(" 299999\n")
     assert work.gitexp("show", "--json", "latest").json["status"] == "completed"
+
+
+def test_a_detached_run_whose_state_cannot_be_restored_is_lost_and_says_why(work: Work) -> None:
+    work.write("data.txt", "x")
+    work.write(".gitattributes", "data.txt filter=broken\n")
+    work.commit()
+    work.git("config", "filter.broken.smudge", "false")
+    work.git("config", "filter.broken.clean", "cat")
+    work.git("config", "filter.broken.required", "true")
+    work.gitexp("run", "--detach", "--", "python", "train.py")
+    wait_until(lambda: work.gitexp("log", "--json").json["experiments"][0]["status"] == "lost")
+    error = work.gitexp("show", "--json", "latest").json["error"]
+    assert "data.txt" in error["message"]
+    expect_nothing_left(work)
+    work.git("config", "filter.broken.smudge", "cat")
+    assert work.gitexp("launch", "--json", "latest").json["status"] == "completed"
