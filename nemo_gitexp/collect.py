@@ -127,9 +127,11 @@ def run_places(plan: Mapping[str, JsonValue]) -> dict[str, str]:
     """Return this run's directories, and those of its user, with the words that stand for them in records."""
     words = {"workspace": "{workspace}", "run_dir": "{run}", "user_root": "{root}", "home": "~"}
     places = {str(plan[key]): word for key, word in words.items() if plan.get(key)}
+    places |= {value: str(word) for value, word in mapping(plan.get("site")).items()}
     interpreter = plan.get("interpreter")
     if isinstance(interpreter, str) and not interpreter.startswith("/usr/"):  # which is the same on every machine
         places.setdefault(str(Path(interpreter).parent.parent), "{python}")
+    # A short value (a partition called "a100") would turn up in words that have nothing to do with it.
     return {place: word for place, word in places.items() if len(Path(place).parts) > 1}
 
 

@@ -108,6 +108,7 @@ def start_run(
                 reproduction=conditions.reproduction,
                 stop_after_steps=conditions.stop_after_steps,
                 keep_workspace=conditions.keep,
+                site=site.settings.site,
             ),
         )
     except KeyboardInterrupt:

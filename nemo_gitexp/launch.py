@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from nemo_gitexp.handover import Successor
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.rundir import RunPaths, unwritable, write_beside
+from nemo_gitexp.sitevalues import bind_site, bind_text, site_words
 from nemo_gitexp.topology import NUMERIC_VARIABLES
 from nemo_gitexp.workspace import Workspace
 
@@ -42,6 +43,12 @@ class RunRequest:
     reproduction: bool = False
     stop_after_steps: int | None = None
     keep_workspace: bool = False
+    site: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def bound_config(self) -> Mapping[str, JsonValue]:
+        """The configuration with this machine's values in it."""
+        return {key: bind_site(value, self.site) for key, value in self.config.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ def prepare_run(paths: RunPaths, request: RunRequest) -> None:
     """Fill the run directory: worker, configuration, manifest, and last of all the plan.
 
     Raises:
+        SettingsError: a `${site:NAME}` that this machine has no value for.
         StateDirectoryError: it cannot be written.
     """
     try:
@@ -75,7 +83,7 @@ def prepare_run(paths: RunPaths, request: RunRequest) -> None:
         package.mkdir(parents=True)
         for source in sorted(_WORKER_SOURCES.glob("*.py")):
             shutil.copyfile(source, (package.parent if source.name == "start.py" else package) / source.name)
-        write_beside(paths.config, render_json(request.config))
+        write_beside(paths.config, render_json(request.bound_config))
         write_beside(paths.manifest, request.workspace.manifest())
         write_beside(paths.plan, render_json(_plan(paths, request)))
     except OSError as fault:
@@ -99,6 +107,7 @@ def _plan(paths: RunPaths, request: RunRequest) -> JsonValue:
         "keep_workspace": request.keep_workspace,
         "cwd": str(workspace.path / record.workdir),
         "user_root": str(request.user_root),
+        "site": site_words(request.site),
         "home": os.path.expanduser("~"),  # noqa: PTH111 - text to be recognised in messages, no path to open
         "trusted_roots": [str(request.common_dir), str(paths.root)],
         "entry": entry,
@@ -113,7 +122,7 @@ def _plan(paths: RunPaths, request: RunRequest) -> JsonValue:
             "nodes": record.topology.get("nodes", 1),
             "tasks_per_node": record.topology.get("tasks_per_node", 1),
         },
-        "outputs": [{"path": output.path, "keep": output.keep} for output in record.outputs],
+        "outputs": [{"path": bind_text(output.path, request.site), "keep": output.keep} for output in record.outputs],
         "outputs_dir": str(paths.outputs),
         "config": str(paths.config),
         "metrics_file": record.metrics.file,
@@ -141,9 +150,8 @@ def _expanded(entry: Entry, values: Mapping[str, str], request: RunRequest) -> d
     for key in ("args", "argv"):
         words = document.get(key)
         if isinstance(words, list):
-            document[key] = list(
-                expand_placeholders([str(word) for word in words], values, request.config, strict=strict)
-            )
+            expanded = expand_placeholders([str(word) for word in words], values, request.config, strict=strict)
+            document[key] = bind_site(expanded, request.site)
     return document
 
 

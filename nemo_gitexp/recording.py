@@ -37,6 +37,7 @@ from nemo_gitexp.naming import ExperimentNaming, require_name, slug
 from nemo_gitexp.overrides import apply_overrides, parse_adhoc_arguments
 from nemo_gitexp.record import CodeState, ExperimentRecord, Input, identity_of
 from nemo_gitexp.settings import require_executor
+from nemo_gitexp.sitevalues import bind_site
 from nemo_gitexp.store import (
     Draft,
     Tip,
@@ -179,7 +180,7 @@ def plan_experiment(site: Site, asked: Asked, now: datetime, look: Look | None =
             environment_key=environment_key,
         ),
     )
-    _check_placeholders(record, defined.config)
+    _check_placeholders(record, defined.config, site.settings.site)
     notes = [*_notes(record), *_live_notes(record, repository.root)]
     return Plan(
         record=record,
@@ -401,11 +402,12 @@ def _name(definition: StudyDefinition, hashed: str, now: datetime) -> str:
     return f"{name}_v{hashed.removeprefix('sha256:')[:8]}"
 
 
-def _check_placeholders(record: ExperimentRecord, config: Mapping[str, JsonValue]) -> None:
-    """Find unknown placeholders now, not when the job is about to start."""
+def _check_placeholders(record: ExperimentRecord, config: Mapping[str, JsonValue], site: Mapping[str, str]) -> None:
+    """Find unknown placeholders and missing site values now, not when the job is about to start."""
     values = {"config": "-", "outputs": "-", "seed": "-"}
     words = record.entry.argv if isinstance(record.entry, CommandEntry) else record.entry.arguments
-    expand_placeholders(words, values, config, strict=not record.ad_hoc)
+    expanded = expand_placeholders(words, values, config, strict=not record.ad_hoc)
+    bind_site([config, expanded, [output.path for output in record.outputs]], site)
 
 
 def _live_notes(record: ExperimentRecord, root: Path) -> list[str]:

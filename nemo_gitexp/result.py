@@ -81,7 +81,7 @@ def build_result(record: ExperimentRecord, left: RunLeavings, *, long_metrics_pi
     long = stream is not None and len(stream) > METRICS_IN_GIT_BYTES
     worker: Mapping[str, JsonValue] = left.worker or {}
     status = str(worker.get("status", "lost"))
-    outputs = [_output_json(item) for item in mappings(worker.get("outputs"))]
+    outputs = reported_outputs(left)
     error = _error_json(left)
     result: dict[str, JsonValue] = {
         "schema": SCHEMA,
@@ -92,7 +92,7 @@ def build_result(record: ExperimentRecord, left: RunLeavings, *, long_metrics_pi
         "error": error,
         "metrics": cast("JsonValue", metric_stats(rows)),
         "outputs": outputs,
-        "missing_outputs": worker.get("missing_outputs", []),
+        "missing_outputs": reported_missing(left),
         "stream": {
             "digest": stream_digest(rows),
             "rows": len(rows),
@@ -276,8 +276,22 @@ def _run_json(left: RunLeavings, worker: Mapping[str, JsonValue], volatile: Json
     }
 
 
-def _output_json(item: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    return {key: item.get(key) for key in ("path", "keep", "sha256", "md5", "digest", "size_bytes", "is_dir")}
+def reported_outputs(left: RunLeavings) -> list[dict[str, JsonValue]]:
+    """Return what a run made, as result.json holds it."""
+    keys = ("keep", "sha256", "md5", "digest", "size_bytes", "is_dir")
+    made = mappings((left.worker or {}).get("outputs"))
+    return [{"path": _declared(item.get("path"), left), **{key: item.get(key) for key in keys}} for item in made]
+
+
+def reported_missing(left: RunLeavings) -> list[str]:
+    """Return the declared outputs that a run did not make."""
+    return [_declared(path, left) for path in sequence((left.worker or {}).get("missing_outputs"))]
+
+
+def _declared(path: JsonValue, left: RunLeavings) -> str:
+    """Return an output's path as the definition wrote it: with the names of this machine's values."""
+    names = {place: word for place, word in left.places.items() if word.startswith("${site:")}
+    return without_places(str(path), names)
 
 
 def _error_json(left: RunLeavings) -> JsonValue:

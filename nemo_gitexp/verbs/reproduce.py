@@ -28,11 +28,14 @@ from nemo_gitexp.result import (
     mapping,
     mappings,
     output_document,
+    reported_missing,
+    reported_outputs,
     sequence,
 )
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.settings import require_local
+from nemo_gitexp.sitevalues import bind_text
 from nemo_gitexp.store import Experiment, read_experiments, verify_experiment
 from nemo_gitexp.streams import recorded_rows
 from nemo_gitexp.surroundings import ENVIRONMENT_MODES, Surroundings, compare_surroundings, find_surroundings
@@ -107,7 +110,7 @@ def reproduce(
         return ReproduceAnswer(document, None, 0, cost)
     _require_confirmed(site, options, cost, tip.record)
     require_local(site.settings, options.executor or experiment.record.executor)
-    _require_fresh_roots(experiment)
+    _require_fresh_roots(experiment, site.settings.site)
     around = find_surroundings(site, experiment, options.env_mode, env, watcher.say)
     if level == "restored":
         return _restored_only(site, experiment, document, around, watcher)
@@ -184,8 +187,8 @@ def _judge(
         status=files.status,
         exit_code=_exit_code(left.worker or {}),
         metrics=left.rows,
-        outputs=tuple(output_document(item) for item in mappings((left.worker or {}).get("outputs"))),
-        missing_outputs=tuple(str(path) for path in sequence((left.worker or {}).get("missing_outputs"))),
+        outputs=tuple(output_document(item) for item in reported_outputs(left)),
+        missing_outputs=tuple(reported_missing(left)),
     )
     named, drift = compare_surroundings(experiment, around, left, options.env_mode)
     return judge(
@@ -295,11 +298,11 @@ def _require_confirmed(site: Site, options: ReproduceOptions, cost: float | None
         )
 
 
-def _require_fresh_roots(experiment: Experiment) -> None:
+def _require_fresh_roots(experiment: Experiment, site_values: Mapping[str, str]) -> None:
     """Refuse external output directories that hold something: a resumed run is no reproduction."""
     filled = []
     for output in experiment.record.outputs:
-        place = Path(output.path)
+        place = Path(bind_text(output.path, site_values))
         if place.is_absolute() and place.exists() and (place.is_file() or any(place.iterdir())):
             filled.append(output.path)
     if filled:
