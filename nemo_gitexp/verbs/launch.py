@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from nemo_gitexp.catalog import Site, document_of
+from nemo_gitexp.catalog import Site, document_of, read_current
 from nemo_gitexp.entry import CommandEntry
 from nemo_gitexp.errors import AlreadyFinishedError
 from nemo_gitexp.execution import (
@@ -24,6 +24,7 @@ from nemo_gitexp.launch import Launcher
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.recording import identity_for_facts, probe_interpreter, resolve_interpreter
+from nemo_gitexp.report.remarks import run_remarks
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.settings import require_local
@@ -113,7 +114,10 @@ def execute(
         require_start(site, state)
     if state.status not in ("finished", "dead"):
         return RunAnswer("ran", document_of(site, tip), interrupted=interrupted)
-    return RunAnswer("ran", document_of(site, finish_run(site, tip, state)), interrupted=interrupted)
+    found = read_current(site, finish_run(site, tip, state))
+    for remark in run_remarks(found.experiment.run or {}):
+        watcher.say(f"note: the job {remark}")
+    return RunAnswer("ran", found.document, interrupted=interrupted)
 
 
 def follow_or_cancel(site: Site, paths: RunPaths, watcher: Watcher) -> tuple[RunState, bool]:
