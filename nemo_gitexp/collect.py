@@ -5,11 +5,12 @@ The bytes depend on record and run directory alone: two collectors anywhere make
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
+import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from nemo_gitexp.data.changes import changed_after_run, quarantine_damaged
 from nemo_gitexp.data.restore import parse_restored_input
 from nemo_gitexp.data.store import ObjectStore
 from nemo_gitexp.data.verified import hash_file
-from nemo_gitexp.errors import CorruptDataError, DocumentError, StateDirectoryError
+from nemo_gitexp.errors import CorruptDataError, DocumentError
 from nemo_gitexp.git.repository import CommitSha, Repository
 from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
@@ -37,7 +38,7 @@ from nemo_gitexp.result import (
     sequence,
     without_places,
 )
-from nemo_gitexp.rundir import RunPaths
+from nemo_gitexp.rundir import RunPaths, unwritable
 from nemo_gitexp.runs import RunState, end_orphan, give_up, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
 
@@ -67,7 +68,7 @@ def collect_run(repository: Repository, experiment: Experiment, run: RunState) -
     store = output_store(repository)
     left = read_leavings(experiment, run)
     keep_outputs(store, run.paths, left.worker)
-    left = replace(left, log=_keep_log(store, run.paths, left.places, repository.state_dir / "tmp"))
+    left = replace(left, log=_keep_log(store, run.paths, left.places))
     files = build_result(experiment.record, left)
     if files.long_metrics is not None:
         pin = store.add_bytes(files.long_metrics)
@@ -218,30 +219,35 @@ def read_pieces(open_file: Callable[[], BinaryIO]) -> Iterator[bytes]:
             yield piece
 
 
-def _keep_log(store: ObjectStore, paths: RunPaths, places: Mapping[str, str], scratch: Path) -> LogDigest | None:
+def _keep_log(store: ObjectStore, paths: RunPaths, places: Mapping[str, str]) -> LogDigest | None:
     if not paths.log.exists():
         return None
     with paths.log.open("rb") as log:
         size_bytes = log.seek(0, io.SEEK_END)
         log.seek(max(0, size_bytes - _TAIL_BYTES))
         tail = tail_lines(log.read())
-    with tempfile.TemporaryDirectory(prefix=f"{owner_token()}.", dir=_made(scratch)) as directory:
-        packed = Path(directory, "log.gz")
-        # No name and no time in it: the same log gives the same object wherever it is collected.
-        with packed.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as target:
-            for piece in read_pieces(lambda: paths.log.open("rb")):
-                target.write(piece)
-        pin = hash_file(packed)
-        store.add_file(packed, pin, link=True)
+    packed = _packed_log(paths)
+    pin = hash_file(packed)
+    store.add_file(packed, pin)
     return LogDigest(pin, size_bytes, tuple(without_places(line, places) for line in tail))
 
 
-def _made(directory: Path) -> Path:
+def _packed_log(paths: RunPaths) -> Path:
+    """Return the compressed log in the run directory: zlibs differ, so the first collector packs it for all."""
+    if paths.packed_log.exists():
+        return paths.packed_log
+    beside = paths.packed_log.with_name(f".{owner_token()}.log.gz")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as target:
+            for piece in read_pieces(lambda: paths.log.open("rb")):
+                target.write(piece)
+        with contextlib.suppress(FileExistsError):
+            os.link(beside, paths.packed_log)
     except OSError as fault:
-        raise StateDirectoryError(f"cannot make {directory}: {fault.strerror}", path=str(directory)) from fault
-    return directory
+        raise unwritable(paths, fault) from fault
+    finally:
+        beside.unlink(missing_ok=True)
+    return paths.packed_log
 
 
 def tail_lines(content: bytes, count: int = LOG_TAIL_LINES) -> list[str]:

@@ -57,6 +57,11 @@ class RunPaths:
         return self.root / "log.txt"
 
     @property
+    def packed_log(self) -> Path:
+        """The log as it goes into the store, packed by whoever collects first."""
+        return self.root / "log.gz"
+
+    @property
     def worker(self) -> Path:
         """The worker's entry, run by path."""
         return self.root / "node" / "start.py"

@@ -23,7 +23,7 @@ from nemo_gitexp.worker.machine import HEARTBEAT_S, host_digest
 SILENCE_S = 30 * HEARTBEAT_S
 """A worker on another host that has not touched its file for that long is dead."""
 
-OBSERVERS_FILES = ("cancel.json", "abandoned.json")
+OBSERVERS_FILES = ("log.gz", "cancel.json", "abandoned.json")
 """What others than the run itself write: no part of what it left."""
 
 
