@@ -217,6 +217,13 @@ def read_current(site: Site, tip: Tip) -> Found:
     return Found(experiment, apply_standing(_document(experiment), now, standing))
 
 
+def recorded_document(experiment: Experiment, branch: str | None, status: str = "recorded") -> ExperimentDoc:
+    """Return the document of an experiment that was recorded this moment: nothing is known beside its commits."""
+    document = _document(experiment)
+    document["branch"], document["status"] = branch, status
+    return document
+
+
 def document_of(site: Site, tip: Tip) -> ExperimentDoc:
     """Return one experiment as a document, up to date.
 

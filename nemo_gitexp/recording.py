@@ -40,10 +40,7 @@ from nemo_gitexp.settings import require_executor
 from nemo_gitexp.sitevalues import bind_site
 from nemo_gitexp.store import (
     Draft,
-    Tip,
-    branch_name,
-    list_tips,
-    read_experiments_or_faults,
+    Experiment,
     write_branch,
     write_experiment,
 )
@@ -75,7 +72,7 @@ class Asked:
 class Plan:
     """An experiment ready to be recorded, and what surrounds it.
 
-    `tips` are all experiments at that moment; `notes` are worth a line each.
+    `notes` are worth a line each.
     """
 
     record: ExperimentRecord
@@ -85,7 +82,6 @@ class Plan:
     interpreter: Path | None
     probe_interpreter: Path | None
     notes: tuple[str, ...]
-    tips: tuple[Tip, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +186,11 @@ def plan_experiment(site: Site, asked: Asked, now: datetime, look: Look | None =
         interpreter=interpreter,
         probe_interpreter=probe,
         notes=tuple(notes),
-        tips=tuple(list_tips(repository)),
     )
 
 
-def record_plan(site: Site, plan: Plan) -> Tip:
-    """Record the experiment: commits, ref, branch.
+def record_plan(site: Site, plan: Plan) -> tuple[Experiment, str | None]:
+    """Record the experiment and return it with its branch for people, None when a name stands in that one's way.
 
     Raises:
         IdentityMissingError: git does not know the user.
@@ -213,13 +208,12 @@ def record_plan(site: Site, plan: Plan) -> Tip:
         sign="commit.gpgsign" in site.git_config and repository.flag("commit.gpgsign"),
     )
     try:
-        tip = write_experiment(repository, draft)
+        experiment = write_experiment(repository, draft)
     except GitCommandError:
         if not _snapshot_was_pruned(site, plan.snapshot):
             raise
-        tip = write_experiment(repository, draft)
-    write_branch(repository, tip)
-    return tip
+        experiment = write_experiment(repository, draft)
+    return experiment, write_branch(repository, experiment.tip)
 
 
 def _snapshot_was_pruned(site: Site, snapshot: Snapshot) -> bool:
@@ -228,43 +222,6 @@ def _snapshot_was_pruned(site: Site, snapshot: Snapshot) -> bool:
     if find_objects(repository, [snapshot.tree])[0] is not None:
         return False
     return take_snapshot(repository, snapshot_limits(site)).tree == snapshot.tree
-
-
-def find_duplicates(plan: Plan) -> list[Tip]:
-    """Return the experiments of the same identity, newest first; their status is for the caller to judge."""
-    same = [tip for tip in plan.tips if plan.record.identity and tip.identity == plan.record.identity]
-    return sorted(same, key=lambda tip: tip.created, reverse=True)
-
-
-def near_duplicate(repository: Repository, plan: Plan) -> tuple[Tip, tuple[str, ...]] | None:
-    """Return the newest completed experiment that differs only in environment or code, and in which of them."""
-    record = plan.record
-    alike = [
-        tip
-        for tip in plan.tips
-        if tip.status == "completed"
-        and (tip.study, tip.config_hash, tip.seed) == (record.study, record.config_hash, str(record.seed))
-    ]
-    newest = sorted(alike, key=lambda tip: tip.created, reverse=True)[:1]
-    for tip, item in zip(newest, read_experiments_or_faults(repository, newest), strict=True):
-        if not isinstance(item, Exception):
-            parts = _differing_parts(item.record, record)
-            if parts and set(parts) <= {"environment", "code"}:
-                return tip, parts
-    return None
-
-
-def _differing_parts(a: ExperimentRecord, b: ExperimentRecord) -> tuple[str, ...]:
-    pairs = {
-        "code": (a.code.key, b.code.key),
-        "environment": (a.environment_key, b.environment_key),
-        "inputs": ([(i.path, i.pin) for i in a.inputs], [(i.path, i.pin) for i in b.inputs]),
-        "command": (a.entry.to_json(), b.entry.to_json()),
-        "working directory": (a.workdir, b.workdir),
-        "determinism": (a.determinism, b.determinism),
-        "topology": (render_json(a.topology), render_json(b.topology)),
-    }
-    return tuple(name for name, (x, y) in pairs.items() if x != y)
 
 
 def snapshot_limits(site: Site) -> SnapshotLimits:
@@ -485,11 +442,3 @@ def _remote(git_config: Mapping[str, str]) -> str | None:
 def identity_for_facts(site: Site) -> Identity:
     """Return who writes facts now."""
     return site.repository.identities()[1]
-
-
-def branch_note(tip: Tip, branches: set[str]) -> str | None:
-    """Return a warning when the experiment has no branch for people."""
-    branch = branch_name(tip.study, tip.name)
-    if branch in branches:
-        return None
-    return f"no branch {branch}: a branch named exp is in the way; the experiment is {tip.ref}"

@@ -114,7 +114,7 @@ def branch_name(study: str, name: str) -> str:
     return f"{BRANCH_PREFIX}{study}/{name}"
 
 
-def write_experiment(repository: Repository, draft: Draft) -> Tip:
+def write_experiment(repository: Repository, draft: Draft) -> Experiment:
     """Record an experiment: code commit if the tree is dirty, record commit, ref; all or nothing.
 
     A name that is taken gets `-2`, `-3`, … so that no two experiments share a ref.
@@ -129,35 +129,43 @@ def write_experiment(repository: Repository, draft: Draft) -> Tip:
             continue
         named = replace(draft, record=replace(draft.record, name=name))
         try:
-            sha = _write_signed(repository, ref, named) if draft.sign else _write_plain(repository, ref, named)
+            sha, code = _write_signed(repository, ref, named) if draft.sign else _write_plain(repository, ref, named)
         except GitCommandError:
             if find_ref(repository, ref) is None:
                 raise
             continue
-        record = named.record
-        return Tip(
-            ref=ref,
-            study=record.study,
-            name=name,
-            sha=sha,
-            record=sha,
-            status=None,
-            identity=record.identity,
-            config_hash=record.config_hash,
-            seed=str(record.seed),
-            created=record.created,
-            remote=None,
-        )
+        return _written(ref, sha, _on_code(named.record, code), draft.config)
     raise StateDirectoryError(f"no free name for {draft.record.name}", hint="nemo-gitexp log --all")
 
 
-def _write_plain(repository: Repository, ref: str, draft: Draft) -> CommitSha:
+def _written(ref: RefName, sha: CommitSha, record: ExperimentRecord, config: bytes) -> Experiment:
+    tip = Tip(
+        ref=ref,
+        study=record.study,
+        name=record.name,
+        sha=sha,
+        record=sha,
+        status=None,
+        identity=record.identity,
+        config_hash=record.config_hash,
+        seed=str(record.seed),
+        created=record.created,
+        remote=None,
+    )
+    return Experiment(tip, record, parse_config(config, "config.json"), None, None)
+
+
+def _on_code(record: ExperimentRecord, code: CommitSha) -> ExperimentRecord:
+    return replace(record, code=replace(record.code, commit=code))
+
+
+def _write_plain(repository: Repository, ref: str, draft: Draft) -> tuple[CommitSha, CommitSha]:
     with CommitWriter(repository, ref) as writer:
         code = writer.add(_code_commit(draft)) if draft.record.code.dirty else draft.head
-        return writer.add(_record_commit(draft, code))
+        return writer.add(_record_commit(draft, code)), code
 
 
-def _write_signed(repository: Repository, ref: RefName, draft: Draft) -> CommitSha:
+def _write_signed(repository: Repository, ref: RefName, draft: Draft) -> tuple[CommitSha, CommitSha]:
     code = draft.head
     if draft.record.code.dirty:
         code = signed_commit(repository, _code_commit(draft), draft.record.code.tree)
@@ -170,7 +178,7 @@ def _write_signed(repository: Repository, ref: RefName, draft: Draft) -> CommitS
         sha = signed_commit(repository, commit, tree)
         if not move_ref(repository, ref, sha, None):
             raise GitCommandError(f"{ref} was taken by another process")
-        return sha
+        return sha, code
     finally:
         delete_ref(repository, waiting, unsigned)
 
@@ -184,7 +192,7 @@ def _code_commit(draft: Draft) -> NewCommit:
 
 
 def _record_commit(draft: Draft, code: CommitSha) -> NewCommit:
-    record = replace(draft.record, code=replace(draft.record.code, commit=code))
+    record = _on_code(draft.record, code)
     directory = record_directory(record.study)
     files = {
         f"{directory}/experiment.json": render_record(record),

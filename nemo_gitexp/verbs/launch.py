@@ -28,7 +28,7 @@ from nemo_gitexp.report.remarks import run_remarks
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.settings import require_local
-from nemo_gitexp.store import Tip, read_experiments, verify_experiment
+from nemo_gitexp.store import Experiment, Tip, read_experiments, verify_experiment
 from nemo_gitexp.tidy import tidy
 from nemo_gitexp.verbs.run import RunAnswer, RunOptions
 
@@ -63,7 +63,7 @@ def launch(
             return RunAnswer("detached", document_of(site, tip))
         return execute(
             site,
-            experiment.tip,
+            experiment,
             reserved,
             launcher=launcher,
             interpreter=interpreter,
@@ -86,7 +86,7 @@ def _require_unfinished(site: Site, tip: Tip) -> None:
 
 def execute(
     site: Site,
-    tip: Tip,
+    experiment: Experiment,
     reserved: RunPaths,
     *,
     launcher: Launcher,
@@ -101,7 +101,7 @@ def execute(
         LaunchError: it was not started: it stays recorded.
         WorkspaceError: its state cannot be restored exactly.
     """
-    (experiment,) = read_experiments(site.repository, [tip])
+    tip = experiment.tip
     conditions = Conditions(interpreter, probe_interpreter, keep=options.keep)
     try:
         start_run(site, experiment, reserved, conditions, launcher, watcher)

@@ -6,16 +6,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nemo_gitexp.catalog import Site, document_of, list_branches, list_entries
+from nemo_gitexp.catalog import Site, list_entries, recorded_document
 from nemo_gitexp.documents import ExperimentDoc
+from nemo_gitexp.duplicates import find_duplicates, near_duplicate
 from nemo_gitexp.handover import Background
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.recording import (
     Asked,
     Plan,
-    branch_note,
-    find_duplicates,
-    near_duplicate,
     plan_experiment,
     record_plan,
 )
@@ -86,38 +84,29 @@ def run(
         plan = plan_experiment(site, asked, now, look)
         if options.plan_only:
             return RunAnswer("planned", _planned_document(plan))
-        earlier = None if options.again else _earlier(site, plan)
-        if earlier is not None:
-            return earlier
-        for note in plan.notes:
-            watcher.say(note)
-        before = plan.tips
-        near = None if options.again else near_duplicate(site.repository, plan)
-        if near is not None:
-            watcher.say(f"like {near[0].name} but for: {', '.join(near[1])}")
-        with taking_turns(site.turns):
-            # Meanwhile somebody else may have recorded the same: two at once must not both run.
-            plan = replace(plan, tips=tuple(list_tips(site.repository)))
-            earlier = None if options.again or plan.tips == before else _earlier(site, plan)
+        with taking_turns(site.turns):  # two of the same at once must not both run
+            earlier = None if options.again else _earlier(site, plan, watcher)
             if earlier is not None:
                 return earlier
-            tip = record_plan(site, plan)
+            experiment, branch = record_plan(site, plan)
+            tip = experiment.tip
             reserved = reserve_run(site.run_root, site.workspace_root, tip.record) if launcher else None
-        warning = branch_note(tip, list_branches(site.repository))
-        if warning:
-            watcher.say(f"warning: {warning}")
+        for note in plan.notes:
+            watcher.say(note)
+        if branch is None:
+            watcher.say(f"warning: no branch for it: a branch named exp is in the way; the experiment is {tip.ref}")
         watcher.say(f"recorded {tip.record[:12]}  {tip.study}/{tip.name}")
         if launcher is None or reserved is None:
-            return RunAnswer("recorded", document_of(site, tip))
+            return RunAnswer("recorded", recorded_document(experiment, branch))
         require_local(site.settings, plan.record.executor)
         if isinstance(launcher, Background):
             launcher.take(reserved, plan.interpreter, plan.probe_interpreter, keep=options.keep)
-            return RunAnswer("detached", document_of(site, tip))
+            return RunAnswer("detached", recorded_document(experiment, branch, "launched"))
         from nemo_gitexp.verbs.launch import execute  # 30 ms that recording alone need not pay
 
         return execute(
             site,
-            tip,
+            experiment,
             reserved,
             launcher=launcher,
             interpreter=plan.interpreter,
@@ -127,18 +116,25 @@ def run(
         )
 
 
-def _earlier(site: Site, plan: Plan) -> RunAnswer | None:
-    """Return the answer that an experiment of the same identity gives: completed, or still going on."""
-    same = find_duplicates(plan)
-    if not same:
-        return None
-    listed = [entry.document for entry in list_entries(site, plan.tips, only=same) if entry.document is not None]
+def _earlier(site: Site, plan: Plan, watcher: Watcher) -> RunAnswer | None:
+    """Return the answer that an experiment of the same identity gives: completed, or still going on.
+
+    One that is nearly the same is worth a line.
+    """
+    tips = list_tips(site.repository)
+    same = find_duplicates(plan, tips)
+    listed = (
+        [item.document for item in list_entries(site, tips, only=same) if item.document is not None] if same else []
+    )
     for wanted, outcome in ((("completed",), "duplicate"), (ONGOING, "ongoing")):
         found = [document for document in listed if document["status"] in wanted and not document["withdrawn"]]
         if found:
             document = max(found, key=lambda item: item["name"])
             document["duplicate_of"] = document["experiment"]
             return RunAnswer(outcome, document)
+    near = near_duplicate(site.repository, plan, tips)
+    if near is not None:
+        watcher.say(f"like {near[0].name} but for: {', '.join(near[1])}")
     return None
 
 
