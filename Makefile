@@ -19,7 +19,7 @@ demo: require-git $(STAMP)  ## record two experiments, compare them, run one aga
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash experiments/digits/demo.sh
 
 test: require-git lint  ## lint, types, import rules, then every test
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff, mypy and import-linter
 	$(BIN)/ruff check

@@ -94,9 +94,7 @@ def fill_with_experiments(root: Path, env: Mapping[str, str], count: int) -> Non
     call(["git", "pack-refs", "--all"], root, env)
 
 
-def _append(
-    stream: list[bytes], number: int, base: str, folder: str, documents: Mapping[str, dict], body: str
-) -> None:
+def _append(stream: list[bytes], number: int, base: str, folder: str, documents: Mapping[str, dict], body: str) -> None:
     name = f"{documents['experiment']['name']}-n{number}"
     record = {**documents["experiment"], "name": name, "nonce": f"{number:08x}"}
     record["created"] = f"2026-01-01T{number // 3600 % 24:02d}:{number // 60 % 60:02d}:{number % 60:02d}.000000Z"
@@ -129,7 +127,9 @@ def _finish(
 
 
 def _renamed(body: str, record: Mapping[str, str]) -> str:
-    kept = [line for line in body.splitlines() if not line.startswith(("Gitexp-Name", "Gitexp-Created", "Gitexp-Identity"))]
+    kept = [
+        line for line in body.splitlines() if not line.startswith(("Gitexp-Name", "Gitexp-Created", "Gitexp-Identity"))
+    ]
     own = [f"Gitexp-Name: {record['name']}", f"Gitexp-Created: {record['created']}"]
     return "\n".join([*kept, *own]).strip() + "\n"
 

@@ -58,7 +58,14 @@ def start_up(place: Path, env: Mapping[str, str], rounds: int) -> list[Row]:
         rounds,
     )
     extra = found["help"].median_s - found["floor"].median_s
-    return [("`--help`", seconds(found["help"]), f"`import typer, rich` {seconds(found['floor'])}", bound(extra, 0.1, "above it"))]
+    return [
+        (
+            "`--help`",
+            seconds(found["help"]),
+            f"`import typer, rich` {seconds(found['floor'])}",
+            bound(extra, 0.1, "above it"),
+        )
+    ]
 
 
 def recording(place: Path, env: Mapping[str, str], rounds: int, files: int) -> list[Row]:
@@ -80,8 +87,18 @@ def recording(place: Path, env: Mapping[str, str], rounds: int, files: int) -> l
     small_s, dvc_s = found["small"].median_s, found["dvc"].median_s
     extra = found["large"].median_s - found["status"].median_s
     return [
-        ("record, 2,000 files", seconds(found["small"]), f"`dvc exp save` {seconds(found['dvc'])}: {dvc_s / small_s:.1f}x", bound(small_s, 0.25, "and 10x")),
-        (f"record, {files:,} files", seconds(found["large"]), f"`git status` {seconds(found['status'])}", bound(extra, 0.25, "above it")),
+        (
+            "record, 2,000 files",
+            seconds(found["small"]),
+            f"`dvc exp save` {seconds(found['dvc'])}: {dvc_s / small_s:.1f}x",
+            bound(small_s, 0.25, "and 10x"),
+        ),
+        (
+            f"record, {files:,} files",
+            seconds(found["large"]),
+            f"`git status` {seconds(found['status'])}",
+            bound(extra, 0.25, "above it"),
+        ),
     ]
 
 
@@ -109,7 +126,12 @@ def running(place: Path, env: Mapping[str, str], rounds: int) -> list[Row]:
     script = found["script"].median_s
     mine, theirs, temp = (found[name].median_s - script for name in ("run", "dvc", "temp"))
     return [
-        ("`run` minus the script", f"{mine:.2f} s", f"`dvc exp run` {theirs:.2f} s ({mine / theirs:.2f}x), `--temp` {temp:.2f} s", bound(mine / theirs, 1.0, "x")),
+        (
+            "`run` minus the script",
+            f"{mine:.2f} s",
+            f"`dvc exp run` {theirs:.2f} s ({mine / theirs:.2f}x), `--temp` {temp:.2f} s",
+            bound(mine / theirs, 1.0, "x"),
+        ),
         ("`run --detach`", seconds(found["detach"]), "", bound(found["detach"].median_s, 0.3, "s")),
     ]
 
@@ -131,17 +153,37 @@ def listing(place: Path, env: Mapping[str, str], rounds: int, count: int) -> lis
         Case("diff", ["nemo-gitexp", "diff", names[0], names[-1]], ours),
         Case("warm", ["dvc", "exp", "show", "--json"], rival),
     ]
-    cold = time_cases([Case("cold", ["dvc", "exp", "show", "--json"], rival, lambda: shutil.rmtree(cache, ignore_errors=True))], env, 1)
-    own_cold = time_cases([Case("cold", cases[0].argv, ours, lambda: (ours / ".git/gitexp/listing.db").unlink(missing_ok=True))], env, 2)
+    cold = time_cases(
+        [Case("cold", ["dvc", "exp", "show", "--json"], rival, lambda: shutil.rmtree(cache, ignore_errors=True))],
+        env,
+        1,
+    )
+    own_cold = time_cases(
+        [Case("cold", cases[0].argv, ours, lambda: (ours / ".git/gitexp/listing.db").unlink(missing_ok=True))], env, 2
+    )
     found = time_cases(cases, env, rounds)
     json_s = found["json"].median_s
-    beside = f"`dvc exp show --json` warm {seconds(found['warm'])} ({found['warm'].median_s / json_s:.0f}x), cold {seconds(cold['cold'])} ({cold['cold'].median_s / json_s:.0f}x)"
+    warm, first = found["warm"], cold["cold"]
+    beside = (
+        f"`dvc exp show --json` warm {seconds(warm)} ({warm.median_s / json_s:.0f}x), "
+        f"cold {seconds(first)} ({first.median_s / json_s:.0f}x)"
+    )
     return [
-        (f"`log --json` of {count:,}", f"{seconds(found['json'])} (first time {own_cold['cold'].median_s:.2f} s)", beside, bound(json_s, 0.2, "s, 5x, 100x")),
+        (
+            f"`log --json` of {count:,}",
+            f"{seconds(found['json'])} (first time {own_cold['cold'].median_s:.2f} s)",
+            beside,
+            bound(json_s, 0.2, "s, 5x, 100x"),
+        ),
         ("`log`, 20 of them", seconds(found["table"]), "", bound(found["table"].median_s, 0.2, "s")),
         ("`show`", seconds(found["show"]), "", bound(found["show"].median_s, 0.2, "s")),
         ("`diff`", seconds(found["diff"]), "", bound(found["diff"].median_s, 0.2, "s")),
-        ("peak memory of `log`, `show`, `diff`", ", ".join(f"{found[name].peak_mb:.0f}" for name in ("json", "show", "diff")) + " MB", "", bound(max(found[name].peak_mb for name in ("json", "table", "show", "diff")), 60, "MB")),
+        (
+            "peak memory of `log`, `show`, `diff`",
+            ", ".join(f"{found[name].peak_mb:.0f}" for name in ("json", "show", "diff")) + " MB",
+            "",
+            bound(max(found[name].peak_mb for name in ("json", "table", "show", "diff")), 60, "MB"),
+        ),
     ]
 
 
@@ -161,7 +203,10 @@ def waiting_memory(place: Path, env: Mapping[str, str]) -> list[Row]:
 
 def _command_and_supervisor(pid: int) -> Sequence[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(int(child) for child in children if b"launchers.nemo" in Path(f"/proc/{child}/cmdline").read_bytes())]
+    return [
+        pid,
+        *(int(child) for child in children if b"launchers.nemo" in Path(f"/proc/{child}/cmdline").read_bytes()),
+    ]
 
 
 def _resident_mb(pid: int) -> float:
