@@ -5,6 +5,7 @@ One path for `run`, `launch` and `reproduce`.
 
 from __future__ import annotations
 
+import gc
 import shlex
 import sys
 import time
@@ -141,6 +142,7 @@ def announce(site: Site, experiment: Experiment, paths: RunPaths, who: Identity,
 
 def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
     """Wait until a run has ended, handing its log and metrics on as they come."""
+    gc.enable()  # it may take weeks
     begun = time.monotonic()
     tail = _Tail(paths.log)
     metrics = _LatestRow(paths.metrics)

@@ -21,14 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_gitexp.handover import accept, take_order
-from nemo_gitexp.owners import owner_token
-from nemo_gitexp.runs import end_orphan
+from nemo_gitexp.owners import owner_token, process_lives
+from nemo_gitexp.runs import end_orphan, read_state_file
 from nemo_gitexp.worker.machine import started_document
 
 if TYPE_CHECKING:
     from nemo_gitexp.rundir import RunPaths
 
 POLL_S = 0.05
+NOTICE_S = 5.0
+"""How long NeMo Run may take to see that its job has ended; it looks when it is asked."""
 WORKER_LINE = """\
 eval "$_GITEXP_START"
 """
@@ -58,6 +60,7 @@ def main() -> int:
             with _without_torch(), _variable("NEMORUN_HOME", str(home)):
                 import nemo_run
             gc.freeze()
+            gc.enable()  # from here on it may stay for weeks
             inbox.join()
             if inbox.paths is not None:
                 _redirect_output(inbox.paths)
@@ -187,16 +190,33 @@ def _last_words(home: Path) -> str:
 
 
 def _wait(experiment: Any, paths: RunPaths) -> None:
-    """Wait without NeMo Run's own 2 s poll, which leaving the context at once would bring."""
-    next_look = 0.0
-    while not paths.result.exists():
-        if time.monotonic() > next_look:
-            if not _is_running(experiment):
-                return
-            next_look = time.monotonic() + 1
+    """Wait for the worker's process to end, and then a little for NeMo Run to notice.
+
+    Leaving the context at once would bring NeMo Run's own 2 s poll; and where its own files are gone (a full disk) it
+    never notices: then there is nothing to wait for all the same.
+    """
+    while _job_lives(experiment, paths):
         time.sleep(POLL_S)
-    while _is_running(experiment):
+    patience = time.monotonic() + NOTICE_S
+    while (unnoticed := _is_running(experiment)) and time.monotonic() < patience:
         time.sleep(POLL_S)
+    if unnoticed:
+        experiment.detach = True
+
+
+def _job_lives(experiment: Any, paths: RunPaths) -> bool:
+    """Return whether the job goes on: by the worker's own word, before that by our child process."""
+    if not paths.root.exists():
+        return False
+    started = read_state_file(paths.started)
+    if started:
+        return process_lives(started)
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return _is_running(experiment)
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 def _is_running(experiment: Any) -> bool:
