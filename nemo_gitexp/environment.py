@@ -275,8 +275,9 @@ def _is_own(interpreter: Path | None, env: Mapping[str, str] | None) -> bool:
 
 
 def _own_paths() -> list[str]:
-    """Return the import path without the entry of our own script, which no job has."""
-    return list(sys.path) if sys.flags.safe_path else sys.path[1:]
+    """Return the import path of a fresh process: without our own script's entry, and what setuptools adds of itself."""
+    paths = list(sys.path) if sys.flags.safe_path else sys.path[1:]
+    return [path for path in paths if not path.endswith(os.path.join("setuptools", "_vendor"))]  # noqa: PTH118
 
 
 def _unwrapped(script: Path, env: Mapping[str, str], cwd: Path) -> Path:

@@ -44,6 +44,15 @@ def install(site: Path, name: str, version: str) -> None:
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
 
 
+def test_what_setuptools_brings_with_it_is_no_part_of_the_environment():
+    code = (
+        "import setuptools\nfrom nemo_gitexp.environment import capture_environment\nprint(capture_environment().key)"
+    )
+    plain = subprocess.run([sys.executable, "-c", code[len("import setuptools\n") :]], capture_output=True, check=True)
+    after = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert after.stdout == plain.stdout
+
+
 def test_own_environment_is_the_same_from_inside_and_outside(tmp_path):
     inside = capture_environment()
     outside = capture_environment(HERE, env={**os.environ, "PYTHONPATH": str(tmp_path)})
