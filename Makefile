@@ -25,7 +25,7 @@ lint: $(STAMP)  ## ruff, mypy and import-linter
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache --no-show-timings
+	$(BIN)/lint-imports --no-cache
 
 format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix
