@@ -715,7 +715,9 @@ def _fail(error: GitexpError) -> None:
 def _report_bug(bug: Exception) -> int:
     import tempfile
 
-    with tempfile.NamedTemporaryFile("w", prefix="nemo-gitexp-bug-", suffix=".log", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="nemo-gitexp-bug-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+    ) as file:
         file.write(f"nemo-gitexp {' '.join(sys.argv[1:])}\npython {sys.version}\n\n")
         traceback.print_exception(bug, file=file)
     error = GitexpError(f"a bug of nemo-gitexp: {type(bug).__name__}: {bug}", hint=f"please report it with {file.name}")

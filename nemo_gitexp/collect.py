@@ -107,7 +107,7 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
 
 def read_metric_rows(paths: RunPaths, worker: Mapping[str, JsonValue]) -> tuple[MetricRows, int]:
     """Return the metric stream of a run: logged lines, the declared file, what a function returned."""
-    lines = paths.metrics.read_bytes() if paths.metrics.exists() else b""
+    lines = paths.metrics.read_bytes() if paths.metrics.is_file() else b""
     rows, bad = parse_metric_lines(lines)
     declared = worker.get("metrics_file")
     if isinstance(declared, str):
@@ -172,7 +172,8 @@ def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool
     if not isinstance(place, str):
         return
     pointer = Path(place, ".git")
-    is_ours = str(repository.common_dir) in pointer.read_text(errors="replace") if pointer.is_file() else True
+    named = pointer.read_bytes() if pointer.is_file() else None
+    is_ours = named is None or os.fsencode(repository.common_dir) in named
     if is_ours and Path(place).exists():
         protect_cache(repository, Path(place), plan)
         if kept_too or not plan.get("keep_workspace"):
@@ -220,7 +221,7 @@ def read_pieces(open_file: Callable[[], BinaryIO]) -> Iterator[bytes]:
 
 
 def _keep_log(store: ObjectStore, paths: RunPaths, places: Mapping[str, str]) -> LogDigest | None:
-    if not paths.log.exists():
+    if not paths.log.is_file():
         return None
     with paths.log.open("rb") as log:
         size_bytes = log.seek(0, io.SEEK_END)

@@ -23,13 +23,18 @@ MAX_DEPTH = 100
 
 def render_json(value: JsonValue) -> bytes:
     """Return the document's one byte form: indent 1, sorted keys, UTF-8, final newline."""
-    return (json.dumps(finite(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return _encoded(json.dumps(finite(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False))
 
 
 def render_json_line(value: JsonValue) -> bytes:
     """Return the value on one line, sorted keys, compact separators, final newline."""
     text = json.dumps(finite(value), sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return (text + "\n").encode()
+    return _encoded(text)
+
+
+def _encoded(text: str) -> bytes:
+    """Return JSON as bytes. Lone surrogates, which stand for the bytes of names that are no UTF-8, become escapes."""
+    return (text + "\n").encode("utf-8", "backslashreplace")
 
 
 def finite(value: JsonValue) -> JsonValue:

@@ -73,7 +73,7 @@ class Work:
         done = subprocess.run(["git", *args], cwd=cwd or self.root, env=self.env, capture_output=True, check=False)
         if check and done.returncode != 0:
             raise AssertionError(f"git {args}: {done.stderr.decode()}")
-        return done.stdout.decode().strip()
+        return done.stdout.decode("utf-8", "surrogateescape").strip()
 
     def write(self, path: str, content: str | bytes) -> Path:
         """Write a file of the work tree."""

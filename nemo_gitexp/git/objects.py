@@ -269,14 +269,21 @@ def signed_commit(repository: Repository, commit: NewCommit, tree: str) -> Commi
         "GIT_COMMITTER_DATE": commit.committer.date,
     }
     parents = ["-p", commit.parent] if commit.parent else []
-    sha = repository.text("commit-tree", "-S", *parents, tree, stdin=commit.message.encode(), env=env)
+    sha = repository.text("commit-tree", "-S", *parents, tree, stdin=_message(commit), env=env)
     return CommitSha(sha)
 
 
+def _message(commit: NewCommit) -> bytes:
+    """Return a commit's message as UTF-8, whatever bytes of a command line it quotes."""
+    return commit.message.encode("utf-8", "backslashreplace")
+
+
 def _commit_stream(ref: str, mark: int, parent: str | None, commit: NewCommit) -> bytes:
-    message = commit.message.encode()
+    message = _message(commit)
     parts = [
-        f"commit {ref}\nmark :{mark}\nauthor {commit.author.line}\ncommitter {commit.committer.line}\n".encode(),
+        f"commit {ref}\nmark :{mark}\nauthor {commit.author.line}\ncommitter {commit.committer.line}\n".encode(
+            "utf-8", "surrogateescape"
+        ),
         b"data %d\n%s\n" % (len(message), message),
     ]
     if parent:

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from builder import SCRIPT, Work, make_work
+from residue import expect_nothing_left
 
 LISTING = """\
 import hashlib, json, os
@@ -160,6 +162,34 @@ def test_spaces_and_other_letters_in_every_path(tmp_path: Path) -> None:
     assert ran["study"].startswith("train-it-")
     assert work.gitexp("outputs", "latest", "--get", "öut put").out.strip().endswith("weights.txt")
     assert (work.root / "öut put" / "weights.txt").read_text() == "0.1"
+
+
+BYTES_NAMES = """\
+import os
+with open(os.environb[b"GITEXP_OUTPUTS"] + b"/caf\\xe9.txt", "w") as file:
+    file.write("x")
+with open(b"stray\\xff", "w") as file:
+    file.write("x")
+raise ValueError("not text: " + os.fsdecode(b"\\xff"))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems refuse names that are no UTF-8")
+def test_names_and_messages_that_are_no_utf8(tmp_path: Path) -> None:
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xff/work"))
+    work = make_work(place, tmp_path / "home", files={"odd.py": BYTES_NAMES})
+    assert work.gitexp("run", "--json", "--", "python", "train.py").json["status"] == "completed"
+    (work.root / os.fsdecode(b"new\xff.txt")).write_text("x")
+    odd = work.gitexp("run", "--json", "-m", os.fsdecode(b"m\xff"), "--", "python", "odd.py", code=1).json
+    assert (odd["error"]["type"], odd["error"]["message"]) == ("ValueError", "not text: \udcff")
+    assert odd["code"]["untracked"] == ["new\udcff.txt"]
+    assert [item["path"] for item in odd["outputs"]] == ["caf\udce9.txt"]
+    assert work.gitexp("outputs", "latest", "--get", "got").code == 0
+    assert (work.root / "got" / os.fsdecode(b"caf\xe9.txt")).read_text() == "x"
+    for verb in (["log"], ["show", "latest"], ["diff", "latest:train", "latest:odd"], ["status"], ["collect"]):
+        work.gitexp(*verb)
+        work.gitexp("--json", *verb)
+    expect_nothing_left(work)
 
 
 def test_a_branch_named_exp_costs_only_the_branch(work: Work) -> None:
