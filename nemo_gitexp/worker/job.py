@@ -107,12 +107,19 @@ def _report_error(path: str, error: BaseException) -> None:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         document: dict[str, JsonValue] = {
             "type": type(error).__name__,
-            "message": str(error)[:MOST_MESSAGE],
+            "message": _message(error)[:MOST_MESSAGE],
             "traceback": text[-MOST_TRACEBACK:],
         }
         _write_surely(path, document)
     except Exception:  # noqa: BLE001, S110 - an exception that cannot be rendered must still end the job its own way
         pass
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - its type is worth recording all the same
+        return "it has no message: its __str__ fails"
 
 
 def _write_surely(path: str, document: dict[str, JsonValue]) -> None:
@@ -158,5 +165,6 @@ def _without_ours(frames: TracebackType | None) -> TracebackType | None:
                 kept.pop()  # the import system removes its frames itself, but not in front of one of ours
         frames = frames.tb_next
     for this, following in zip(kept, [*kept[1:], None]):
-        this.tb_next = following
+        if this.tb_next is not following:  # each assignment walks the rest of the chain, looking for a loop
+            this.tb_next = following
     return kept[0] if kept else None

@@ -31,10 +31,16 @@ class FileHashes:
 
 
 def declared_outputs(outputs_dir: str, declared: list[OutputPlan]) -> list[OutputPlan]:
-    """Return the declared outputs, or every top-level entry of the outputs directory when none is declared."""
+    """Return the declared outputs, or every top-level entry of the outputs directory when none is declared.
+
+    Then what holds no file (an empty directory, a pipe, a link to nothing) is no output, and nobody misses it.
+    """
     if declared or not os.path.isdir(outputs_dir):
         return declared
-    return [{"path": name, "keep": "dvc"} for name in sorted(os.listdir(outputs_dir))]
+    paths = {name: os.path.join(outputs_dir, name) for name in sorted(os.listdir(outputs_dir))}
+    return [
+        {"path": name, "keep": "dvc"} for name, path in paths.items() if os.path.isfile(path) or _regular_files(path)
+    ]
 
 
 def hash_output(outputs_dir: str, output: OutputPlan) -> OutputReport | None:

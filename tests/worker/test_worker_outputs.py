@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,14 @@ def test_without_declared_outputs_everything_at_the_top_is_one(run: Run):
         ("ckpt", "dvc"), ("extra", "dvc"), ("metrics.json", "dvc"), ("model.pt", "dvc"),
     ]  # fmt: skip
     assert result["undeclared_outputs"] == []
+
+
+def test_without_declared_outputs_what_holds_no_file_is_not_missed(run: Run):
+    code = "import os\nos.chdir(os.environ['GITEXP_OUTPUTS'])\nos.makedirs('empty/deep')\nos.mkfifo('pipe')\n"
+    run.put("train.py", code + "os.symlink('nowhere', 'dangling')\nopen('model.pt', 'w').write('x')\n")
+    result = run.go(script("train.py"))
+    assert [item["path"] for item in result["outputs"]] == ["model.pt"]
+    assert (result["status"], result["missing_outputs"], result["error"]) == ("completed", [], None)
 
 
 def test_what_was_declared_is_hashed_and_the_rest_is_undeclared(run: Run):
@@ -179,3 +188,16 @@ def test_result_names_times_machine_and_log(run: Run):
     assert json.loads((run.dir / "child.json").read_text())["pid"] > 0
     assert not list(run.dir.glob("*.tmp"))
     assert not list(run.dir.glob("*reserve.bin"))
+
+
+def test_an_exception_that_cannot_say_itself_is_recorded_by_its_type(run: Run):
+    run.put("train.py", "class Mute(Exception):\n    def __str__(self): raise ValueError\n\nraise Mute\n")
+    error = run.go(script("train.py"))["error"]
+    assert (error["type"], error["message"]) == ("Mute", "it has no message: its __str__ fails")
+
+
+def test_a_deep_recursion_ends_as_fast_as_python_ends_it(run: Run):
+    run.put("train.py", "import sys\nsys.setrecursionlimit(100000)\ndef deeper(): deeper()\ndeeper()\n")
+    begun = time.monotonic()
+    assert run.go(script("train.py"))["error"]["type"] == "RecursionError"
+    assert time.monotonic() - begun < 20  # 45 s and more when every frame is looked at from every frame
