@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import shlex
+import stat
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -179,9 +180,15 @@ def require_start(site: Site, state: RunState) -> None:
     """Check that a run that has ended was started at all; one that was not is discarded.
 
     Raises:
-        LaunchError: the launcher did not get it started.
+        LaunchError: the launcher did not get it started, or its directory is gone.
     """
     paths = state.paths
+    if not paths.root.exists():
+        raise LaunchError(
+            f"the run's directory was removed while it ran: {paths.root}",
+            hint="nothing of this run can be recorded; run it again and keep below GITEXP_OUTPUTS",
+            run=paths.run,
+        )
     if state.status == "finished" or paths.started.exists() or not give_up(paths):
         return
     said = tail_lines(paths.supervisor_log.read_bytes()) if paths.supervisor_log.exists() else []
@@ -225,9 +232,10 @@ class _Tail:
     def forward(self, take: Callable[[bytes], None]) -> None:
         """Hand on what is new."""
         try:
-            if self._path.stat().st_size <= self._at:
-                return
+            found = self._path.stat()
         except FileNotFoundError:
+            return
+        if found.st_size <= self._at or not stat.S_ISREG(found.st_mode):
             return
         for piece in read_pieces(self._open):
             self._at += len(piece)

@@ -198,6 +198,23 @@ def test_an_output_removed_before_it_was_collected_is_recorded_and_said_to_be_go
     assert gated.work.gitexp(*call, code=3).json["error"]["type"] == "MissingDataError"
 
 
+@pytest.mark.parametrize("instead", ["os.mkdir(stream)", "os.mkfifo(stream)"])
+def test_a_metric_stream_that_is_no_file_holds_nobody_up(work: Work, instead: str) -> None:
+    work.write("odd.py", f"import os\nstream = os.environ['GITEXP_METRICS']\n{instead}\nimport time\ntime.sleep(0.5)\n")
+    answer = work.gitexp("run", "--json", "--", "python", "odd.py").json
+    assert (answer["status"], answer["metrics"]) == ("completed", {})
+    assert work.gitexp("log", "--json").json["experiments"][0]["status"] == "completed"
+    expect_nothing_left(work)
+
+
+def test_a_job_that_removes_its_run_directory_is_told_from_one_that_never_started(work: Work) -> None:
+    work.write("odd.py", "import os, shutil\nshutil.rmtree(os.environ['GITEXP_RUN_DIR'])\n")
+    error = work.gitexp("run", "--json", "--", "python", "odd.py", code=3).json["error"]
+    assert error["type"] == "LaunchError"
+    assert "was removed while it ran" in error["message"]
+    assert work.gitexp("log", "--json").json["experiments"][0]["status"] == "recorded"
+
+
 def test_a_log_larger_than_anybody_wants_in_memory_is_kept_whole(work: Work) -> None:
     work.write(
         "talks.py", "for number in range(300_000):\n    print('a line that goes on for quite a while', number)\n"
