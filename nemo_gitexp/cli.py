@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -707,7 +708,8 @@ def _fail(error: GitexpError) -> None:
     if _CALL.console.json:
         _CALL.console.answer("", error_document(error))
     else:
-        write(sys.stderr, render_error(error, style=_CALL.console.error_style))
+        with contextlib.suppress(OSError):  # then only the exit code can tell
+            write(sys.stderr, render_error(error, style=_CALL.console.error_style))
     if _CALL.console.verbose:
         traceback.print_exception(error, file=sys.stderr)
 

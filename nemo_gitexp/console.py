@@ -22,16 +22,21 @@ def write(stream: TextIO, text: str | bytes) -> None:
     """Write to a standard stream at once; one that nobody reads any more (`| head`) is silent from then on.
 
     A job that is being followed must come to its result all the same.
+
+    Raises:
+        OSError: it cannot be written (a full disk); it is silent from then on, so that leaving does not fail again.
     """
     content = text if isinstance(text, bytes) else text.encode(stream.encoding or "utf-8", "backslashreplace")
     try:
         stream.flush()
         stream.buffer.write(content)
         stream.buffer.flush()
-    except BrokenPipeError:
+    except OSError as fault:
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, stream.fileno())
         os.close(silence)
+        if not isinstance(fault, BrokenPipeError):
+            raise
 
 
 @dataclass(slots=True)

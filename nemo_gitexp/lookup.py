@@ -110,8 +110,10 @@ def _in_tree(repository: Repository, sha: str, tips: Sequence[Tip]) -> list[Tip]
 def _unknown(repository: Repository, text: str, tips: Sequence[Tip]) -> UnknownExperimentError:
     import difflib
 
-    names = [tip.name for tip in tips]
-    near = difflib.get_close_matches(text, [*names, *(tip.study for tip in tips)], n=1)
+    known = {f"latest:{tip.study}": f"latest:{tip.study}" for tip in tips}
+    known |= {tip.study: f"latest:{tip.study}" for tip in tips}
+    known |= {tip.name: tip.name for tip in tips}
+    near = [known[name] for name in difflib.get_close_matches(text, known, n=1)]
     hint = "nemo-gitexp log" + (f"; did you mean {near[0]}?" if near else "")
     if repository.shallow:
         hint = f"{deepen_hint(repository)} (this clone is shallow), then the same command again"

@@ -187,3 +187,27 @@ def test_terminal_escapes_of_a_job_do_not_reach_reports(work: Work) -> None:
     assert "\x1b" not in ran.out
     assert "\x1b" not in work.gitexp("show", "latest").out
     wait_until(lambda: "owned" in work.gitexp("logs", "latest").out)
+
+
+def test_closed_streams_are_no_bug_and_full_ones_are_no_answer(work: Work) -> None:
+    work.gitexp("run", "--", "python", "train.py")
+
+    def shell(words: str) -> int:
+        command = ["sh", "-c", f'"$0" {words}', work.command()[0]]
+        done = subprocess.run(command, cwd=work.root, env=work.env, stderr=subprocess.PIPE, check=False)
+        assert b"Traceback" not in done.stderr
+        return done.returncode
+
+    assert shell("log >&- <&-") == 0
+    assert shell("show nosuch 2>&-") == 3
+    assert shell("log --json <&- >&- 2>&-") == 0
+    assert shell("run --again -- python train.py <&- >&- 2>&-") == 0
+    if Path("/dev/full").exists():
+        assert shell("log > /dev/full") == 3
+        assert shell("log --json > /dev/full") == 3
+        assert shell("show nosuch > /dev/full 2>&1") == 3
+
+
+def test_a_study_where_an_experiment_is_asked_for_is_answered_with_its_latest(work: Work) -> None:
+    work.gitexp("run", "--record-only", "--", "python", "train.py")
+    assert work.gitexp("show", "--json", "train", code=3).json["error"]["nearest"] == "latest:train"
