@@ -260,6 +260,8 @@ def read_study(root: Path, study: str) -> StudyDefinition:
         known = list_studies(root)
         near = difflib.get_close_matches(study, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"nemo-gitexp init --study {study}"
+        if not near and shutil.which(study):
+            hint = f"nemo-gitexp run -- {study} …, for a command"
         raise UnknownStudyError(
             f"there is no study {study}", hint=hint, study=study, nearest=near[0] if near else None, known=known
         )

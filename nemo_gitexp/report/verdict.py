@@ -64,6 +64,8 @@ def verdict_sentence(document: VerdictDoc, runs: int = 1) -> str:
 
 def _why_missed(document: VerdictDoc) -> str:
     metrics = document["metrics"]
+    if document["verdict"] == "executed" and metrics and all(metric["recorded"] is None for metric in metrics):
+        return "the experiment has no recorded metrics to compare with"
     if document["verdict"] != "executed" or not all(metric["ok"] for metric in metrics):
         return _MISSED[document["verdict"]]
     if metrics:

@@ -211,3 +211,17 @@ def test_closed_streams_are_no_bug_and_full_ones_are_no_answer(work: Work) -> No
 def test_a_study_where_an_experiment_is_asked_for_is_answered_with_its_latest(work: Work) -> None:
     work.gitexp("run", "--record-only", "--", "python", "train.py")
     assert work.gitexp("show", "--json", "train", code=3).json["error"]["nearest"] == "latest:train"
+
+
+def test_a_reproduction_of_what_never_ran_says_that_nothing_was_recorded(work: Work) -> None:
+    work.gitexp("run", "--record-only", "--", "python", "train.py")
+    said = work.gitexp("reproduce", "latest", code=1).out
+    assert "metrics not reached: the experiment has no recorded metrics to compare with" in said
+
+
+def test_a_command_without_the_dashes_is_shown_with_them(work: Work) -> None:
+    assert (
+        work.gitexp("run", "--json", "python", "train.py", code=2)
+        .json["error"]["hint"]
+        .startswith("nemo-gitexp run -- python")
+    )
