@@ -69,10 +69,7 @@ def collect_run(repository: Repository, experiment: Experiment, run: RunState) -
     left = read_leavings(experiment, run)
     keep_outputs(store, run.paths, left.worker)
     left = replace(left, log=_keep_log(store, run.paths, left.places))
-    files = build_result(experiment.record, left)
-    if files.long_metrics is not None:
-        pin = store.add_bytes(files.long_metrics)
-        files = build_result(experiment.record, left, long_metrics_pin=pin)
+    files = build_result(experiment.record, left, store.add_bytes)
     sha = write_result(repository, experiment, files, left.ended)
     if sha is not None:
         discard_workspace(repository, run.paths)

@@ -20,6 +20,8 @@ from nemo_gitexp.keypath import find_nearest, parse_key, render_key
 EntryJson: TypeAlias = dict[str, JsonValue]
 
 _PYTHON = re.compile(r"(python|pypy)([0-9]+(\.[0-9]+)?t?)?(\.exe)?", re.ASCII)
+_ANSWERED = frozenset({"-V", "-VV", "--version", "-h", "-?", "--help"})
+_SHELLS = frozenset({"bash", "dash", "ksh", "sh", "zsh"})
 _PLAIN_OPTIONS = frozenset("bBdEIOPqsSuv")
 _OPTIONS_WITH_VALUE = frozenset("cmWX")
 
@@ -154,6 +156,16 @@ def parse_command(argv: Sequence[str]) -> Entry:
     if not argv or not argv[0]:
         raise DefinitionError("there is no command to run", hint="nemo-gitexp run -- python train.py")
     return _parse_python(tuple(argv)) or CommandEntry(tuple(argv))
+
+
+def reads_program_from_stdin(argv: Sequence[str]) -> bool:
+    """Return whether a command is an interpreter waiting for its program: `python`, `python -`, `bash -s`."""
+    program = posixpath.basename(argv[0])
+    if _PYTHON.fullmatch(program):
+        words = argv[1:]
+        is_bare = all(word.startswith("-") for word in words) and not _ANSWERED.intersection(words)
+        return is_bare and isinstance(parse_command(argv), CommandEntry)
+    return program in _SHELLS and (len(argv) == 1 or "-s" in argv[1:])
 
 
 def parse_entry(document: JsonValue) -> Entry:

@@ -18,7 +18,14 @@ from pathlib import Path
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.command import anchor_script, find_workdir, live_paths, require_script
 from nemo_gitexp.definition import DEFAULT_SEED, StudyDefinition, parse_definition
-from nemo_gitexp.entry import CommandEntry, Entry, FunctionEntry, expand_placeholders, parse_command
+from nemo_gitexp.entry import (
+    CommandEntry,
+    Entry,
+    FunctionEntry,
+    expand_placeholders,
+    parse_command,
+    reads_program_from_stdin,
+)
 from nemo_gitexp.environment import Environment, available_cores, capture_environment, find_interpreter
 from nemo_gitexp.errors import (
     DefinitionError,
@@ -297,6 +304,11 @@ def _define_command(site: Site, asked: Asked) -> _Defined:
             hint="nemo-gitexp run -- COMMAND ARGS",
         )
     entry = parse_command(command)
+    if reads_program_from_stdin(command):
+        raise UsageError(
+            f"{shlex.join(command)} reads its program from stdin, and a job has none",
+            hint="write it into a file: nemo-gitexp run -- python FILE.py",
+        )
     definition = StudyDefinition(
         purpose=asked.purpose or asked.message or shlex.join(command), type="adhoc", command=tuple(command)
     )

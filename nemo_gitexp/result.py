@@ -7,7 +7,7 @@ differs from run to run and is never compared.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -64,21 +64,22 @@ class ResultFiles:
     result: bytes
     run: bytes
     metrics: bytes | None
-    long_metrics: bytes | None
 
 
-def build_result(record: ExperimentRecord, left: RunLeavings, *, long_metrics_pin: str | None = None) -> ResultFiles:
+def build_result(record: ExperimentRecord, left: RunLeavings, keep_long: Callable[[bytes], str]) -> ResultFiles:
     """Return the result of a run; equal leavings give equal bytes.
 
     Args:
         record: the experiment.
         left: what the run directory says.
-        long_metrics_pin: where a stream over `METRICS_IN_GIT_BYTES` lies in the store.
+        keep_long: puts a stream over `METRICS_IN_GIT_BYTES` into the store and returns its pin.
     """
     volatile = frozenset(goal.name for goal in record.metrics.goals if goal.volatile)
     rows, volatile_rows = split_volatile(left.rows, volatile)
     stream = render_metric_rows(rows) if rows else None
     long = stream is not None and len(stream) > METRICS_IN_GIT_BYTES
+    pin = keep_long(stream) if stream is not None and long else None
+    stats = metric_stats(rows)
     worker: Mapping[str, JsonValue] = left.worker or {}
     status = str(worker.get("status", "lost"))
     outputs = reported_outputs(left)
@@ -90,20 +91,20 @@ def build_result(record: ExperimentRecord, left: RunLeavings, *, long_metrics_pi
         "exit_code": worker.get("exit_code"),
         "signal": worker.get("signal"),
         "error": error,
-        "metrics": cast("JsonValue", metric_stats(rows)),
+        "metrics": cast("JsonValue", stats),
         "outputs": outputs,
         "missing_outputs": reported_missing(left),
         "stream": {
             "digest": stream_digest(rows),
             "rows": len(rows),
-            "pin": long_metrics_pin if long else None,
+            "pin": pin,
         },
     }
     task: JsonValue = {
         "name": record.study,
         "status": status,
         "exit_code": worker.get("exit_code"),
-        "metrics": {name: stats["last"] for name, stats in metric_stats(rows).items()},
+        "metrics": {name: item["last"] for name, item in stats.items()},
         "outputs": [item["path"] for item in outputs],
         "reused_from": None,
     }
@@ -114,7 +115,6 @@ def build_result(record: ExperimentRecord, left: RunLeavings, *, long_metrics_pi
         result=render_json(result),
         run=render_json(run),
         metrics=None if long else stream,
-        long_metrics=stream if long else None,
     )
 
 

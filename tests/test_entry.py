@@ -21,6 +21,7 @@ from nemo_gitexp.entry import (
     expand_placeholders,
     parse_command,
     parse_entry,
+    reads_program_from_stdin,
     split_command_line,
 )
 from nemo_gitexp.errors import DefinitionError, RecordError
@@ -259,3 +260,22 @@ def test_any_token_expands_or_is_a_definition_error(token, strict):
         assert len(expand_placeholders([token], VALUES, CONFIG, strict=strict)) == 1
     except DefinitionError as error:
         assert error.message  # noqa: PT017 - both outcomes are right
+
+
+@pytest.mark.parametrize(
+    ("command", "waits"),
+    [
+        (["python"], True),
+        (["python", "-"], True),
+        (["python3.11", "-u", "-"], True),
+        (["bash"], True),
+        (["bash", "-s", "x"], True),
+        (["python", "train.py", "-"], False),
+        (["python", "-c", "print(1)"], False),
+        (["python", "-V"], False),
+        (["bash", "x.sh"], False),
+        (["bash", "-c", "echo"], False),
+    ],
+)
+def test_an_interpreter_waiting_for_its_program_is_recognised(command, waits):
+    assert reads_program_from_stdin(command) is waits

@@ -23,7 +23,6 @@ from nemo_gitexp.owners import owner_token
 from nemo_gitexp.recording import identity_for_facts
 from nemo_gitexp.result import (
     RunLeavings,
-    build_result,
     input_documents,
     mapping,
     mappings,
@@ -182,9 +181,8 @@ def _run_once(
 def _judge(
     site: Site, experiment: Experiment, options: ReproduceOptions, around: Surroundings, left: RunLeavings
 ) -> VerdictDoc:
-    files = build_result(experiment.record, left)
     got = RunOutcome(
-        status=files.status,
+        status=str((left.worker or {}).get("status", "lost")),
         exit_code=_exit_code(left.worker or {}),
         metrics=left.rows,
         outputs=tuple(output_document(item) for item in reported_outputs(left)),

@@ -17,6 +17,7 @@ from builder import Work, make_work
 
 from nemo_gitexp.catalog import open_site
 from nemo_gitexp.collect import read_leavings
+from nemo_gitexp.data.store import hash_bytes
 from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.result import build_result
@@ -126,7 +127,8 @@ def test_equal_runs_of_one_record_give_equal_bytes(makes: Work, failing: bool):
     site = open_site(repository, work.env)
     (experiment,) = read_experiments(repository, [find_experiment(repository, ran["experiment"])])
     places = [RunPaths(path) for path in site.run_root.glob(f"{ran['experiment']}.*")]
-    results = {build_result(experiment.record, read_leavings(experiment, inspect_run(path))).result for path in places}
+    leavings = [read_leavings(experiment, inspect_run(path)) for path in places]
+    results = {build_result(experiment.record, left, hash_bytes).result for left in leavings}
     committed = work.git("show", f"{ran['result']}:experiments/makes/record/result.json")
     assert len(places) == 3
     assert {result.decode().strip() for result in results} == {committed}
