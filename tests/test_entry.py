@@ -263,7 +263,7 @@ def test_any_token_expands_or_is_a_definition_error(token, strict):
 
 
 @pytest.mark.parametrize(
-    ("command", "waits"),
+    "command, waits",
     [
         (["python"], True),
         (["python", "-"], True),
