@@ -39,6 +39,7 @@ def time_cases(cases: Sequence[Case], env: Mapping[str, str], rounds: int) -> di
     """Run every case once a round, one after another, so that noise meets all alike."""
     walls: dict[str, list[float]] = {case.name: [] for case in cases}
     peaks: dict[str, float] = {case.name: 0.0 for case in cases}
+    os.sync()  # what made the repositories is still being written: it must not be measured
     for _ in range(rounds):
         for case in cases:
             if case.before is not None:
