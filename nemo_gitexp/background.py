@@ -31,19 +31,20 @@ def main() -> int:
     gc.disable()
     repository = open_repository(Path(sys.argv[1]))
     site = open_site(repository, os.environ)
+    order = take_order()
+    if not isinstance(order, Mapping):
+        return 0
+    paths = RunPaths(Path(str(order["run_dir"])))
+    workspace = str(site.workspace_root / paths.run)
+    write_beside(paths.launching, render_json({**started_document(iso_now()), "workspace": workspace}))
+    accept()
+    conditions = Conditions(
+        interpreter=_path(order["interpreter"]),
+        probe_interpreter=_path(order["probe_interpreter"]),
+        keep=bool(order["keep"]),
+    )
+    # Only now: what it imports would compete with the command that wants to leave.
     with Supervisor(repository.state_dir) as supervisor:
-        order = take_order()
-        if not isinstance(order, Mapping):
-            return 0
-        paths = RunPaths(Path(str(order["run_dir"])))
-        workspace = str(site.workspace_root / paths.run)
-        write_beside(paths.launching, render_json({**started_document(iso_now()), "workspace": workspace}))
-        accept()
-        conditions = Conditions(
-            interpreter=_path(order["interpreter"]),
-            probe_interpreter=_path(order["probe_interpreter"]),
-            keep=bool(order["keep"]),
-        )
         return _start(site, paths, conditions, supervisor)
 
 
