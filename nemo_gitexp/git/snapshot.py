@@ -12,8 +12,8 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +44,7 @@ _STATUS_CALL = (
     *("status", "--porcelain=v2", "-z", "--branch", "--untracked-files=all"),
     *("--no-renames", "--ignore-submodules=none"),
 )
+_INDEX_CALL = ("ls-files", "-s", "-v", "-z")
 _ORDINARY = (b"H 100", b"H 120")
 """How `git ls-files -s -v` shows files and links that are simply cached."""
 
@@ -89,16 +90,50 @@ class _Index:
     hidden: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
 class Look:
-    """A `git status` under way: it may run while its caller does something else."""
+    """A look at work tree and index under way: git runs while its caller does something else."""
 
-    process: subprocess.Popen[bytes]
+    def __init__(self, repository: Repository) -> None:
+        """Start `git status` and `git ls-files`; a thread each takes what they say, for a full pipe stops them."""
+        self._status = _Reader(repository, _STATUS_CALL)
+        self._index = _Reader(repository, _INDEX_CALL)
+
+    def status(self) -> bytes:
+        """Return what `git status` said."""
+        return self._status.wait()
+
+    def index(self) -> bytes:
+        """Return what `git ls-files` said."""
+        return self._index.wait()
+
+
+class _Reader(threading.Thread):
+    """Runs git to its end beside its caller."""
+
+    def __init__(self, repository: Repository, call: Sequence[str]) -> None:
+        super().__init__(daemon=True)
+        self._repository, self._call = repository, call
+        self._process = repository.start(call)
+        self._out = b""
+        self._fault: GitCommandError | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._out = self._repository.finish(self._call, self._process)
+        except GitCommandError as fault:
+            self._fault = fault
+
+    def wait(self) -> bytes:
+        self.join()
+        if self._fault is not None:
+            raise self._fault
+        return self._out
 
 
 def begin_look(repository: Repository) -> Look:
     """Start looking at the work tree; `take_snapshot` takes what is found."""
-    return Look(repository.start(_STATUS_CALL))
+    return Look(repository)
 
 
 def take_snapshot(repository: Repository, limits: SnapshotLimits, look: Look | None = None) -> Snapshot:
@@ -117,8 +152,8 @@ def take_snapshot(repository: Repository, limits: SnapshotLimits, look: Look | N
             likely secrets, or untracked files that are too large; `paths` names them.
     """
     look = look or begin_look(repository)
-    index = _parse_index(repository.run("ls-files", "-s", "-v", "-z"))
-    status = _parse_status(repository.finish(_STATUS_CALL, look.process))
+    index = _parse_index(look.index())
+    status = _parse_status(look.status())
     if status.head == "(initial)":
         raise RepositoryError("the repository has no commit yet", hint='git add -A && git commit -m "first commit"')
     submodules = _populated_submodules(repository, index)
