@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -54,12 +55,23 @@ def test_what_setuptools_brings_with_it_is_no_part_of_the_environment():
 
 
 def test_own_environment_is_the_same_from_inside_and_outside(tmp_path):
-    inside = capture_environment()
-    outside = capture_environment(HERE, env={**os.environ, "PYTHONPATH": str(tmp_path)})
-    assert inside.to_json() == outside.to_json()
-    assert inside.key == outside.key
-    assert inside.version == sys.version.split()[0]
-    assert "pytest" in inside.packages
+    # In a process of its own: pytest puts the repository on the import path, with what a build left there.
+    code = (
+        "import json, os, sys\n"
+        "from pathlib import Path\n"
+        "from nemo_gitexp.environment import capture_environment\n"
+        "inside = capture_environment()\n"
+        "outside = capture_environment(Path(sys.executable), env={**os.environ, 'PYTHONPATH': sys.argv[1]})\n"
+        "print(json.dumps([inside.to_json(), outside.to_json(), inside.key, outside.key]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    inside, outside, key, other_key = json.loads(done.stdout)
+    assert inside == outside
+    assert key == other_key
+    assert inside["interpreter"]["version"] == sys.version.split()[0]
+    assert "pytest" in inside["packages"]
 
 
 def test_own_environment_takes_no_process_and_little_time(monkeypatch):
