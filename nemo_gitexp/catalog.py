@@ -81,7 +81,7 @@ class Listed:
 
 
 def refresh(site: Site, tips: Sequence[Tip], *, strictly: bool = False) -> tuple[list[Tip], dict[str, RunState]]:
-    """Collect what has ended and return the tips as they are now, with the live runs by record sha.
+    """Collect what has ended and return the same tips as they are now, with the live runs by record sha.
 
     A run whose result cannot be recorded now (a full disk, a repository of somebody else) counts as running.
 
@@ -109,7 +109,12 @@ def refresh(site: Site, tips: Sequence[Tip], *, strictly: bool = False) -> tuple
                 if strictly:
                     raise
                 live[tip.record] = replace(run, status="running")
-    return (list_tips(site.repository) if moved else list(tips)), live
+    return (_as_they_are(site.repository, tips) if moved else list(tips)), live
+
+
+def _as_they_are(repository: Repository, tips: Sequence[Tip]) -> list[Tip]:
+    now = {(tip.study, tip.name, tip.record): tip for tip in list_tips(repository)}
+    return [now.get((tip.study, tip.name, tip.record), tip) for tip in tips]
 
 
 def _runs_of(site: Site, records: Collection[str]) -> dict[str, list[RunState]]:
@@ -209,8 +214,7 @@ def read_current(site: Site, tip: Tip) -> Found:
         RecordError: it cannot be read.
     """
     repository = site.repository
-    tips, live = refresh(site, [tip])
-    now = next((item for item in tips if item.record == tip.record), tip)
+    (now,), live = refresh(site, [tip])
     (experiment,) = read_experiments(repository, [now])
     facts = list_facts(repository, [now.record])
     standing = standing_of(now, live.get(now.record), facts, list_branches(repository))
@@ -304,9 +308,10 @@ def _static_documents(repository: Repository, tips: Sequence[Tip]) -> dict[str, 
     missing = [tip for tip in tips if tip.sha not in found]
     fresh: dict[str, ExperimentDoc] = {}
     for tip, item in zip(missing, read_experiments_or_faults(repository, missing), strict=True):
-        found[tip.sha] = item if isinstance(item, RecordError) else _document(item)
-        if not isinstance(item, RecordError):
-            fresh[tip.sha] = _document(item)
+        if isinstance(item, RecordError):
+            found[tip.sha] = item
+        else:
+            found[tip.sha] = fresh[tip.sha] = _document(item)
     if fresh:
         _write_cache(cache, fresh)
     return found
@@ -360,5 +365,4 @@ def current_tip(repository: Repository, tip: Tip) -> Tip:
     sha = find_ref(repository, tip.ref)
     if sha == tip.sha:
         return tip
-    same = (tip.study, tip.name, tip.record)
-    return next((item for item in list_tips(repository) if (item.study, item.name, item.record) == same), tip)
+    return _as_they_are(repository, [tip])[0]

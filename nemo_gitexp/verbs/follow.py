@@ -110,7 +110,6 @@ def collect(site: Site) -> list[ExperimentDoc]:
 def _look(site: Site, text: str) -> tuple[Tip, RunState | None]:
     """Return an experiment as it is now and its live run, if there is one."""
     tip = find_experiment(site.repository, text)
-    tips, live = refresh(site, [tip])
-    now = next((item for item in tips if item.record == tip.record), tip)
+    (now,), live = refresh(site, [tip])
     run = live.get(tip.record)
     return (replace(now, status=None), run) if run is not None else (now, None)

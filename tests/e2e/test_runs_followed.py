@@ -140,6 +140,17 @@ def test_status_logs_and_cancel_work_from_another_process(gated: Gated) -> None:
     expect_nothing_left(work)
 
 
+def test_status_of_one_run_that_has_ended_records_its_result_beside_others(gated: Gated) -> None:
+    work = gated.work
+    work.gitexp("run", "--", "python", "train.py")
+    work.gitexp("run", "--detach", "--", "python", "gated.py")
+    gated.wait_at_gate()
+    gated.open()
+    wait_until((gated.run_dir / "result.json").exists)
+    (listed,) = work.gitexp("status", "--json", "latest:gated").json["experiments"]
+    assert (listed["status"], listed["study"]) == ("completed", "gated")
+
+
 def test_the_command_that_waits_for_a_run_cancelled_elsewhere_exits_1(gated: Gated) -> None:
     process = gated.start("--json")
     gated.work.gitexp("cancel", "latest")
