@@ -13,12 +13,11 @@ from typing import Literal, cast
 from nemo_gitexp.definition import MetricGoal, MetricsSpec, OutputSpec
 from nemo_gitexp.entry import Entry, parse_entry
 from nemo_gitexp.errors import RecordError
+from nemo_gitexp.fields import HASH, SHA, FieldReader
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
 
 SCHEMA = 1
-DEFAULT_SEED = 42
 DETERMINISM = ("off", "seeded", "bitwise")
-RECORD_FILES = ("experiment.json", "config.json", "environment.json")
 RESULT_FILES = ("result.json", "run.json", "metrics.jsonl")
 
 
@@ -203,16 +202,16 @@ def parse_record(text: bytes, source: str) -> ExperimentRecord:
         type=fields.text("type"),
         sweep=fields.text_or_none("sweep"),
         code=CodeState(
-            commit=code.text("commit"),
-            tree=code.text("tree"),
-            key=code.text("key"),
-            base=code.text("base"),
+            commit=code.matching("commit", SHA),
+            tree=code.matching("tree", SHA),
+            key=code.matching("key", HASH),
+            base=code.matching("base", SHA),
             dirty=code.flag("dirty"),
             untracked=code.texts("untracked"),
             remote=code.text_or_none("remote"),
             submodules=tuple((path, str(sha)) for path, sha in code.mapping("submodules").items()),
         ),
-        config_hash=fields.text("config_hash"),
+        config_hash=fields.matching("config_hash", HASH),
         config_file=fields.text_or_none("config_file"),
         seed=fields.number("seed"),
         seed_is_default=fields.flag("seed_is_default"),
@@ -220,14 +219,14 @@ def parse_record(text: bytes, source: str) -> ExperimentRecord:
         determinism_reason=fields.text_or_none("determinism_reason"),
         topology=fields.mapping("topology"),
         inputs=tuple(_parse_input(item) for item in fields.sections("inputs")),
-        environment_key=fields.text_or_none("environment_key"),
+        environment_key=fields.matching_or_none("environment_key", HASH),
         entry=_parse_entry(fields),
         ad_hoc=fields.flag("ad_hoc"),
         workdir=fields.text("workdir"),
         outputs=tuple(_parse_output(item) for item in fields.sections("outputs")),
         metrics=MetricsSpec(metrics.text_or_none("file"), _parse_goals(metrics)),
         executor=fields.text("executor"),
-        identity=fields.text_or_none("identity"),
+        identity=fields.matching_or_none("identity", HASH),
     )
     fields.require_no_faults()
     return record
@@ -253,83 +252,6 @@ def parse_document(text: bytes, source: str) -> Mapping[str, JsonValue]:
     if schema != SCHEMA:
         raise RecordError(f"{source} has no schema number that is known: {schema!r}", source=source)
     return document
-
-
-class FieldReader:
-    """Reads typed fields of a JSON mapping and gathers every fault, to be raised at once."""
-
-    def __init__(self, document: Mapping[str, JsonValue], source: str, faults: list[str] | None = None) -> None:
-        """Read from `document`; a section shares its parent's `faults`."""
-        self._document = document
-        self._source = source
-        self._faults: list[str] = [] if faults is None else faults
-
-    def require_no_faults(self) -> None:
-        """Raise what was found wrong.
-
-        Raises:
-            RecordError: with all `faults`.
-        """
-        if self._faults:
-            message = f"{self._source} is damaged: {'; '.join(self._faults[:5])}"
-            raise RecordError(message, source=self._source, faults=list(self._faults))
-
-    def _take(self, key: str, kinds: type | tuple[type, ...], word: str) -> JsonValue:
-        value = self._document.get(key)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-            self._faults.append(f"{key} is no {word}")
-            return None
-        return value
-
-    def text(self, key: str) -> str:
-        """Return a string."""
-        return str(self._take(key, str, "string") or "")
-
-    def text_or_none(self, key: str) -> str | None:
-        """Return a string or null."""
-        return None if self._document.get(key) is None else self.text(key)
-
-    def number(self, key: str) -> int:
-        """Return an integer."""
-        return cast("int", self._take(key, int, "integer") or 0)
-
-    def number_or_none(self, key: str) -> int | None:
-        """Return an integer or null."""
-        return None if self._document.get(key) is None else self.number(key)
-
-    def flag(self, key: str) -> bool:
-        """Return true or false."""
-        return bool(self._take(key, bool, "boolean"))
-
-    def choice(self, key: str, words: Sequence[str]) -> str:
-        """Return one of the words."""
-        value = self.text(key)
-        if value not in words:
-            self._faults.append(f"{key} is none of {', '.join(words)}")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        """Return a list of strings."""
-        return tuple(str(item) for item in cast("Sequence[JsonValue]", self._take(key, list, "list") or []))
-
-    def mapping(self, key: str) -> Mapping[str, JsonValue]:
-        """Return a mapping."""
-        return cast("Mapping[str, JsonValue]", self._take(key, Mapping, "mapping") or {})
-
-    def section(self, key: str) -> FieldReader:
-        """Return a reader of a mapping below."""
-        return FieldReader(self.mapping(key), self._source, self._faults)
-
-    def sections(self, key: str) -> list[FieldReader]:
-        """Return readers of a list of mappings."""
-        items = cast("Sequence[JsonValue]", self._take(key, list, "list") or [])
-        if not all(isinstance(item, Mapping) for item in items):
-            self._faults.append(f"{key} holds something that is no mapping")
-        return [FieldReader(item, self._source, self._faults) for item in items if isinstance(item, Mapping)]
-
-    def fault(self, what: str) -> None:
-        """Add a fault found by the caller."""
-        self._faults.append(what)
 
 
 def _parse_input(fields: FieldReader) -> Input:

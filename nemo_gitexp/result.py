@@ -13,6 +13,7 @@ from typing import cast
 
 from nemo_gitexp.documents import ErrorDoc, ExperimentDoc, InputDoc, MetricStats, OutputDoc
 from nemo_gitexp.errors import RecordError
+from nemo_gitexp.fields import MD5, FieldReader
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.metrics import MetricRows, metric_stats, render_metric_rows, split_volatile, stream_digest
 from nemo_gitexp.record import SCHEMA, ExperimentRecord
@@ -119,15 +120,57 @@ def build_result(record: ExperimentRecord, left: RunLeavings, keep_long: Callabl
 
 
 def check_result(result: Mapping[str, JsonValue], record_sha: str, source: str) -> None:
-    """Check that a result document belongs to its record.
+    """Check that a result document belongs to its record and has the shape that listings rely on.
 
     Raises:
-        RecordError: it names another record, or no known status.
+        RecordError: it names another record, or no known status, or a field is missing or of a wrong type.
     """
     if result.get("record") != record_sha:
         raise RecordError(f"{source} is the result of another record, {result.get('record')}", source=source)
     if result.get("status") not in FINAL_STATUSES:
         raise RecordError(f"{source} has no known status: {result.get('status')!r}", source=source)
+    fields = FieldReader(result, source)
+    fields.number_or_none("exit_code")
+    fields.number_or_none("signal")
+    fields.section_or_none("error")
+    _check_stats(fields, "metrics")
+    for output in fields.sections("outputs"):
+        for key in ("path", "keep", "sha256"):
+            output.text(key)
+        output.matching("md5", MD5)
+        output.text_or_none("digest")
+        output.number("size_bytes")
+    fields.texts("missing_outputs")
+    fields.section("stream").matching_or_none("pin", MD5)
+    fields.sections("tasks")
+    fields.require_no_faults()
+
+
+def check_run(run: Mapping[str, JsonValue], source: str) -> None:
+    """Check that a run document has the shape that listings rely on.
+
+    Raises:
+        RecordError: a field is missing or of a wrong type.
+    """
+    fields = FieldReader(run, source)
+    fields.text("run")
+    for key in ("started", "ended"):
+        fields.text_or_none(key)
+    fields.real_or_none("duration_s")
+    fields.texts("jobs")
+    _check_stats(fields, "volatile_metrics")
+    log = fields.section_or_none("log")
+    if log is not None:
+        log.matching("pin", MD5)
+        log.texts("tail")
+    fields.require_no_faults()
+
+
+def _check_stats(fields: FieldReader, key: str) -> None:
+    for stats in fields.sections_by_name(key):
+        for name in ("last", "min", "max"):
+            stats.metric(name)
+        stats.number("n")
 
 
 @dataclass(frozen=True, slots=True)

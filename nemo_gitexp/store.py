@@ -33,7 +33,7 @@ from nemo_gitexp.git.objects import (
 from nemo_gitexp.git.repository import FULL_SHA, CommitSha, Identity, RefName, Repository
 from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue, parse_json
 from nemo_gitexp.record import RESULT_FILES, ExperimentRecord, parse_document, parse_record, render_record
-from nemo_gitexp.result import ResultFiles, check_result
+from nemo_gitexp.result import ResultFiles, check_result, check_run
 from nemo_gitexp.versioning import config_hash
 
 LOCAL_PREFIX = "refs/gitexp/"
@@ -376,6 +376,7 @@ def _parse_experiment(tip: Tip, blobs: Sequence[bytes | None]) -> Experiment:
         result = _document(parse_document, texts["result.json"], f"{source}/result.json")
         run = _document(parse_document, texts["run.json"], f"{source}/run.json")
         check_result(result, tip.record, f"{source}/result.json")
+        check_run(run, f"{source}/run.json")
     elif texts["result.json"] is not None:
         raise RecordError(
             f"{source} holds a result that its commit does not name", hint="git log " + tip.ref, source=source

@@ -97,6 +97,28 @@ def wrong_types(pair: Pair) -> str:
     return damaged_result(pair, "experiment.json", json.dumps(changed).encode())
 
 
+def hashes_that_are_paths(pair: Pair) -> str:
+    changed = {**record_of(pair), "environment_key": "sha256:../../..", "identity": "none"}
+    return damaged_result(pair, "experiment.json", json.dumps(changed).encode())
+
+
+def changed_document(pair: Pair, name: str, **changes: object) -> str:
+    document = json.loads(pair.work.git("show", f"{pair.bad['result']}:{RECORD}/{name}"))
+    return damaged_result(pair, name, json.dumps({**document, **changes}).encode())
+
+
+def metrics_of_no_shape(pair: Pair) -> str:
+    return changed_document(pair, "result.json", metrics={"loss": 1, "accuracy": {"last": []}})
+
+
+def outputs_of_no_shape(pair: Pair) -> str:
+    return changed_document(pair, "result.json", outputs=[{"path": "model.pt", "md5": "../../../etc/passwd"}])
+
+
+def run_of_no_shape(pair: Pair) -> str:
+    return changed_document(pair, "run.json", duration_s="long", jobs=7, volatile_metrics=[])
+
+
 def another_name(pair: Pair) -> str:
     return damaged_result(pair, "experiment.json", json.dumps({**record_of(pair), "name": "else"}).encode())
 
@@ -133,7 +155,11 @@ DAMAGE = [
     no_utf8,
     too_deep,
     wrong_types,
+    hashes_that_are_paths,
     another_name,
+    metrics_of_no_shape,
+    outputs_of_no_shape,
+    run_of_no_shape,
     result_truncated,
     result_of_another,
     rebased,
