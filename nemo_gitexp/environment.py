@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -30,6 +31,8 @@ LOCK_FILES: Final = (
 
 _PATH_FLAGS: Final = frozenset({"-I", "-E", "-s", "-S", "-P"})
 _RACY_NS: Final = 2_000_000_000
+_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 _SAID_AT_MOST: Final = 600
 
 
@@ -183,13 +186,14 @@ def recreate_environment(
 
     Raises:
         EnvironmentCaptureError: no interpreter of that minor version, or a package that no index has.
+        DocumentError: something in the document is no package.
     """
     wanted = parse_environment(document)
+    plain = _plain_packages(wanted)
     own_env = dict(os.environ) if env is None else dict(env)
     base = _interpreter_of(wanted, own_env)
     _require_done([str(base), "-m", "venv", str(destination)], own_env, "the environment cannot be made")
     python = destination / "bin" / "python"
-    plain = {name: version for name, version in wanted.packages.items() if "(" not in version}
     if plain:
         requirements = destination / "gitexp-requirements.txt"
         requirements.write_text("".join(f"{name}=={version}\n" for name, version in sorted(plain.items())))
@@ -200,6 +204,16 @@ def recreate_environment(
         _require_done([str(python), "-m", "pip", "uninstall", "-y", "-q", *surplus], own_env, "pip cannot be taken out")
     skipped = tuple(f"{name} {version}" for name, version in sorted(wanted.packages.items()) if name not in plain)
     return RecreatedEnvironment(python, skipped)
+
+
+def _plain_packages(wanted: Environment) -> dict[str, str]:
+    """Return the packages that an index can have; anything else in a requirements file would be an order to pip."""
+    plain = {name: version for name, version in wanted.packages.items() if "(" not in version}
+    for name, version in plain.items():
+        if not _NAME.fullmatch(name) or not _VERSION.fullmatch(version):
+            said = f"{name!r} {version!r} is no package"
+            raise DocumentError(said, hint="nemo-gitexp reproduce EXP --env check", package=name)
+    return plain
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from nemo_gitexp.catalog import Site
 from nemo_gitexp.documents import DriftDoc
 from nemo_gitexp.drift import EnvironmentClass, compare_environments, compare_settings, rank_drift
 from nemo_gitexp.entry import CommandEntry
-from nemo_gitexp.environment import capture_environment, recreate_environment
+from nemo_gitexp.environment import capture_environment, parse_environment, recreate_environment
 from nemo_gitexp.errors import UsageError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.recording import probe_interpreter, resolve_interpreter
@@ -59,7 +59,7 @@ def find_surroundings(
     recorded = read_environment(site.repository, experiment)
     interpreter = resolve_interpreter(site, entry, env) if mode != "recreate" else None
     if interpreter is None:
-        interpreter = _recreated(site, experiment, recorded, say)
+        interpreter = _recreated(site, recorded, say)
     if mode == "ignore":
         return Surroundings(interpreter, None, "unknown")
     here = capture_environment(
@@ -91,11 +91,9 @@ def _loaded(experiment: Experiment) -> tuple[str, ...]:
     return tuple(mapping(mapping((experiment.run or {}).get("settings")).get("loaded_packages")))
 
 
-def _recreated(
-    site: Site, experiment: Experiment, recorded: Mapping[str, JsonValue], say: Callable[[str], None]
-) -> Path:
+def _recreated(site: Site, recorded: Mapping[str, JsonValue], say: Callable[[str], None]) -> Path:
     """Return the interpreter of a virtual environment with the recorded packages, made once per environment key."""
-    key = (experiment.record.environment_key or "").removeprefix("sha256:")[:16]
+    key = parse_environment(recorded).key.removeprefix("sha256:")[:16]
     place = site.repository.state_dir / "environments" / key
     python = place / "bin" / "python"
     if (place / _WHOLE).exists():

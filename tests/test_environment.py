@@ -235,3 +235,13 @@ def test_missing_minor_version_is_named(tmp_path):
     document = {"interpreter": {"implementation": "cpython", "version": "3.2.1"}, "packages": {}}
     with pytest.raises(EnvironmentCaptureError, match=r"Python 3\.2"):
         recreate_environment(document, tmp_path / "made", env={"PATH": ""})
+
+
+@pytest.mark.parametrize(
+    "name, version", [("--index-url=http://127.0.0.1/", "1"), ("a\n-r /etc/passwd", "1"), ("a", "1 --no-index")]
+)
+def test_recreating_hands_pip_packages_and_no_orders(tmp_path: Path, name: str, version: str) -> None:
+    document = Environment("cpython", "3.11.7", {name: version}, "launch", {}).to_json()
+    with pytest.raises(DocumentError):
+        recreate_environment(document, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
