@@ -9,7 +9,6 @@ import time
 
 from .documents import read_document, write_document
 from .machine import hardware_document
-from .remains import NOTHING_LEFT, Remains
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,13 +27,13 @@ def iso_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int((seconds - whole) * 1e6):06d}Z"
 
 
-def write_result(plan: Plan, end: JobEnd, remains: Remains | None, started: float, duration_s: float) -> int:
+def write_result(plan: Plan, end: JobEnd, left: Mapping[str, object], started: float, duration_s: float) -> int:
     """Write result.json.
 
     Args:
         plan: the launcher's plan.
         end: how the job ended.
-        remains: what it left; None when it was never started.
+        left: what it left behind.
         started: seconds since the epoch.
         duration_s: how long the job took.
 
@@ -43,11 +42,6 @@ def write_result(plan: Plan, end: JobEnd, remains: Remains | None, started: floa
     """
     run_dir = plan["run_dir"]
     error = describe_end(end, read_document(os.path.join(run_dir, "error.json")))
-    left = dict(NOTHING_LEFT)
-    try:
-        left = remains.document() if remains else left
-    except OSError as fault:
-        error = error or {"type": type(fault).__name__, "message": str(fault)}
     error = error or describe_remains(left, is_prefix=end["stopped"])
     status = _status(end, error)
     result = {
@@ -68,6 +62,11 @@ def write_result(plan: Plan, end: JobEnd, remains: Remains | None, started: floa
     }
     _write_surely(run_dir, result)
     return exit_code(end, status)
+
+
+def error_report(fault: Exception) -> ErrorReport:
+    """Return what went wrong in the worker itself."""
+    return {"type": type(fault).__name__, "message": str(fault)}
 
 
 def describe_end(end: JobEnd, reported: Mapping[str, object] | None) -> ErrorReport | None:

@@ -53,11 +53,18 @@ def verify_workspace(root: str, rows: Iterable[ManifestRow], is_allowed: Callabl
 
 
 def walk_files(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield (relative path, entry) of everything below the root that is no directory; git's own `.git` is left out."""
+    """Yield (relative path, entry) of everything below the root that is no directory; git's own `.git` is left out.
+
+    A directory that is gone, be it the root, holds nothing: a job may clear away what it likes.
+    """
     pending = [""]
     while pending:
         below = pending.pop()
-        with os.scandir(os.path.join(root, below)) as entries:
+        try:
+            directory = os.scandir(os.path.join(root, below))
+        except FileNotFoundError:
+            continue
+        with directory as entries:
             for entry in entries:
                 if entry.name == ".git":
                     continue

@@ -14,19 +14,20 @@ import threading
 import time
 
 from .documents import read_document, write_bytes, write_document
-from .finish import exit_code, iso_time, write_result
+from .finish import describe_end, error_report, exit_code, iso_time, write_result
 from .inputs import input_states
 from .machine import keep_fresh, started_document
 from .manifest import Verification
+from .outputs import nothing_to_check
 from .ranks import Ranks
 from .refusal import find_refusal, verify_plan
-from .remains import Remains
+from .remains import NOTHING_LEFT, Remains
 from .steps import StepCounter
-from .watch import Canceller, Job, never_started, start_job, watch_job
+from .watch import CancelledError, Canceller, Job, never_started, start_job, watch_job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .shapes import JobEnd, JobOrder, Plan
+    from .shapes import ErrorReport, JobEnd, JobOrder, Plan
 
 RESERVES = {"reserve.bin": 64 * 1024, "job-reserve.bin": 32 * 1024}
 """Space set aside for the result and for the job's own error, should the job fill the disk."""
@@ -70,11 +71,12 @@ class Node:
                 return REFUSED_EXIT
             end = self._verified_run()
         except Exception as fault:  # noqa: BLE001 - a run without a result would look lost
-            end = never_started({"type": type(fault).__name__, "message": str(fault)})
+            end = never_started(error_report(fault))
             end["started"] = os.path.exists(self._ranks.file("child.json"))
         if not self._ranks.is_first:
             return exit_code(end)
-        return write_result(self._plan, end, self._remains, started, time.monotonic() - clock)
+        left = self._what_is_left(end)
+        return write_result(self._plan, end, left, started, time.monotonic() - clock)
 
     def _prepare(self, started: float) -> None:
         own = self._ranks.file("started.json")
@@ -85,9 +87,7 @@ class Node:
         os.makedirs(self._plan["outputs_dir"], exist_ok=True)
 
     def _verified_run(self) -> JobEnd:
-        verification = verify_plan(self._plan) if self._ranks.is_verifier else Verification()
-        refusal = find_refusal(self._plan, verification) if self._ranks.is_verifier else None
-        self._ranks.tell(refusal)
+        verification, refusal = self._verify() if self._ranks.is_verifier else (Verification(), None)
         refusal = refusal or self._ranks.wait(self._canceller.reason)
         if refusal:
             return never_started(refusal)
@@ -104,6 +104,31 @@ class Node:
             return never_started({"type": "CommandNotFoundError", "message": message})
         self._remains = remains
         return self._watch(job)
+
+    def _what_is_left(self, end: JobEnd) -> dict[str, object]:
+        """Return what the job left; who cancels while that is read, which may be long, cancels the run."""
+        if self._remains is None:
+            return NOTHING_LEFT
+        check = nothing_to_check if end["cancelled"] else self._canceller.check
+        try:
+            return self._remains.document(check)
+        except CancelledError as reason:
+            end["cancelled"] = str(reason)
+        except OSError as fault:
+            if describe_end(end, None) is None:
+                end["error"] = error_report(fault)
+        return NOTHING_LEFT
+
+    def _verify(self) -> tuple[Verification, ErrorReport | None]:
+        """Verify for this node, and tell the others: they wait for this word, whatever it is."""
+        try:
+            verification = verify_plan(self._plan)
+            refusal = find_refusal(self._plan, verification)
+        except Exception as fault:
+            self._ranks.tell(error_report(fault))
+            raise
+        self._ranks.tell(refusal)
+        return verification, refusal
 
     def _watch(self, job: Job) -> JobEnd:
         limit = self._plan["stop_after_steps"]

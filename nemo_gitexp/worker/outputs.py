@@ -11,11 +11,15 @@ from .manifest import CHUNK_BYTES, walk_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable
+    from typing import Callable, Collection, Iterable, Iterator
 
     from .shapes import OutputPlan, OutputReport
 
 MAY_HOLD_TENSORS = (b"PK\x03\x04", b"\x93NUMPY")
+
+
+def nothing_to_check() -> None:
+    """Let the work go on to its end."""
 
 
 class FileHashes:
@@ -33,24 +37,35 @@ class FileHashes:
 def declared_outputs(outputs_dir: str, declared: list[OutputPlan]) -> list[OutputPlan]:
     """Return the declared outputs, or every top-level entry of the outputs directory when none is declared.
 
-    Then what holds no file (an empty directory, a pipe, a link to nothing) is no output, and nobody misses it.
+    Then what holds no file (an empty directory, a pipe, a link to nothing) is no output, and nobody misses it; nor is
+    a link to a directory elsewhere, which may be all of a disk.
     """
     if declared or not os.path.isdir(outputs_dir):
         return declared
     paths = {name: os.path.join(outputs_dir, name) for name in sorted(os.listdir(outputs_dir))}
     return [
-        {"path": name, "keep": "dvc"} for name, path in paths.items() if os.path.isfile(path) or _regular_files(path)
+        {"path": name, "keep": "dvc"}
+        for name, path in paths.items()
+        if os.path.isfile(path) or (not _leads_out(path, outputs_dir) and any(_regular_files(path)))
     ]
 
 
-def hash_output(outputs_dir: str, output: OutputPlan) -> OutputReport | None:
-    """Return the report of one output; None when it is missing, an empty directory, or no file at all."""
+def hash_output(
+    outputs_dir: str, output: OutputPlan, check: Callable[[], None] = nothing_to_check
+) -> OutputReport | None:
+    """Return the report of one output; None when it is missing, an empty directory, or no file at all.
+
+    Args:
+        outputs_dir: what the output's path is relative to.
+        output: which one.
+        check: called every now and then; may raise to end the work.
+    """
     path = os.path.join(outputs_dir, output["path"])
     if os.path.isdir(path):
-        return _hash_directory(path, output) if _regular_files(path) else None
+        return _hash_directory(path, output, check) if any(_regular_files(path)) else None
     if not os.path.isfile(path):
         return None
-    hashes = hash_file(path)
+    hashes = hash_file(path, check)
     return {
         "path": output["path"],
         "keep": output["keep"],
@@ -63,16 +78,22 @@ def hash_output(outputs_dir: str, output: OutputPlan) -> OutputReport | None:
     }
 
 
-def find_undeclared(outputs_dir: str, declared: Iterable[str], ignored: Iterable[str]) -> list[str]:
-    """Return the files below the outputs directory that belong to no declared output."""
+def find_undeclared(outputs_dir: str, declared: Collection[str], ignored: Iterable[str]) -> list[str]:
+    """Return the files below the outputs directory that belong to no declared output.
+
+    When none is declared, these are the links to directories elsewhere.
+    """
+    if not declared:
+        links = sorted(os.listdir(outputs_dir)) if os.path.isdir(outputs_dir) else []
+        return [name for name in links if _leads_out(os.path.join(outputs_dir, name), outputs_dir)]
     named = {os.path.normpath(path) for path in [*declared, *ignored]}
     heads = tuple(f"{path}/" for path in named)
     below = walk_files(outputs_dir) if os.path.isdir(outputs_dir) else ()
     return sorted(path for path, _ in below if path not in named and not path.startswith(heads))
 
 
-def hash_file(path: str) -> FileHashes:
-    """Return all hashes of one regular file.
+def hash_file(path: str, check: Callable[[], None] = nothing_to_check) -> FileHashes:
+    """Return all hashes of one regular file; `check` is called once a chunk.
 
     Raises:
         OSError: it cannot be read.
@@ -81,6 +102,7 @@ def hash_file(path: str) -> FileHashes:
     head = b""
     with open(path, "rb", buffering=0) as file:
         for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):
+            check()
             head = head or chunk[:16]
             sha256.update(chunk)
             md5.update(chunk)
@@ -97,9 +119,10 @@ def _tensor_digest(path: str, head: bytes) -> str | None:
     return tensor_digest(path)
 
 
-def _hash_directory(path: str, output: OutputPlan) -> OutputReport:
+def _hash_directory(path: str, output: OutputPlan, check: Callable[[], None]) -> OutputReport:
     """Hash a directory: md5 as DVC does, sha256 over the lines `sha256sum` would print, digest over both kinds."""
-    hashes = dict(sorted((relative, hash_file(os.path.join(path, relative))) for relative in _regular_files(path)))
+    files = sorted(_regular_files(path))
+    hashes = {relative: hash_file(os.path.join(path, relative), check) for relative in files}
     listing = [{"md5": item.md5, "relpath": relative} for relative, item in hashes.items()]
     lines = "".join(f"{item.sha256}  {relative}\n" for relative, item in hashes.items())
     return {
@@ -121,9 +144,15 @@ def _directory_digest(hashes: dict[str, FileHashes]) -> str | None:
     return "sha256:" + hashlib.sha256(_encoded(lines)).hexdigest()
 
 
-def _regular_files(root: str) -> list[str]:
-    """Return the files below a directory, links followed as DVC does; sockets, pipes and dangling links left out."""
-    found = []
+def _leads_out(path: str, outputs_dir: str) -> bool:
+    """Return whether this is a link to a directory that is not below the outputs directory."""
+    if not (os.path.islink(path) and os.path.isdir(path)):
+        return False
+    return not os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(outputs_dir), ""))
+
+
+def _regular_files(root: str) -> Iterator[str]:
+    """Yield the files below a directory, links followed as DVC does; sockets, pipes and dangling links left out."""
     for directory, _, names in os.walk(root, followlinks=False):
         for name in names:
             path = os.path.join(directory, name)
@@ -132,8 +161,7 @@ def _regular_files(root: str) -> list[str]:
             except OSError:
                 continue
             if is_regular:
-                found.append(os.path.relpath(path, root).replace(os.sep, "/"))
-    return found
+                yield os.path.relpath(path, root).replace(os.sep, "/")
 
 
 def _encoded(text: str) -> bytes:

@@ -11,7 +11,7 @@ from .outputs import declared_outputs, find_undeclared, hash_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Mapping
+    from typing import Callable, Mapping
 
     from .shapes import FileState, OutputReport, Plan
 
@@ -45,8 +45,11 @@ class Remains:
         self._outside_before = {path: tree_states(path) for path in outside}
         self._metrics_before = [(path, file_state(path)) for path in self._metrics_places()]
 
-    def document(self) -> dict[str, object]:
+    def document(self, check: Callable[[], None]) -> dict[str, object]:
         """Return these parts of result.json; outputs are read whole, once.
+
+        Args:
+            check: called every now and then; what it raises ends the reading.
 
         Raises:
             OSError: something cannot be read, or the metrics file cannot be copied.
@@ -54,13 +57,11 @@ class Remains:
         plan = self._plan
         declared = [item["path"] for item in plan["outputs"]]
         metrics = [plan["metrics_file"]] if plan["metrics_file"] else []
-        reports, missing = self._outputs()
+        reports, missing = self._outputs(check)
         return {
             "outputs": reports,
             "missing_outputs": missing,
-            "undeclared_outputs": find_undeclared(plan["outputs_dir"], declared, metrics)[:MOST_LISTED]
-            if declared
-            else [],
+            "undeclared_outputs": find_undeclared(plan["outputs_dir"], declared, metrics)[:MOST_LISTED],
             "stray_files": self._strays()[:MOST_LISTED],
             "changed_files": find_changed(plan["workspace"], self._states)[:MOST_LISTED],
             "inputs_changed": find_changed_inputs(plan["workspace"], plan["inputs"], self._inputs),
@@ -68,10 +69,11 @@ class Remains:
             "smuggled": (read_document(os.path.join(plan["run_dir"], "job.json")) or {}).get("smuggled") or [],
         }
 
-    def _outputs(self) -> tuple[list[OutputReport], list[str]]:
+    def _outputs(self, check: Callable[[], None]) -> tuple[list[OutputReport], list[str]]:
         reports, missing = [], []
         for output in declared_outputs(self._plan["outputs_dir"], self._plan["outputs"]):
-            report = None if self._is_left_over(output["path"]) else hash_output(self._plan["outputs_dir"], output)
+            is_made = not self._is_left_over(output["path"])
+            report = hash_output(self._plan["outputs_dir"], output, check) if is_made else None
             if report:
                 reports.append(report)
             else:

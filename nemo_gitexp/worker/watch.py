@@ -27,6 +27,10 @@ INTERRUPT_GRACE_S = 3.0
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
+class CancelledError(Exception):
+    """Somebody asked to cancel; the message says who."""
+
+
 class Canceller:
     """Knows whether somebody asked to cancel: by a signal to this process, or by the file cancel.json.
 
@@ -50,6 +54,16 @@ class Canceller:
         if self._signal is None and os.path.exists(self._path):
             self._signal = "request"
         return self._signal
+
+    def check(self) -> None:
+        """Raise when somebody asked.
+
+        Raises:
+            CancelledError: somebody did.
+        """
+        reason = self.reason()
+        if reason:
+            raise CancelledError(reason)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame

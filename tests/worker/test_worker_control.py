@@ -255,3 +255,17 @@ def test_together_worker_and_job_cost_little_more_than_the_script(run: Run):
         whole.append(time.perf_counter() - start)
         (run.dir / "result.json").unlink()
     assert min(whole) - min(plain) < 0.3  # far above the 80 ms aimed at: other work shares the machine
+
+
+def test_reading_what_a_job_left_can_be_cancelled(run: Run):
+    run.put(
+        "train.py",
+        "import os\nwith open(os.environ['GITEXP_OUTPUTS'] + '/huge', 'wb') as file:\n    file.truncate(1 << 40)\n",
+    )
+    worker = run.start(script("train.py"))
+    wait_for(lambda: (run.dir / "job.json").exists() and not is_alive(run.json("child.json")["pid"]))
+    time.sleep(0.5)
+    worker.terminate()
+    assert worker.wait(30) == 1
+    result = run.json("result.json")
+    assert (result["status"], result["exit_code"], result["outputs"]) == ("cancelled", 0, [])

@@ -201,3 +201,31 @@ def test_a_deep_recursion_ends_as_fast_as_python_ends_it(run: Run):
     begun = time.monotonic()
     assert run.go(script("train.py"))["error"]["type"] == "RecursionError"
     assert time.monotonic() - begun < 20  # 45 s and more when every frame is looked at from every frame
+
+
+def test_a_link_to_a_directory_elsewhere_is_no_output(run: Run):
+    run.put(
+        "train.py",
+        "import os\n"
+        "out = os.environ['GITEXP_OUTPUTS']\n"
+        "os.symlink('/', out + '/root')\n"
+        "os.mkdir(out + '/epoch3')\n"
+        "open(out + '/epoch3/w', 'w').write('1')\n"
+        "os.symlink('epoch3', out + '/best')\n",
+    )
+    result = run.go(script("train.py"))
+    assert [item["path"] for item in result["outputs"]] == ["best", "epoch3"]
+    assert result["undeclared_outputs"] == ["root"]
+    assert result["status"] == "completed"
+
+
+def test_a_job_that_removes_its_workspace_keeps_its_outputs(run: Run):
+    run.put(
+        "train.py",
+        "import os, shutil\n"
+        "open(os.environ['GITEXP_OUTPUTS'] + '/w', 'w').write('1')\n"
+        "shutil.rmtree(os.path.dirname(os.path.abspath(__file__)))\n",
+    )
+    result = run.go(script("train.py"))
+    assert (result["status"], result["changed_files"]) == ("completed", ["train.py"])
+    assert [item["path"] for item in result["outputs"]] == ["w"]

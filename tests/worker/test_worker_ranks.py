@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
+import pytest
 from run_directory import Run, script
 
 RANKS = [{"RANK": str(rank), "LOCAL_RANK": str(rank % 2), "GROUP_RANK": str(rank // 2)} for rank in range(4)]
@@ -34,6 +35,26 @@ def test_a_refusal_on_one_node_stops_all_of_them(run: Run):
     assert all_ranks(run) == [1, 1, 1, 1]
     assert run.json("result.json")["error"]["type"] == "WorkspaceMismatchError"
     assert not list(run.dir.glob("child*"))
+
+
+def test_a_rank_that_verifies_nothing_does_not_vouch_for_its_node(run: Run):
+    run.put("train.py", "print('ran')")
+    run.prepare(script("train.py"), topology={"nodes": 1, "tasks_per_node": 2})
+    run.put("extra.py", "")
+    env = {**os.environ, "WORLD_SIZE": "2"}
+    second = subprocess.Popen(run.argv, env={**env, "RANK": "1", "LOCAL_RANK": "1"})
+    with pytest.raises(subprocess.TimeoutExpired):  # it waits for the one that verifies, which is late
+        second.wait(1)
+    first = subprocess.run(run.argv, env={**env, "RANK": "0", "LOCAL_RANK": "0"}, check=False)
+    assert [first.returncode, second.wait(60)] == [1, 1]
+    assert not list(run.dir.glob("child*"))
+
+
+def test_a_rank_does_not_wait_for_one_that_cannot_verify(run: Run):
+    run.prepare(script("train.py"))
+    (run.dir / "manifest.json").write_text("{")
+    assert all_ranks(run) == [1, 1, 1, 1]
+    assert "manifest.json" in run.json("result.json")["error"]["message"]
 
 
 def test_a_failure_of_another_rank_is_its_own_exit_code(run: Run):
