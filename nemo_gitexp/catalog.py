@@ -126,19 +126,19 @@ def _runs_of(site: Site, records: Collection[str]) -> dict[str, list[RunState]]:
             continue
         state = inspect_run(paths)
         if state.status == "void":
-            _drop_void(site, paths)
+            drop_void(site.repository, paths)
         else:
             found.setdefault(record, []).append(state)
     return found
 
 
-def _drop_void(site: Site, paths: RunPaths) -> None:
+def drop_void(repository: Repository, paths: RunPaths) -> None:
     """Remove a run that nobody will ever start: its experiment is recorded, no more and no less."""
     from nemo_gitexp.collect import discard_run
 
-    with suppress(OSError):  # in somebody else's repository it is not ours to remove
+    with suppress(OSError):  # in somebody else's repository it is not ours to remove; another process was faster
         if give_up(paths):
-            discard_run(site.repository, paths)
+            discard_run(repository, paths)
 
 
 def _decisive(runs: Sequence[RunState]) -> RunState | None:

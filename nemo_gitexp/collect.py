@@ -166,7 +166,8 @@ def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool
     """Remove a run's workspace, unless it was to be kept or belongs to another clone."""
     plan = read_state_file(paths.plan)
     place = read_state_file(paths.launching).get("workspace")
-    if not isinstance(place, str):
+    # A workspace is named after its run: a file that says anything else is not ours, and must not remove anything.
+    if not isinstance(place, str) or Path(place).name != paths.run:
         return
     pointer = Path(place, ".git")
     named = pointer.read_bytes() if pointer.is_file() else None

@@ -473,5 +473,5 @@ def remove_stale_locks(repository: Repository, older_than_s: float, now_s: float
             try:
                 if now_s - lock.stat().st_mtime > older_than_s:
                     lock.unlink()
-            except FileNotFoundError:
+            except OSError:  # gone meanwhile, or not ours to remove
                 continue

@@ -9,16 +9,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from nemo_gitexp.catalog import Site
+from nemo_gitexp.catalog import Site, drop_void
 from nemo_gitexp.collect import discard_run, discard_workspace, output_store
+from nemo_gitexp.errors import GitCommandError
 from nemo_gitexp.git.objects import TEMPORARY_REFS, delete_ref, list_refs
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.git.worktree import list_worktrees, remove_worktree
 from nemo_gitexp.owners import is_left_behind, process_lives
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import give_up, inspect_run, list_run_directories, read_state_file
+from nemo_gitexp.runs import inspect_run, list_run_directories, read_state_file
 from nemo_gitexp.store import BRANCH_PREFIX, Tip, branch_name, list_tips, move_branch, remove_stale_locks
 
 STALE_LOCK_S = 600.0
@@ -35,7 +37,8 @@ def tidy(site: Site) -> None:
     remove_stale_locks(repository, STALE_LOCK_S, time.time())
     for ref, sha in list_refs(repository, TEMPORARY_REFS):
         if is_left_behind(ref.removeprefix(TEMPORARY_REFS)):
-            delete_ref(repository, ref, sha)
+            with suppress(GitCommandError):  # somebody else tidies at the same moment
+                delete_ref(repository, ref, sha)
     for path in _left_behind(site):
         shutil.rmtree(path, ignore_errors=True)
     _drop_crash_reports(repository)
@@ -69,8 +72,9 @@ def _without_owner(root: Path, pattern: str) -> Iterator[Path]:
 def _drop_crash_reports(repository: Repository) -> None:
     """Remove the reports that git's fast-import writes when whoever feeds it is killed; others' stay."""
     for report in repository.common_dir.glob("fast_import_crash_*"):
-        if b"refs/gitexp" in report.read_bytes():
-            report.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody else tidies at the same moment, or it is somebody else's
+            if b"refs/gitexp" in report.read_bytes():
+                report.unlink()
 
 
 def _tidy_run(repository: Repository, paths: RunPaths, finished: set[str]) -> None:
@@ -78,8 +82,7 @@ def _tidy_run(repository: Repository, paths: RunPaths, finished: set[str]) -> No
     if state.status in ("launched", "running"):
         return
     if state.status == "void":
-        if give_up(paths):
-            discard_run(repository, paths)
+        drop_void(repository, paths)
     elif not state.is_reproduction:
         if state.record in finished:
             discard_workspace(repository, paths)

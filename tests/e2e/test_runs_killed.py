@@ -13,6 +13,8 @@ from builder import SCRIPT, Work, make_work, wait_until
 from gated import Gated, is_alive, make_gated
 from residue import expect_nothing_left
 
+from nemo_gitexp.worker.machine import host_digest
+
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
 
 
@@ -244,3 +246,14 @@ def test_tidying_leaves_the_users_own_missing_worktree_noted(gated: Gated, tmp_p
     gated.work.gitexp("collect")
     assert str(tmp_path / "mine") in gated.work.git("worktree", "list")
     expect_nothing_left(gated.work)
+
+
+def test_several_that_tidy_up_at_once_do_not_trip_over_each_other(work: Work) -> None:
+    dead = f"{host_digest()}-999999999-{'0' * 12}"
+    head = work.git("rev-parse", "HEAD")
+    for number in range(40):
+        work.git("update-ref", f"refs/gitexp-tmp/{dead}.{number:032x}", head)
+    processes = [work.start("collect") for _ in range(4)]
+    answers = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, answers
+    assert not work.refs("refs/gitexp-tmp/")
