@@ -5,36 +5,30 @@ A cache of documents by tip sha makes listings fast; it may be deleted at any ti
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING
 
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import GitexpError, RecordError
 from nemo_gitexp.facts import Fact, list_facts
-from nemo_gitexp.git.objects import find_ref, list_refs
-from nemo_gitexp.git.repository import Repository
+from nemo_gitexp.git.objects import find_ref
+from nemo_gitexp.git.repository import Repository, Running
+from nemo_gitexp.listing import Entry, list_documents
 from nemo_gitexp.lookup import find_experiment
-from nemo_gitexp.result import Standing, experiment_document
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, give_up, inspect_run, is_reproduction, list_run_directories
 from nemo_gitexp.settings import Settings, read_settings
-from nemo_gitexp.store import (
-    BRANCH_PREFIX,
-    Experiment,
-    Tip,
-    branch_name,
-    list_tips,
-    read_experiments,
-    read_experiments_or_faults,
-)
+from nemo_gitexp.standing import Standing, best_verdict, stand
+from nemo_gitexp.tips import BRANCH_PREFIX, Tip, branch_name, list_tips
 
-CACHE_VERSION = 1
-_WITHDRAWN, _RESTORED = "withdrawn", "restored"
+if TYPE_CHECKING:
+    from nemo_gitexp.store import Experiment  # reading records takes 20 ms of imports, which most listings need not pay
+
+FEW = 20
+"""Of so many experiments the facts are asked for one by one; of more, all facts are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +67,10 @@ def open_site(repository: Repository, env: Mapping[str, str]) -> Site:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One listed experiment: its tip, its document, or why it cannot be read."""
+    """One listed experiment: its tip, and its document or why it cannot be read."""
 
     tip: Tip
-    document: ExperimentDoc | None
-    fault: RecordError | None
+    item: Entry | RecordError
 
 
 def refresh(site: Site, tips: Sequence[Tip], *, strictly: bool = False) -> tuple[list[Tip], dict[str, RunState]]:
@@ -151,7 +144,8 @@ def _decisive(runs: Sequence[RunState]) -> RunState | None:
 
 
 def _collect(site: Site, tip: Tip, run: RunState) -> bool:
-    from nemo_gitexp.collect import collect_run  # 20 ms that most listings need not pay
+    from nemo_gitexp.collect import collect_run
+    from nemo_gitexp.store import read_experiments
 
     try:
         (experiment,) = read_experiments(site.repository, [replace(tip, sha=tip.record, status=None)])
@@ -162,25 +156,19 @@ def _collect(site: Site, tip: Tip, run: RunState) -> bool:
     return True
 
 
-def list_entries(site: Site, tips: Sequence[Tip] | None = None, *, only: Iterable[Tip] | None = None) -> list[Listed]:
-    """Return experiments as documents, in the order of `tips`; `only` restricts what is read, not what is refreshed."""
+def list_entries(site: Site, tips: Sequence[Tip], live: Mapping[str, RunState]) -> list[Listed]:
+    """Return experiments as documents, in the order of the tips; both arguments come from `refresh`."""
     repository = site.repository
-    known, live = refresh(site, list_tips(repository) if tips is None else tips)
-    if only is not None:
-        names = {(tip.study, tip.name) for tip in only}
-        known = [tip for tip in known if (tip.study, tip.name) in names]
-    branches = list_branches(repository)
-    facts = group_facts(list_facts(repository, [tip.record for tip in known] if len(known) < 20 else None))
-    static = _static_documents(repository, known)
-    entries = []
-    for tip in known:
-        item = static[tip.sha]
-        if isinstance(item, RecordError):
-            entries.append(Listed(tip, None, item))
-            continue
-        standing = standing_of(tip, live.get(tip.record), facts.get(tip.record, []), branches)
-        entries.append(Listed(tip, apply_standing(item, tip, standing), None))
-    return entries
+    branches = begin_branches(repository)
+    facts = group_facts(list_facts(repository, [tip.record for tip in tips] if len(tips) < FEW else None))
+    names = branch_names(branches)
+    standings: dict[str, Standing] = {
+        tip.sha: standing_of(tip, live.get(tip.record), facts.get(tip.record, ()), names) for tip in tips
+    }
+    by_sha: dict[str, Tip] = {tip.sha: tip for tip in tips}
+    cache = repository.state_dir / "listing.db"
+    found = list_documents(cache, standings, lambda shas: _read_documents(repository, [by_sha[sha] for sha in shas]))
+    return [Listed(tip, found[tip.sha]) for tip in tips]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +201,15 @@ def read_current(site: Site, tip: Tip) -> Found:
     Raises:
         RecordError: it cannot be read.
     """
+    from nemo_gitexp.store import read_experiments
+
     repository = site.repository
+    branches = begin_branches(repository)
     (now,), live = refresh(site, [tip])
     (experiment,) = read_experiments(repository, [now])
     facts = list_facts(repository, [now.record])
-    standing = standing_of(now, live.get(now.record), facts, list_branches(repository))
-    return Found(experiment, apply_standing(_document(experiment), now, standing))
+    standing = standing_of(now, live.get(now.record), facts, branch_names(branches))
+    return Found(experiment, stand(_document(experiment), standing))
 
 
 def recorded_document(experiment: Experiment, branch: str | None, status: str = "recorded") -> ExperimentDoc:
@@ -234,15 +225,20 @@ def document_of(site: Site, tip: Tip) -> ExperimentDoc:
     Raises:
         RecordError: it cannot be read.
     """
-    (entry,) = list_entries(site, [tip])
-    if entry.document is None:
-        raise entry.fault or RecordError(f"{tip.name} cannot be read")
-    return entry.document
+    (listed,) = list_entries(site, *refresh(site, [tip]))
+    if isinstance(listed.item, RecordError):
+        raise listed.item
+    return listed.item.document
 
 
-def list_branches(repository: Repository) -> set[str]:
-    """Return the names of the branches below `exp/`."""
-    return {row[0] for row in list_refs(repository, f"refs/heads/{BRANCH_PREFIX}", fields=("refname:lstrip=2",))}
+def begin_branches(repository: Repository) -> Running:
+    """Start listing the branches below `exp/`; `branch_names` reads what it gives."""
+    return repository.begin("for-each-ref", "--format=%(refname:lstrip=2)", f"refs/heads/{BRANCH_PREFIX}")
+
+
+def branch_names(listing: Running) -> set[str]:
+    """Return the names of the branches in the listing."""
+    return set(listing.wait().decode("utf-8", "replace").splitlines())
 
 
 def group_facts(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
@@ -253,21 +249,21 @@ def group_facts(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
     return grouped
 
 
-def standing_of(tip: Tip, run: RunState | None, facts: Sequence[Fact], branches: set[str]) -> Standing:
+def standing_of(tip: Tip, run: RunState | None, facts: Sequence[Fact], branches: Collection[str]) -> Standing:
     """Return what is known about an experiment beside its commits."""
     kinds = [fact.kind for fact in facts]
-    verdicts = [fact.word for fact in facts if fact.kind in ("reproduced", "verified")]
     branch = branch_name(tip.study, tip.name)
     status = tip.status or (run.status if run else "running" if tip.remote and "launched" in kinds else "recorded")
     if run is not None and tip.status == "lost":
         status = run.status
-    return Standing(
-        status=status,
-        branch=branch if branch in branches else None,
-        best_verdict=_best(verdicts),
+    standing = Standing(tip.ref, status, branch if branch in branches else None)
+    if not facts and run is None:
+        return standing
+    return standing._replace(
+        best_verdict=best_verdict([fact.word for fact in facts if fact.kind in ("reproduced", "verified")]),
         reproductions=kinds.count("reproduced"),
         archived=kinds.count("archived") > kinds.count("unarchived"),
-        withdrawn=kinds.count(_WITHDRAWN) > kinds.count(_RESTORED),
+        withdrawn=kinds.count("withdrawn") > kinds.count("restored"),
         jobs=_jobs(run),
         started=run.started if run else None,
     )
@@ -282,82 +278,31 @@ def _jobs(run: RunState | None) -> tuple[str, ...]:
     return (f"pid-{pid}",) if pid else ()
 
 
-def _best(words: Sequence[str]) -> str | None:
-    ranks = ("recorded", "restored", "executed", "metrics", "bitwise")
-    known = [word for word in words if word.partition("[")[0] in ranks]
-    return max(known, key=lambda word: ("[" not in word, ranks.index(word.partition("[")[0])), default=None)
+def _read_documents(repository: Repository, tips: Sequence[Tip]) -> dict[str, ExperimentDoc | RecordError]:
+    """Return by tip sha the documents as the commits tell them, or why they cannot be read."""
+    from nemo_gitexp.store import read_experiments_or_faults
 
-
-def apply_standing(static: ExperimentDoc, tip: Tip, standing: Standing) -> ExperimentDoc:
-    """Return a cached document with what may have changed since filled in."""
-    document = cast("ExperimentDoc", dict(static))
-    document["ref"] = tip.ref
-    document["status"] = standing.status
-    document["branch"] = standing.branch
-    document["reproductions"] = {"best": standing.best_verdict, "count": standing.reproductions}
-    document["archived"], document["withdrawn"] = standing.archived, standing.withdrawn
-    document["jobs"] = document["jobs"] or list(standing.jobs)
-    document["started"] = document["started"] or standing.started
-    return document
-
-
-def _static_documents(repository: Repository, tips: Sequence[Tip]) -> dict[str, ExperimentDoc | RecordError]:
-    """Return by tip sha the documents that depend on commits alone, from the cache where it has them."""
-    cache = repository.state_dir / "listing.db"
-    found: dict[str, ExperimentDoc | RecordError] = dict(_read_cache(cache, [tip.sha for tip in tips]))
-    missing = [tip for tip in tips if tip.sha not in found]
-    fresh: dict[str, ExperimentDoc] = {}
-    for tip, item in zip(missing, read_experiments_or_faults(repository, missing), strict=True):
-        if isinstance(item, RecordError):
-            found[tip.sha] = item
-        else:
-            found[tip.sha] = fresh[tip.sha] = _document(item)
-    if fresh:
-        _write_cache(cache, fresh)
-    return found
+    items = read_experiments_or_faults(repository, tips)
+    return {
+        tip.sha: item if isinstance(item, RecordError) else _document(item)
+        for tip, item in zip(tips, items, strict=True)
+    }
 
 
 def _document(experiment: Experiment) -> ExperimentDoc:
+    from nemo_gitexp.result import experiment_document
+
     tip = experiment.tip
     return experiment_document(
         sha=tip.record,
         ref=tip.ref,
         record=experiment.record,
         config=experiment.config,
+        status=tip.status or "recorded",
         result_sha=tip.result,
         result=experiment.result,
         run=experiment.run,
-        standing=Standing(status=tip.status or "recorded", branch=None),
     )
-
-
-def _read_cache(path: Path, shas: Sequence[str]) -> dict[str, ExperimentDoc]:
-    if not path.exists():
-        return {}
-    wanted = set(shas)
-    try:
-        with closing(sqlite3.connect(path)) as database:
-            if len(wanted) > 200:
-                rows = database.execute("SELECT tip, document FROM documents WHERE version = ?", (CACHE_VERSION,))
-            else:
-                marks = ",".join("?" * len(wanted))
-                query = f"SELECT tip, document FROM documents WHERE version = ? AND tip IN ({marks})"  # noqa: S608
-                rows = database.execute(query, (CACHE_VERSION, *wanted))
-            return {tip: json.loads(document) for tip, document in rows if tip in wanted}
-    except (sqlite3.Error, ValueError):
-        return {}
-
-
-def _write_cache(path: Path, documents: Mapping[str, ExperimentDoc]) -> None:
-    rows = [(tip, CACHE_VERSION, json.dumps(document)) for tip, document in documents.items()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(path, timeout=1)) as database, database:
-            database.execute("CREATE TABLE IF NOT EXISTS documents (tip TEXT PRIMARY KEY, version INT, document TEXT)")
-            database.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?)", rows)
-    except (sqlite3.Error, OSError):
-        # A cache that cannot be written (read-only, full disk) costs time, never an answer.
-        return
 
 
 def current_tip(repository: Repository, tip: Tip) -> Tip:

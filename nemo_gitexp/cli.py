@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nemo_gitexp.handover import Background
     from nemo_gitexp.jsontext import JsonValue
     from nemo_gitexp.launch import Launcher
+    from nemo_gitexp.listing import Entry
     from nemo_gitexp.verbs.launch import StarterFactory
     from nemo_gitexp.verbs.run import RunAnswer
 
@@ -81,7 +82,7 @@ def complete_experiments(incomplete: str) -> list[str]:
     """Return the names, shas and words that could complete an EXP; silence where nothing can be read."""
     try:
         from nemo_gitexp.git.repository import open_repository
-        from nemo_gitexp.store import list_tips
+        from nemo_gitexp.tips import list_tips
 
         tips = list_tips(open_repository(Path.cwd()))
     except GitexpError:
@@ -406,21 +407,34 @@ def log(
     csv: Annotated[bool, typer.Option("--csv", help="comma-separated, full values")] = False,
 ) -> None:
     """List experiments, newest first."""
-    from nemo_gitexp.report.log import render_log, render_log_csv
     from nemo_gitexp.verbs.log import LogOptions
     from nemo_gitexp.verbs.log import log as verb
 
-    options = LogOptions(study=study, status=status_word, where=where, sort=sort, count=count, show_all=show_all)
-    answer = verb(_CALL.site(), options)
-    for fault in answer.faults:
-        _CALL.console.say(f"warning: {fault}")
-    chosen = [column.strip() for column in columns.split(",")] if columns else None
+    chosen = tuple(column.strip() for column in columns.split(",")) if columns else ()
+    answer = verb(
+        _CALL.site(),
+        LogOptions(
+            study=study,
+            status=status_word,
+            where=where,
+            sort=sort,
+            columns=chosen,
+            count=count,
+            show_all=show_all,
+        ),
+    )
+    for remark in answer.remarks:
+        _CALL.console.say(f"warning: {remark}")
     if _CALL.console.json:
-        _answer_many(answer.documents, "")
-    elif csv:
-        _CALL.console.print(render_log_csv(answer.documents, chosen))
+        _answer_entries(answer.entries)
+        return
+    from nemo_gitexp.report.log import render_log, render_log_csv
+
+    documents = [entry.document for entry in answer.entries]
+    if csv:
+        _CALL.console.print(render_log_csv(documents, chosen))
     else:
-        _CALL.console.print(render_log(answer.documents, chosen, style=_CALL.console.style))
+        _CALL.console.print(render_log(documents, chosen, style=_CALL.console.style))
         if answer.n_more:
             _CALL.console.say(f"{answer.n_more} more: nemo-gitexp log --all, or -n N")
 
@@ -595,6 +609,15 @@ def _report_reproduction_plan(document: ExperimentDoc, cost: float | None) -> No
         + f"\nwould run it again; the recorded run took {spent}\n"
     )
     _CALL.console.answer(text, {**document, "cost_device_hours": cost})
+
+
+def _answer_entries(entries: Sequence[Entry]) -> None:
+    """Print listed experiments as JSON: for a program in the words that they are cached in."""
+    if sys.stdout.isatty():
+        _answer_many([entry.document for entry in entries], "")
+    else:
+        listed = b", ".join(entry.text for entry in entries)
+        _CALL.console.print(b'{"schema": %d, "experiments": [%s]}\n' % (SCHEMA, listed))
 
 
 def _answer_many(documents: Sequence[ExperimentDoc], text: str) -> None:

@@ -8,7 +8,8 @@ from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.jsontext import render_json
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.recording import Plan
-from nemo_gitexp.store import Tip, read_experiments_or_faults
+from nemo_gitexp.store import read_experiments_or_faults
+from nemo_gitexp.tips import Tip
 
 
 def find_duplicates(plan: Plan, tips: Sequence[Tip]) -> list[Tip]:

@@ -25,7 +25,8 @@ from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, give_up, inspect_run, leave_cancelled, request_cancel
-from nemo_gitexp.store import Experiment, Tip, read_experiments
+from nemo_gitexp.store import Experiment, read_experiments
+from nemo_gitexp.tips import Tip
 from nemo_gitexp.workspace import restore
 
 POLL_S = 0.03

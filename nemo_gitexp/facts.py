@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nemo_gitexp.errors import DocumentError
-from nemo_gitexp.git.objects import CommitWriter, NewCommit, list_refs, read_blobs
+from nemo_gitexp.git.objects import NewCommit, import_commit, list_refs, read_blobs
 from nemo_gitexp.git.repository import FULL_SHA, Identity, RefName, Repository
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
 
@@ -49,8 +49,7 @@ def write_fact(
     ref = RefName(f"{FACTS_PREFIX}{record}/{uuid.uuid4().hex}")
     content = render_json({**document, "schema": 1, "kind": kind, "record": record})
     message = f"gitexp fact: {kind} {word}".rstrip() + "\n"
-    with CommitWriter(repository, ref) as writer:
-        writer.add(NewCommit(message, who, who, files={"fact.json": content}))
+    import_commit(repository, ref, NewCommit(message, who, who, files={"fact.json": content}))
     return ref
 
 

@@ -11,14 +11,8 @@ from collections.abc import Sequence
 from nemo_gitexp.errors import AmbiguousExperimentError, UnknownExperimentError
 from nemo_gitexp.git.objects import find_objects, list_tree
 from nemo_gitexp.git.repository import Repository
-from nemo_gitexp.store import (
-    BRANCH_PREFIX,
-    Tip,
-    deepen_hint,
-    list_tips,
-    read_experiments_or_faults,
-    record_directory,
-)
+from nemo_gitexp.store import deepen_hint, read_experiments_or_faults, record_directory
+from nemo_gitexp.tips import BRANCH_PREFIX, Tip, list_tips
 
 _HEX = re.compile(r"[0-9a-f]{7,64}")
 _UNSAFE = re.compile(r"[\x00-\x20:?*\[\\{]|\.\.|^-")

@@ -45,12 +45,8 @@ from nemo_gitexp.overrides import apply_overrides, parse_adhoc_arguments
 from nemo_gitexp.record import CodeState, ExperimentRecord, Input, identity_of
 from nemo_gitexp.settings import require_executor
 from nemo_gitexp.sitevalues import bind_site
-from nemo_gitexp.store import (
-    Draft,
-    Experiment,
-    write_branch,
-    write_experiment,
-)
+from nemo_gitexp.store import Draft, Experiment, write_experiment
+from nemo_gitexp.tips import write_branch
 from nemo_gitexp.topology import topology
 from nemo_gitexp.versioning import config_hash, plain_config
 from nemo_gitexp.yaml12 import parse_yaml

@@ -173,33 +173,18 @@ def _check_stats(fields: FieldReader, key: str) -> None:
         stats.number("n")
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What is known beside the commits: live status, branch, facts."""
-
-    status: str
-    branch: str | None
-    best_verdict: str | None = None
-    reproductions: int = 0
-    archived: bool = False
-    withdrawn: bool = False
-    jobs: tuple[str, ...] = ()
-    started: str | None = None
-    duplicate_of: str | None = None
-
-
 def experiment_document(
     *,
     sha: str,
     ref: str,
     record: ExperimentRecord,
     config: Mapping[str, JsonValue],
-    result_sha: str | None,
-    result: Mapping[str, JsonValue] | None,
-    run: Mapping[str, JsonValue] | None,
-    standing: Standing,
+    status: str,
+    result_sha: str | None = None,
+    result: Mapping[str, JsonValue] | None = None,
+    run: Mapping[str, JsonValue] | None = None,
 ) -> ExperimentDoc:
-    """Return one experiment as every verb shows it."""
+    """Return one experiment as its commits alone tell; `stand` fills in what may change."""
     got: Mapping[str, JsonValue] = result or {}
     ran: Mapping[str, JsonValue] = run or {}
     stats = cast("dict[str, MetricStats]", dict(mapping(got.get("metrics")) | mapping(ran.get("volatile_metrics"))))
@@ -208,7 +193,7 @@ def experiment_document(
         schema=SCHEMA,
         experiment=sha,
         ref=ref,
-        branch=standing.branch,
+        branch=None,
         study=record.study,
         name=record.name,
         purpose=record.purpose,
@@ -230,22 +215,22 @@ def experiment_document(
         },
         inputs=input_documents(record),
         environment_key=record.environment_key,
-        status=standing.status,
+        status=status,
         result=result_sha,
         metrics={name: item["last"] for name, item in stats.items()},
         metric_stats=stats,
-        started=_text(ran.get("started")) or standing.started,
+        started=_text(ran.get("started")),
         ended=_text(ran.get("ended")),
         duration_s=cast("float | None", ran.get("duration_s")),
         error=_error_doc(got, ran),
         outputs=[output_document(item) for item in mappings(got.get("outputs"))],
         tasks=list(mappings(got.get("tasks"))),
         executor=record.executor,
-        jobs=[str(job) for job in sequence(ran.get("jobs"))] or list(standing.jobs),
-        reproductions={"best": standing.best_verdict, "count": standing.reproductions},
-        archived=standing.archived,
-        withdrawn=standing.withdrawn,
-        duplicate_of=standing.duplicate_of,
+        jobs=[str(job) for job in sequence(ran.get("jobs"))],
+        reproductions={"best": None, "count": 0},
+        archived=False,
+        withdrawn=False,
+        duplicate_of=None,
     )
 
 

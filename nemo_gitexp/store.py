@@ -1,4 +1,4 @@
-"""Experiments as git objects: writing them, listing and reading them, moving their refs.
+"""Experiments as git objects: writing them, reading them, checking them against their commits.
 
 The record commit is the experiment; its ref is created before anything runs and moves to the result by
 compare-and-swap. What a hostile repository put there is checked when it is read.
@@ -6,68 +6,34 @@ compare-and-swap. What a hostile repository put there is checked when it is read
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import TypeVar
 
 from nemo_gitexp.errors import DocumentError, GitCommandError, RecordError, StateDirectoryError
 from nemo_gitexp.git.objects import (
-    TEMPORARY_REFS,
-    CommitWriter,
     NewCommit,
+    commit_tree,
     delete_ref,
     find_ref,
-    list_refs,
+    import_commit,
     list_tree,
     move_ref,
     read_blobs,
     read_changes,
     read_commit,
-    signed_commit,
     temporary_ref,
     write_commit,
 )
-from nemo_gitexp.git.repository import FULL_SHA, CommitSha, Identity, RefName, Repository
+from nemo_gitexp.git.repository import CommitSha, Identity, RefName, Repository
 from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue, parse_json
 from nemo_gitexp.record import RESULT_FILES, ExperimentRecord, parse_document, parse_record, render_record
 from nemo_gitexp.result import ResultFiles, check_result, check_run
+from nemo_gitexp.tips import Tip, local_ref, move_branch
 from nemo_gitexp.versioning import config_hash
 
-LOCAL_PREFIX = "refs/gitexp/"
-REMOTE_PREFIX = "refs/gitexp-remotes/"
-BRANCH_PREFIX = "exp/"
 Parsed = TypeVar("Parsed")
-_REMOTE_REF = re.compile(r"refs/gitexp-remotes/(?P<remote>[^/]+)/gitexp/(?P<rest>.+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Tip:
-    """One experiment's ref as listings see it, from trailers alone (an index: the files are the truth).
-
-    `sha` is the tip, `record` the record commit; `status` None while there is no result. `parent` is what the
-    listed commit stands on, None where a shallow clone ends.
-    """
-
-    ref: str
-    study: str
-    name: str
-    sha: CommitSha
-    record: CommitSha
-    status: str | None
-    identity: str | None
-    config_hash: str
-    seed: str
-    created: str
-    remote: str | None
-    parent: str | None = None
-
-    @property
-    def result(self) -> CommitSha | None:
-        """The result commit, if there is one."""
-        return self.sha if self.sha != self.record else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +68,6 @@ class Draft:
 def record_directory(study: str) -> str:
     """Return the directory that belongs to the machine, relative to the root."""
     return f"experiments/{study}/record"
-
-
-def local_ref(study: str, name: str) -> RefName:
-    """Return the ref that is the truth about an experiment."""
-    return RefName(f"{LOCAL_PREFIX}{study}/{name}")
-
-
-def branch_name(study: str, name: str) -> str:
-    """Return the branch for people, without `refs/heads/`."""
-    return f"{BRANCH_PREFIX}{study}/{name}"
 
 
 def write_experiment(repository: Repository, draft: Draft) -> Experiment:
@@ -160,27 +116,30 @@ def _on_code(record: ExperimentRecord, code: CommitSha) -> ExperimentRecord:
 
 
 def _write_plain(repository: Repository, ref: str, draft: Draft) -> tuple[CommitSha, CommitSha]:
-    with CommitWriter(repository, ref) as writer:
-        code = writer.add(_code_commit(draft)) if draft.record.code.dirty else draft.head
-        return writer.add(_record_commit(draft, code)), code
+    code = _write_code(repository, draft)
+    return import_commit(repository, ref, _record_commit(draft, code)), code
 
 
 def _write_signed(repository: Repository, ref: RefName, draft: Draft) -> tuple[CommitSha, CommitSha]:
-    code = draft.head
-    if draft.record.code.dirty:
-        code = signed_commit(repository, _code_commit(draft), draft.record.code.tree)
+    code = _write_code(repository, draft)
     waiting = temporary_ref()
     commit = _record_commit(draft, code)
-    with CommitWriter(repository, waiting) as writer:
-        unsigned = writer.add(commit)
+    unsigned = import_commit(repository, waiting, commit)
     try:
         tree = repository.text("rev-parse", f"{unsigned}^{{tree}}")
-        sha = signed_commit(repository, commit, tree)
+        sha = commit_tree(repository, commit, tree, sign=True)
         if not move_ref(repository, ref, sha, None):
             raise GitCommandError(f"{ref} was taken by another process")
         return sha, code
     finally:
         delete_ref(repository, waiting, unsigned)
+
+
+def _write_code(repository: Repository, draft: Draft) -> CommitSha:
+    """Return the commit that holds the code: HEAD where nothing differs from it."""
+    if not draft.record.code.dirty:
+        return draft.head
+    return commit_tree(repository, _code_commit(draft), draft.record.code.tree, sign=draft.sign)
 
 
 def _code_commit(draft: Draft) -> NewCommit:
@@ -222,12 +181,6 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()) or "-"
 
 
-def write_branch(repository: Repository, tip: Tip) -> str | None:
-    """Create the branch for people; return its name, or None when a name stands in the way."""
-    branch = branch_name(tip.study, tip.name)
-    return branch if move_ref(repository, RefName(f"refs/heads/{branch}"), tip.sha, None) else None
-
-
 def write_result(repository: Repository, experiment: Experiment, files: ResultFiles, ended: str) -> CommitSha | None:
     """Write the result commit and move the experiment's ref from what it was to it.
 
@@ -265,66 +218,6 @@ def _record_author(repository: Repository, record_sha: str, ended: str) -> Ident
     name, _, rest = line.partition(" <")
     seconds = int(datetime.fromisoformat(ended).timestamp())
     return Identity(name, rest.partition("> ")[0], f"{seconds} +0000")
-
-
-def move_branch(repository: Repository, tip: Tip, old: CommitSha, new: CommitSha) -> None:
-    """Move an experiment's branch along, unless somebody moved it or has it checked out."""
-    ref = RefName(f"refs/heads/{branch_name(tip.study, tip.name)}")
-    if find_ref(repository, ref) != old:
-        return
-    listed = repository.text("worktree", "list", "--porcelain", "-z").split("\0")
-    if f"branch {ref}" not in listed:
-        move_ref(repository, ref, new, old)
-
-
-def list_tips(repository: Repository, *, remotes: bool = True) -> list[Tip]:
-    """Return every experiment's ref, local ones first; a remote's copy counts only where it knows more.
-
-    Reads commit messages only; one process.
-    """
-    prefixes = [LOCAL_PREFIX, REMOTE_PREFIX] if remotes else [LOCAL_PREFIX]
-    fields = ("refname", "objectname", "objecttype", "parent", "contents:body")
-    tips = [_parse_tip(*row) for row in list_refs(repository, *prefixes, fields=fields)]
-    found: dict[tuple[str, str, str], Tip] = {}
-    # Git lists refs/gitexp-remotes/ before refs/gitexp/.
-    for tip in sorted(filter(None, tips), key=lambda tip: tip.remote is not None):
-        key = (tip.study, tip.name, tip.record)
-        known = found.get(key)
-        # A local "lost" gives way to somebody's real result; in all else the local ref is the truth.
-        if known is None or (known.status in (None, "lost") and tip.status not in (None, "lost")):
-            found[key] = tip
-    return list(found.values())
-
-
-def _parse_tip(ref: str, sha: str, kind: str, parent: str, body: str) -> Tip | None:
-    remote, rest = None, ref.removeprefix(LOCAL_PREFIX)
-    if ref.startswith(REMOTE_PREFIX):
-        match = _REMOTE_REF.fullmatch(ref)
-        if match is None:
-            return None
-        remote, rest = match["remote"], match["rest"]
-    study, slash, name = rest.partition("/")
-    if not slash or "/" in name or kind != "commit":
-        return None
-    values = dict(line.partition(": ")[::2] for line in body.splitlines() if line.startswith("Gitexp-"))
-    record = values.get("Gitexp-Record", sha)
-    if not FULL_SHA.fullmatch(record):
-        return None
-    identity = values.get("Gitexp-Identity")
-    return Tip(
-        ref=ref,
-        study=study,
-        name=name,
-        sha=CommitSha(sha),
-        record=CommitSha(record),
-        status=values.get("Gitexp-Status"),
-        identity=None if identity == "unknown" else identity,
-        config_hash=values.get("Gitexp-Config", ""),
-        seed=values.get("Gitexp-Seed", ""),
-        created=values.get("Gitexp-Created", ""),
-        remote=remote,
-        parent=parent or None,
-    )
 
 
 def read_experiments(repository: Repository, tips: Sequence[Tip]) -> list[Experiment]:
@@ -463,15 +356,3 @@ def read_metrics(repository: Repository, experiment: Experiment) -> bytes | None
     """Return the committed metric stream, None when there is none in git."""
     name = f"{experiment.tip.sha}:{record_directory(experiment.record.study)}/{RESULT_FILES[2]}"
     return read_blobs(repository, [name], limit_bytes=MAX_DOCUMENT_BYTES)[0]
-
-
-def remove_stale_locks(repository: Repository, older_than_s: float, now_s: float) -> None:
-    """Delete lock files on our own refs that a killed process left; nobody else's."""
-    for prefix in (LOCAL_PREFIX, "refs/gitexp-facts/", TEMPORARY_REFS):
-        directory = Path(repository.common_dir, *prefix.strip("/").split("/"))
-        for lock in directory.rglob("*.lock"):
-            try:
-                if now_s - lock.stat().st_mtime > older_than_s:
-                    lock.unlink()
-            except OSError:  # gone meanwhile, or not ours to remove
-                continue

@@ -21,7 +21,7 @@ from nemo_gitexp.git.worktree import list_worktrees, remove_worktree
 from nemo_gitexp.owners import is_left_behind, process_lives
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import inspect_run, list_run_directories, read_state_file
-from nemo_gitexp.store import BRANCH_PREFIX, Tip, branch_name, list_tips, move_branch, remove_stale_locks
+from nemo_gitexp.tips import BRANCH_PREFIX, Tip, branch_name, list_tips, move_branch, remove_stale_locks
 
 STALE_LOCK_S = 600.0
 """No git process of ours holds a lock on a ref for that long."""

@@ -26,7 +26,7 @@ Document: TypeAlias = Mapping[str, object]
 Predicate: TypeAlias = Callable[[Document], bool]
 SortKey: TypeAlias = tuple[int, float, str]
 _Kind: TypeAlias = Literal["number", "path", "string", "operator", "paren", "end"]
-_Doc = TypeVar("_Doc", bound=Mapping[str, object])
+Item = TypeVar("Item")
 _Operand: TypeAlias = Callable[[Document], object]
 
 
@@ -106,15 +106,26 @@ def sort_key(path: str) -> Callable[[Document], SortKey]:
     return key
 
 
-def sorted_by(documents: Iterable[_Doc], path: str, *, descending: bool = False) -> list[_Doc]:
-    """Return the documents sorted by a column; what has no value (or NaN) comes last in both directions."""
+def sorted_by(
+    items: Iterable[Item], path: str, document_of: Callable[[Item], Document], *, descending: bool = False
+) -> list[Item]:
+    """Return the items sorted by a column of their documents; no value (or NaN) comes last in both directions."""
     key = sort_key(path)
-    placed = [(key(document), document) for document in documents]
-    with_value = [item for item in placed if item[0][0] < 3]
-    without = [item for item in placed if item[0][0] >= 3]
-    with_value.sort(key=lambda item: item[0], reverse=descending)
-    without.sort(key=lambda item: item[0])
-    return [document for _, document in with_value + without]
+    placed = [(key(document_of(item)), item) for item in items]
+    with_value = [pair for pair in placed if pair[0][0] < 3]
+    without = [pair for pair in placed if pair[0][0] >= 3]
+    with_value.sort(key=lambda pair: pair[0], reverse=descending)
+    without.sort(key=lambda pair: pair[0])
+    return [item for _, item in with_value + without]
+
+
+def unknown_column(path: str, documents: Sequence[Document]) -> str | None:
+    """Return what to say of a column that none of the documents has, None when one has it."""
+    parts = parse_where_path(path)
+    if not documents or any(resolve(document, parts) is not MISSING for document in documents):
+        return None
+    near = nearest_columns(path, documents)
+    return f"no experiment here has {path}" + (f"; there is {', '.join(near)}" if near else "")
 
 
 def nearest_columns(path: str, documents: Iterable[Document]) -> list[str]:

@@ -12,7 +12,7 @@ from builder import Work, make_work
 from nemo_gitexp.errors import AmbiguousExperimentError, UnknownExperimentError
 from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.lookup import baseline_tips, find_experiment
-from nemo_gitexp.store import list_tips
+from nemo_gitexp.tips import list_tips
 
 STUDY = "purpose: to be found\ncommand: python train.py --lr {config.lr}\nconfig: {lr: 0.1}\n"
 

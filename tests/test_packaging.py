@@ -20,7 +20,7 @@ WHEEL_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "nemo_gitexp")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, built from a copy: setuptools litters the tree it builds from."""
+    """The wheel, built from a copy of what belongs in it."""
     source = tmp_path_factory.mktemp("source")
     for name in WHEEL_SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy

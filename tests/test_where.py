@@ -150,19 +150,25 @@ def test_lookup_prefers_the_longest_key_and_tells_missing_from_null():
 def test_what_has_no_value_sorts_last_in_both_directions():
     values = {"two": 2, "none": None, "nan": "NaN", "inf": "Infinity", "one": 1}
     documents = [experiment(name=name, metrics={} if value is None else {"m": value}) for name, value in values.items()]
-    assert [doc["name"] for doc in sorted_by(documents, "metrics.m")] == ["one", "two", "inf", "nan", "none"]
-    assert [doc["name"] for doc in sorted_by(documents, "m", descending=True)] == ["inf", "two", "one", "nan", "none"]
+    assert [doc["name"] for doc in sorted_by(documents, "metrics.m", dict)] == ["one", "two", "inf", "nan", "none"]
+    assert [doc["name"] for doc in sorted_by(documents, "m", dict, descending=True)] == [
+        "inf",
+        "two",
+        "one",
+        "nan",
+        "none",
+    ]
 
 
 def test_equal_values_keep_their_order_in_both_directions():
     documents = [experiment(name=name) for name in "abc"]
-    assert [doc["name"] for doc in sorted_by(documents, "seed", descending=True)] == ["a", "b", "c"]
+    assert [doc["name"] for doc in sorted_by(documents, "seed", dict, descending=True)] == ["a", "b", "c"]
 
 
 def test_values_of_different_kinds_sort_without_an_error():
     values = [None, "x", 1, True, [1], {"a": 1}, 0.5]
     documents = [experiment(config={"k": value}) for value in values]
-    ordered = [doc["config"]["k"] for doc in sorted_by(documents, "config.k")]
+    ordered = [doc["config"]["k"] for doc in sorted_by(documents, "config.k", dict)]
     assert ordered == [0.5, 1, True, "x", [1], {"a": 1}, None]
 
 

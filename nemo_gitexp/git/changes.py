@@ -34,8 +34,7 @@ def list_changes(repository: Repository, a: str, b: str, *, without: Sequence[st
         ["diff-tree", "-r", "-z", "-M", "--no-ext-diff", "--no-textconv", form, a, b, *paths]
         for form in ("--numstat", "--name-status")
     ]
-    processes = [repository.start(call) for call in calls]
-    numbers, letters = (repository.finish(call, process) for call, process in zip(calls, processes, strict=True))
+    numbers, letters = (running.wait() for running in [repository.begin(*call) for call in calls])
     kinds = _parse_letters(letters.decode("utf-8", "surrogateescape").split("\0"))
     return [FileChange(path, kinds.get(path, "M"), plus, minus) for path, plus, minus in _parse_counts(numbers)]
 

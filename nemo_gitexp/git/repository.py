@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NewType, cast
 
-import git
-import git.exc
-from git.cmd import Git
-
 from nemo_gitexp.errors import (
     GitCommandError,
+    GitexpError,
     GitVersionError,
     IdentityMissingError,
     NotARepositoryError,
     RepositoryError,
 )
+from nemo_gitexp.processes import Completed, run
 
 CommitSha = NewType("CommitSha", str)
 TreeSha = NewType("TreeSha", str)
@@ -61,6 +61,7 @@ SAFE_CONFIG = (
     "core.splitIndex=false",
     "core.quotePath=false",
     "advice.detachedHead=false",
+    "i18n.commitEncoding=UTF-8",
 )
 """For every call: nothing the repository configures is executed by looking at it, and what is written is flushed."""
 
@@ -88,7 +89,6 @@ class Repository:
     common_dir: Path
     object_format: str
     shallow: bool
-    _runner: Git = field(repr=False, compare=False)
 
     @property
     def zero_sha(self) -> str:
@@ -105,45 +105,33 @@ class Repository:
         """What belongs to this machine: caches, workspaces, runs."""
         return self.common_dir / "gitexp"
 
-    def start(
-        self,
-        args: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-        stdin: BinaryIO | None = None,
-    ) -> subprocess.Popen[bytes]:
-        """Start git with pipes on all three ends (or reading the open file `stdin`); the caller finishes it."""
-        runner = self._runner if cwd is None else Git(str(cwd))
-        source = subprocess.PIPE if stdin is None else stdin
-        process = runner.execute(git_command(args), istream=source, as_process=True, env=dict(env or {}))
-        # GitPython's handle kills the process when it is collected, so the handle itself is what we keep.
-        return cast("subprocess.Popen[bytes]", process)
-
     def run(
-        self,
-        *args: str,
-        stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
+        self, *args: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> bytes:
         """Run git to its end and return its stdout.
 
         Raises:
             GitCommandError: it exited with something else than 0.
         """
-        return self.finish(args, self.start(args, env=env, cwd=cwd), stdin)
+        done = _run_git(args, cwd or self.root, env or {}, stdin)
+        if done.returncode != 0:
+            raise _git_failure(args, done.returncode, done.said)
+        return done.stdout
 
-    def finish(self, args: Sequence[str], process: subprocess.Popen[bytes], stdin: bytes = b"") -> bytes:
-        """Feed a started git, wait for it, and return its stdout.
+    def begin(self, *args: str) -> Running:
+        """Start git and return at once; `wait` of what is returned gives its stdout."""
+        return Running(lambda: self.run(*args))
 
-        Raises:
-            GitCommandError: it exited with something else than 0.
+    def stream(self, args: Sequence[str], stdin: BinaryIO) -> subprocess.Popen[bytes]:
+        """Start git reading an open file, with a pipe on stdout that its caller reads piece by piece.
+
+        GitPython runs it (imported here, for it takes 20 ms): it kills what its caller leaves unfinished.
         """
-        out, err = process.communicate(stdin)
-        if process.returncode != 0:
-            raise _git_failure(args, process.returncode, err.decode("utf-8", "replace"))
-        return out
+        from git.cmd import Git
+
+        # The handle kills the process when it is collected, so the handle itself is what we keep.
+        process = Git(str(self.root)).execute(git_command(args), istream=stdin, as_process=True)
+        return cast("subprocess.Popen[bytes]", process)
 
     def text(self, *args: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> str:
         """Run git and return its stdout as text without the final newline."""
@@ -181,16 +169,45 @@ class Repository:
         Raises:
             IdentityMissingError: git knows no name or no e-mail.
         """
-        calls = [("var", "GIT_AUTHOR_IDENT"), ("var", "GIT_COMMITTER_IDENT")]
-        started = [(call, self.start(call)) for call in calls]
+        started = [self.begin("var", name) for name in ("GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT")]
         try:
-            author, committer = (self.finish(call, process).decode("utf-8", "replace") for call, process in started)
+            author, committer = (running.wait().decode("utf-8", "replace") for running in started)
         except GitCommandError as refusal:
             raise IdentityMissingError(
                 "git does not know who you are",
                 hint='git config user.name "Your Name" && git config user.email you@example.org',
             ) from refusal
         return _parse_identity(author), _parse_identity(committer)
+
+
+class Running(threading.Thread):
+    """A git that runs beside its caller; a thread takes what it says, for a full pipe would stop it."""
+
+    def __init__(self, run_git: Callable[[], bytes]) -> None:
+        """Start it."""
+        super().__init__(daemon=True)
+        self._run_git = run_git
+        self._out = b""
+        self._fault: GitexpError | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Run git to its end, in the thread."""
+        try:
+            self._out = self._run_git()
+        except GitexpError as fault:
+            self._fault = fault
+
+    def wait(self) -> bytes:
+        """Return its stdout when it has ended.
+
+        Raises:
+            GitCommandError: it exited with something else than 0.
+        """
+        self.join()
+        if self._fault is not None:
+            raise self._fault
+        return self._out
 
 
 def git_command(args: Sequence[str]) -> list[str]:
@@ -205,35 +222,36 @@ def open_repository(path: Path) -> Repository:
         GitVersionError: no git, or one older than 2.38.
         NotARepositoryError: no work tree here (or a bare repository).
     """
-    require_git_version()
     if not path.is_dir():
         raise NotARepositoryError(f"no directory {path}", hint="nemo-gitexp -C DIR … with an existing directory")
-    runner = Git(str(path))
+    version = Running(lambda: _run_git(["version"], path, {}).stdout)
     words = ["rev-parse", "--is-bare-repository", "--absolute-git-dir", "--git-common-dir"]
     words += ["--is-shallow-repository", "--show-object-format", "--show-toplevel"]
-    process = cast("subprocess.Popen[bytes]", runner.execute(git_command(words), as_process=True))
-    out, err = process.communicate()
-    lines = out.decode("utf-8", "surrogateescape").split("\n")
-    if process.returncode != 0 or len(lines) < 6:
-        raise _not_open(path, lines, err.decode("utf-8", "replace"))
-    root = Path(lines[5])
+    done = _run_git(words, path, {})
+    _require_version(version.wait().decode("utf-8", "replace"))
+    lines = done.stdout.decode("utf-8", "surrogateescape").split("\n")
+    if done.returncode != 0 or len(lines) < 6:
+        raise _not_open(path, lines, done.said)
     common = Path(os.path.normpath(path / lines[2]))
-    return Repository(root, Path(lines[1]), common.resolve(), lines[4], lines[3] == "true", Git(str(root)))
+    return Repository(Path(lines[5]), Path(lines[1]), common.resolve(), lines[4], lines[3] == "true")
 
 
-def require_git_version() -> None:
-    """Check that git is here and new enough.
-
-    Raises:
-        GitVersionError: it is not.
-    """
-    try:
-        found = Git().version_info
-    except git.exc.GitCommandNotFound as fault:
-        raise GitVersionError("git is not installed", hint="install git 2.38 or newer") from fault
-    if found[:2] < MINIMUM_GIT:
-        named = ".".join(str(number) for number in found)
+def _require_version(said: str) -> None:
+    found = re.search(r"(\d+)\.(\d+)", said)
+    if found is None or (int(found[1]), int(found[2])) < MINIMUM_GIT:
+        named = said.strip().removeprefix("git version ")
         raise GitVersionError(f"git {named} is older than 2.38", hint="install git 2.38 or newer", found=named)
+
+
+def _run_git(args: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: bytes = b"") -> Completed:
+    # What git says is read by us: never in the user's language.
+    whole = {**os.environ, "LANGUAGE": "C", "LC_ALL": "C", **env}
+    try:
+        return run(git_command(args), cwd=cwd, env=whole, stdin=stdin)
+    except FileNotFoundError as fault:
+        if not cwd.is_dir():
+            raise NotARepositoryError(f"no directory {cwd}", hint="ls -d " + shlex.quote(str(cwd))) from fault
+        raise GitVersionError("git is not installed", hint="install git 2.38 or newer") from fault
 
 
 def _not_open(path: Path, lines: Sequence[str], said: str) -> RepositoryError:

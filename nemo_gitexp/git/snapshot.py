@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,9 +93,9 @@ class Look:
     """A look at work tree and index under way: git runs while its caller does something else."""
 
     def __init__(self, repository: Repository) -> None:
-        """Start `git status` and `git ls-files`; a thread each takes what they say, for a full pipe stops them."""
-        self._status = _Reader(repository, _STATUS_CALL)
-        self._index = _Reader(repository, _INDEX_CALL)
+        """Start `git status` and `git ls-files`."""
+        self._status = repository.begin(*_STATUS_CALL)
+        self._index = repository.begin(*_INDEX_CALL)
 
     def status(self) -> bytes:
         """Return what `git status` said."""
@@ -105,30 +104,6 @@ class Look:
     def index(self) -> bytes:
         """Return what `git ls-files` said."""
         return self._index.wait()
-
-
-class _Reader(threading.Thread):
-    """Runs git to its end beside its caller."""
-
-    def __init__(self, repository: Repository, call: Sequence[str]) -> None:
-        super().__init__(daemon=True)
-        self._repository, self._call = repository, call
-        self._process = repository.start(call)
-        self._out = b""
-        self._fault: GitCommandError | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._out = self._repository.finish(self._call, self._process)
-        except GitCommandError as fault:
-            self._fault = fault
-
-    def wait(self) -> bytes:
-        self.join()
-        if self._fault is not None:
-            raise self._fault
-        return self._out
 
 
 def begin_look(repository: Repository) -> Look:

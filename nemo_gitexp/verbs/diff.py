@@ -15,8 +15,9 @@ from nemo_gitexp.git.changes import list_changes
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.lookup import baseline_tips, find_experiment
 from nemo_gitexp.record import ExperimentRecord, parse_document
-from nemo_gitexp.result import Standing, experiment_document, sequence
-from nemo_gitexp.store import Tip, list_tips, read_environment, verify_experiment
+from nemo_gitexp.result import experiment_document, sequence
+from nemo_gitexp.store import read_environment, verify_experiment
+from nemo_gitexp.tips import Tip, list_tips
 
 WITHOUT_RECORDS = ("experiments/*/record/**",)
 
@@ -79,10 +80,7 @@ def diff_worktree(site: Site, a: str | None, env: Mapping[str, str], now: dateti
         ref="worktree",
         record=plan.record,
         config=plan.config,
-        result_sha=None,
-        result=None,
-        run=None,
-        standing=Standing(status="planned", branch=None),
+        status="planned",
     )
     environment = parse_document(plan.environment, "environment.json")
     first = replace(first, document=_without_results(first.document))

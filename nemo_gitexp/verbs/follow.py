@@ -10,10 +10,12 @@ from nemo_gitexp.collect import read_log, read_pieces
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import AlreadyFinishedError, GitexpError, UnknownExperimentError
 from nemo_gitexp.execution import Watcher, cancel_and_wait, finish_run, follow_run
+from nemo_gitexp.listing import Entry
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.runs import RunState
-from nemo_gitexp.store import Tip, list_tips, read_experiments
+from nemo_gitexp.store import read_experiments
 from nemo_gitexp.tidy import tidy
+from nemo_gitexp.tips import Tip, list_tips
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,11 @@ def status(site: Site, texts: Sequence[str]) -> list[ExperimentDoc]:
     tips = list_tips(site.repository)
     if texts:
         return [document_of(site, find_experiment(site.repository, text, tips)) for text in texts]
-    documents = [item.document for item in list_entries(site, tips, only=[tip for tip in tips if tip.status is None])]
-    open_ones = [document for document in documents if document is not None and not document["withdrawn"]]
-    return sorted(open_ones, key=lambda document: document["name"], reverse=True)
+    now, live = refresh(site, tips)
+    unfinished = [tip for tip, before in zip(now, tips, strict=True) if before.status is None]
+    entries = [listed.item for listed in list_entries(site, unfinished, live)]
+    documents = [item.document for item in entries if isinstance(item, Entry) and not item.standing.withdrawn]
+    return sorted(documents, key=lambda document: document["name"], reverse=True)
 
 
 def read_logs(site: Site, text: str) -> LogText:

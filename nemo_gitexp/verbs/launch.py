@@ -28,8 +28,9 @@ from nemo_gitexp.report.remarks import run_remarks
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.settings import require_local
-from nemo_gitexp.store import Experiment, Tip, read_experiments, verify_experiment
+from nemo_gitexp.store import Experiment, read_experiments, verify_experiment
 from nemo_gitexp.tidy import tidy
+from nemo_gitexp.tips import Tip
 from nemo_gitexp.verbs.run import RunAnswer, RunOptions
 
 LauncherFactory = Callable[[], AbstractContextManager[Launcher]]

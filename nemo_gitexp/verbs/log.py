@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from nemo_gitexp.catalog import Listed, Site, list_entries
-from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.store import Tip, list_tips
-from nemo_gitexp.where import parse_where, sorted_by
+from nemo_gitexp.catalog import Site, list_entries, refresh
+from nemo_gitexp.errors import RecordError
+from nemo_gitexp.listing import Entry
+from nemo_gitexp.tips import list_tips
+
+if TYPE_CHECKING:
+    from nemo_gitexp.where import Predicate  # the little language is imported by those who use it
 
 DEFAULT_COUNT = 20
 
@@ -20,17 +24,18 @@ class LogOptions:
     status: str | None = None
     where: str | None = None
     sort: str | None = None
+    columns: tuple[str, ...] = ()
     count: int | None = None
     show_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LogAnswer:
-    """The listed experiments, how many more matched, and what could not be read."""
+    """The listed experiments, how many more matched, and remarks: what cannot be read, columns that nothing has."""
 
-    documents: list[ExperimentDoc]
+    entries: list[Entry]
     n_more: int
-    faults: list[str]
+    remarks: list[str]
 
 
 def log(site: Site, options: LogOptions) -> LogAnswer:
@@ -39,29 +44,51 @@ def log(site: Site, options: LogOptions) -> LogAnswer:
     Raises:
         UsageError: `where` or `sort` cannot be read.
     """
-    predicate = parse_where(options.where) if options.where else None
-    tips = sorted(list_tips(site.repository), key=lambda tip: (tip.created, tip.name), reverse=True)
+    predicate = _predicate(options.where)
+    tips, live = refresh(site, list_tips(site.repository))
+    tips.sort(key=lambda tip: (tip.created, tip.name), reverse=True)
     wanted = [tip for tip in tips if options.study in (None, tip.study)]
     limit = None if options.show_all else (options.count or DEFAULT_COUNT)
-    needs_all = bool(predicate or options.sort or options.status)
+    needs_all = bool(options.where or options.sort or options.status)
     # Twice a page: some of the newest may be archived or withdrawn, which only their facts tell.
     head = wanted if limit is None or needs_all else wanted[: limit * 2]
-    listed = _by_creation(list_entries(site, tips, only=head), tips)
-    faults = [item.fault.message for item in listed if item.fault is not None]
-    documents = [item.document for item in listed if item.document is not None]
+    items = [listed.item for listed in list_entries(site, head, live)]
+    faults = [item.message for item in items if isinstance(item, RecordError)]
+    entries = [item for item in items if not isinstance(item, RecordError)]
     if not options.show_all:
-        documents = [document for document in documents if not document["withdrawn"] and not document["archived"]]
+        entries = [entry for entry in entries if not (entry.standing.withdrawn or entry.standing.archived)]
     if options.status:
-        documents = [document for document in documents if document["status"] == options.status]
+        entries = [entry for entry in entries if entry.standing.status == options.status]
     if predicate:
-        documents = [document for document in documents if predicate(document)]
+        entries = [entry for entry in entries if predicate(entry.document)]
     if options.sort:
-        documents = sorted_by(documents, options.sort.removeprefix("-"), descending=options.sort.startswith("-"))
-    shown = documents if limit is None else documents[:limit]
-    more = len(documents) - len(shown) + (0 if needs_all else len(wanted) - len(head))
-    return LogAnswer(shown, more, faults)
+        entries = _sorted(entries, options.sort)
+    shown = entries if limit is None else entries[:limit]
+    more = len(entries) - len(shown) + (0 if needs_all else len(wanted) - len(head))
+    return LogAnswer(shown, more, faults + _unknown_columns(shown, options))
 
 
-def _by_creation(listed: list[Listed], tips: list[Tip]) -> list[Listed]:
-    order = {(tip.study, tip.name): number for number, tip in enumerate(tips)}
-    return sorted(listed, key=lambda item: order.get((item.tip.study, item.tip.name), -1))
+def _predicate(text: str | None) -> Predicate | None:
+    if text is None:
+        return None
+    from nemo_gitexp.where import parse_where
+
+    return parse_where(text)
+
+
+def _sorted(entries: list[Entry], column: str) -> list[Entry]:
+    from nemo_gitexp.where import sorted_by
+
+    name = column.removeprefix("-")
+    return sorted_by(entries, name, lambda entry: entry.document, descending=column.startswith("-"))
+
+
+def _unknown_columns(entries: list[Entry], options: LogOptions) -> list[str]:
+    columns = [*options.columns, *([options.sort.removeprefix("-")] if options.sort else [])]
+    if not columns:
+        return []
+    from nemo_gitexp.where import unknown_column
+
+    documents = [entry.document for entry in entries]
+    said = (unknown_column(column, documents) for column in dict.fromkeys(columns))
+    return [line for line in said if line is not None]

@@ -6,9 +6,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nemo_gitexp.catalog import Site, list_entries, recorded_document
+from nemo_gitexp.catalog import Site, list_entries, recorded_document, refresh
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.duplicates import find_duplicates, near_duplicate
+from nemo_gitexp.errors import RecordError
 from nemo_gitexp.handover import Background
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.recording import (
@@ -17,10 +18,10 @@ from nemo_gitexp.recording import (
     plan_experiment,
     record_plan,
 )
-from nemo_gitexp.result import Standing, experiment_document
+from nemo_gitexp.result import experiment_document
 from nemo_gitexp.rundir import reserve_run
 from nemo_gitexp.settings import require_local
-from nemo_gitexp.store import list_tips, local_ref
+from nemo_gitexp.tips import list_tips, local_ref
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -123,9 +124,8 @@ def _earlier(site: Site, plan: Plan, watcher: Watcher) -> RunAnswer | None:
     """
     tips = list_tips(site.repository)
     same = find_duplicates(plan, tips)
-    listed = (
-        [item.document for item in list_entries(site, tips, only=same) if item.document is not None] if same else []
-    )
+    entries = [listed.item for listed in list_entries(site, *refresh(site, same))] if same else []
+    listed = [entry.document for entry in entries if not isinstance(entry, RecordError)]
     for wanted, outcome in ((("completed",), "duplicate"), (ONGOING, "ongoing")):
         found = [document for document in listed if document["status"] in wanted and not document["withdrawn"]]
         if found:
@@ -145,8 +145,5 @@ def _planned_document(plan: Plan) -> ExperimentDoc:
         ref=local_ref(record.study, record.name),
         record=replace(record, code=replace(record.code, commit=plan.snapshot.head)),
         config=plan.config,
-        result_sha=None,
-        result=None,
-        run=None,
-        standing=Standing(status="planned", branch=None),
+        status="planned",
     )
