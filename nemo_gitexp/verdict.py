@@ -109,8 +109,11 @@ def judge(
         required: the level asked for.
         rules: tolerances and volatile names from the record.
         circumstances: what the verdict rests on.
-        steps: N of `--steps N`: only the first N steps are compared, outputs are not.
+        steps: N of `--steps N`: only the first N steps are compared, outputs are not. A recorded run of no more steps,
+            repeated to its end, is compared whole: the verdict claims no step that there is not.
     """
+    if steps is not None and got is not None and _is_whole(recorded, got, steps):
+        steps = None
     drift = rank_drift(circumstances.drift)
     verdict: VerdictDoc = {
         "schema": SCHEMA,
@@ -270,8 +273,17 @@ def _comparable_streams(
     return old, new
 
 
+def _is_whole(recorded: RunOutcome, got: RunOutcome, steps: int) -> bool:
+    """Return whether a prefix run was the whole run: it was not stopped, and the recorded one has no further step."""
+    return got.status == "completed" and 0 < len(_steps_of(recorded.metrics)) <= steps
+
+
+def _steps_of(rows: Iterable[MetricRow]) -> list[int]:
+    return sorted({step for row in rows if (step := row_step(row)) is not None})
+
+
 def _first_steps(rows: MetricRows, steps: int) -> MetricRows:
-    seen = sorted({step for row in rows if (step := row_step(row)) is not None})[:steps]
+    seen = _steps_of(rows)[:steps]
     return tuple(row for row in rows if row_step(row) in seen)
 
 

@@ -149,6 +149,13 @@ def test_a_prefix_run_compares_its_steps_only():
     assert document["metrics"][1]["recorded"] == 0.5
 
 
+def test_a_prefix_longer_than_the_run_claims_no_more_than_the_run():
+    document = verdict(run(), run(), steps=99, required="bitwise")
+    assert (document["verdict"], document["scope"]) == ("bitwise", "whole")
+    assert document["outputs"]
+    assert verdict(run(), run(STREAM[:3], (), status="stopped", exit_code=None), steps=3)["scope"] == "0-3"
+
+
 def test_a_prefix_run_may_be_stopped_in_the_middle_of_its_last_step():
     got = (STREAM[0], {"step": 1, "loss": 0.5})
     assert verdict(run(), run(got, (), status="stopped", exit_code=None), steps=2)["verdict"] == "bitwise"
