@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nemo_gitexp.data.cache import CacheLocation, configure_workspace
 from nemo_gitexp.data.listing import hash_tree
@@ -19,6 +19,9 @@ from nemo_gitexp.data.store import ObjectStore, object_stores
 from nemo_gitexp.data.verified import VerifiedFiles
 from nemo_gitexp.data.worktree import worktree_reader, worktree_state
 from nemo_gitexp.errors import DataError, StateDirectoryError, UntrackedDataError
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 _SAID_AT_MOST: Final = 300
 
@@ -36,12 +39,30 @@ def fetch(
     progress(f"asking the DVC remotes for {', '.join(pin.path for pin in wanted)}")
     # Outputs, never pointer files: DVC 3.67 fetches only some of the targets when both are named (tried).
     targets = [str(workspace / pin.path) for pin in wanted]
+    store = ObjectStore(cache.cache_dir, cache.is_shared)
+    reasons: list[str] = []
     try:
         with dvc_session(workspace / cache.relative) as repo:
-            repo.fetch(targets=targets)
+            # Without a name: the remote that each output or the configuration chooses. Then all others.
+            for remote in (None, *repo.config["remote"]):
+                reasons += _fetch_from(repo, targets, remote)
+                if all(store.has(pin.pin) for pin in wanted):
+                    return []
+    except Exception as fault:  # noqa: BLE001 - a DVC configuration that DVC itself refuses
+        reasons.append(_said(fault))
+    return list(dict.fromkeys(reasons))
+
+
+def _fetch_from(repo: Repo, targets: list[str], remote: str | None) -> list[str]:
+    try:
+        repo.fetch(targets=targets, remote=remote)
     except Exception as fault:  # noqa: BLE001 - every kind of remote has its library and its own errors
-        return [f"the DVC remote said: {_one_line(str(fault) or type(fault).__name__)}"]
+        return [_said(fault)]
     return []
+
+
+def _said(fault: Exception) -> str:
+    return f"the DVC remote said: {_one_line(str(fault) or type(fault).__name__)}"
 
 
 def take_from_work_tree(
@@ -89,8 +110,9 @@ def run_stages(
             with _scratch_copy(workspace, cache) as scratch:
                 deps = _absent_deps(scratch, source, stage)
                 reasons += _provide(scratch, deps, cache, verified, progress, pending | {f"{source}:{stage}"})
-                reasons += _run_stage(scratch, source, stage)
-                reasons += [said for pin in wanted if (said := _keep(scratch, pin, cache, verified))]
+                absent = [pin.path for pin in deps if not os.path.lexists(scratch / pin.path)]
+                failed = _starved(stage, absent) if absent else _run_stage(scratch, source, stage)
+                reasons += failed or [said for pin in wanted if (said := _keep(scratch, pin, cache, verified))]
         except (OSError, DataError) as fault:
             reasons.append(f"stage {stage}: {_one_line(str(fault))}")
     return reasons
@@ -98,6 +120,10 @@ def run_stages(
 
 def _is_import(workspace: Path, pin: InputPin) -> bool:
     return pin.stage is None and b"deps:" in (worktree_reader(workspace)(pin.source) or b"")
+
+
+def _starved(stage: str, absent: Sequence[str]) -> list[str]:
+    return [f"the DVC stage {stage} needs {', '.join(absent)}"]
 
 
 def _run_stage(scratch: Path, source: str, stage: str) -> list[str]:

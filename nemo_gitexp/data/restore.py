@@ -269,7 +269,7 @@ class _Restoration:
         self.reasons += regenerate.fetch(self.workspace, pins, location, self.progress) if pins else []
         still = [pin for pin in pins if self.locate(pin) is None]
         if still and location.has_remote and not self.reasons:
-            self.reasons.append(f"the DVC remote does not have {', '.join(pin.path for pin in still)}")
+            self.reasons.append(f"no DVC remote has {', '.join(pin.path for pin in still)}")
         self.reasons += regenerate.run_stages(self.workspace, still, location, self.verified, self.progress)
 
     def _require(self, pins: Sequence[InputPin], found: dict[str, dict[str, Path] | None]) -> None:

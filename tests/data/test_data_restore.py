@@ -172,6 +172,29 @@ def test_unreachable_remote_is_quoted(repo, restore):
     assert any("remote" in reason for reason in caught.value.facts["reasons"])
 
 
+def test_what_the_chosen_remote_does_not_have_comes_from_another(repo, restore):
+    config = repo.root / ".dvc" / "config"
+    empty = repo.root.parent / "empty"
+    empty.mkdir()
+    config.write_text(config.read_text().replace("remote = store", "remote = near"))
+    with config.open("a") as file:
+        file.write(f"['remote \"near\"']\n    url = {empty}\n")
+    repo.forget_copies()
+    shutil.rmtree(repo.cache)
+    workspace, _ = restore(NAME, "data/raw")
+    assert hash_file(workspace / NAME) == repo.pin(NAME).pin
+
+
+def test_a_stage_without_its_own_inputs_is_not_run(repo, restore):
+    repo.forget_copies()
+    repo.forget_remote()
+    shutil.rmtree(repo.cache)
+    with pytest.raises(MissingDataError) as caught:
+        restore("data/made.txt")
+    assert "the DVC stage prepare needs data/raw" in caught.value.facts["reasons"]
+    assert "failed" not in caught.value.message
+
+
 def test_missing_stage_output_is_made_again_and_the_workspace_stays_clean(repo, restore, said):
     repo.forget_copies()
     repo.forget_remote()
