@@ -22,6 +22,7 @@ EntryJson: TypeAlias = dict[str, JsonValue]
 _PYTHON = re.compile(r"(python|pypy)([0-9]+(\.[0-9]+)?t?)?(\.exe)?", re.ASCII)
 _ANSWERED = frozenset({"-V", "-VV", "--version", "-h", "-?", "--help"})
 _SHELLS = frozenset({"bash", "dash", "ksh", "sh", "zsh"})
+_MODULE_LAUNCHERS = frozenset({"accelerate", "deepspeed", "torchrun", "uv"})
 _PLAIN_OPTIONS = frozenset("bBdEIOPqsSuv")
 _OPTIONS_WITH_VALUE = frozenset("cmWX")
 
@@ -126,15 +127,20 @@ class CommandEntry:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """What follows the script that the command wraps; all arguments when there is none."""
+        """What follows the script or module that the command wraps; all arguments when there is none."""
         inner = _inner_python(self.argv)
-        return inner.arguments if inner else self.argv[_script_position(self.argv) + 1 :]
+        return inner.arguments if inner else self.argv[_program_position(self.argv) + 1 :]
 
     @property
     def study_stem(self) -> str:
-        """The name of the script that the command wraps, else of the program."""
+        """The name of the script or module that the command wraps, else of the program."""
         inner = _inner_python(self.argv)
-        return inner.study_stem if inner else _script_stem(self.argv[_script_position(self.argv)])
+        if inner:
+            return inner.study_stem
+        position = _program_position(self.argv)
+        named = self.argv[position]
+        is_module = position == _module_position(self.argv) != 0
+        return _module_stem(named) if is_module else _script_stem(named)
 
     def to_json(self) -> EntryJson:
         """Return what the record and the plan hold."""
@@ -237,9 +243,18 @@ def _inner_python(argv: tuple[str, ...]) -> PythonEntry | None:
     return None
 
 
-def _script_position(argv: tuple[str, ...]) -> int:
+def _program_position(argv: tuple[str, ...]) -> int:
+    """Return where the wrapped script or module stands; 0, the command itself, when there is none."""
     scripts = (at for at, token in enumerate(argv) if token.endswith((".py", ".sh")))
-    return next(scripts, 0)
+    return min((at for at in (next(scripts, 0), _module_position(argv)) if at), default=0)
+
+
+def _module_position(argv: tuple[str, ...]) -> int:
+    """Return where a launcher's `-m MODULE` names its module, 0 without one: elsewhere `-m` means other things."""
+    if posixpath.basename(argv[0]) not in _MODULE_LAUNCHERS:
+        return 0
+    flags = (at for at, token in enumerate(argv[:-1]) if token in ("-m", "--module"))
+    return next((at + 1 for at in flags), 0)
 
 
 def _script_stem(path: str) -> str:
