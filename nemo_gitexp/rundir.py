@@ -136,6 +136,8 @@ def reserve_run(run_root: Path, workspace_root: Path, sha: str, *, reproduction:
     paths = RunPaths(run_root / run)
     try:
         beside.mkdir(parents=True)
+        # A run root inside the work tree: what runs write there is no part of the next experiment.
+        (beside / ".gitignore").write_bytes(b"*\n")
         RunPaths(beside).launching.write_bytes(render_json({**owner, "workspace": str(workspace_root / run)}))
         beside.rename(paths.root)
     except OSError as fault:

@@ -221,6 +221,14 @@ def test_sparse_checkout(work: Work) -> None:
     assert work.git("sparse-checkout", "list") == "near"
 
 
+def test_run_directories_inside_the_work_tree_enter_no_experiment(work: Work) -> None:
+    work.env["NEMO_GITEXP_RUN_ROOT"] = "runs"
+    work.gitexp("run", "--", "python", "train.py")
+    assert work.git("status", "--porcelain") == ""
+    again = work.gitexp("run", "--json", "--", "python", "train.py", "--lr", "0.2").json
+    assert again["code"]["untracked"] == []
+
+
 def test_inside_a_hook_where_git_names_its_own_index(work: Work) -> None:
     hook = work.root / ".git/hooks/post-commit"
     command = work.command("run", "--record-only", "--json", "--", "python", "train.py")[0]
