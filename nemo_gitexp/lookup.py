@@ -15,7 +15,8 @@ from nemo_gitexp.store import deepen_hint, read_experiments_or_faults, record_di
 from nemo_gitexp.tips import BRANCH_PREFIX, Tip, list_tips
 
 _HEX = re.compile(r"[0-9a-f]{7,64}")
-_UNSAFE = re.compile(r"[\x00-\x20:?*\[\\{]|\.\.|^-")
+_RECORD = "/record/experiment.json"
+_UNSAFE = re.compile(r"[\x00-\x20:?*\[\\{]|\.\.|^[-^]")
 
 
 def find_experiment(repository: Repository, text: str, tips: Sequence[Tip] | None = None) -> Tip:
@@ -91,14 +92,18 @@ def _of_code(repository: Repository, sha: str, tips: Sequence[Tip]) -> list[Tip]
 
 def _in_tree(repository: Repository, sha: str, tips: Sequence[Tip]) -> list[Tip]:
     """Return the experiments whose record lies in the tree of a commit: found after squash merges and rebases."""
-    entries = list_tree(repository, sha, "experiments/")
-    recorded = {entry.path: entry.sha for entry in entries if entry.path.endswith("/record/experiment.json")}
+    recorded = _records_in(repository, sha)
     if not recorded:
         return []
     of_study = [(tip, f"{record_directory(tip.study)}/experiment.json") for tip in tips]
     likely = [(tip, path) for tip, path in of_study if path in recorded]
     own = find_objects(repository, [f"{tip.record}:{path}" for tip, path in likely])
     return [tip for (tip, path), blob in zip(likely, own, strict=True) if blob == recorded[path]]
+
+
+def _records_in(repository: Repository, sha: str) -> dict[str, str]:
+    entries = list_tree(repository, sha, "experiments/")
+    return {entry.path: entry.sha for entry in entries if entry.path.endswith(_RECORD)}
 
 
 def _unknown(repository: Repository, text: str, tips: Sequence[Tip]) -> UnknownExperimentError:
@@ -109,10 +114,14 @@ def _unknown(repository: Repository, text: str, tips: Sequence[Tip]) -> UnknownE
     known |= {tip.name: tip.name for tip in tips}
     near = [known[name] for name in difflib.get_close_matches(text, known, n=1)]
     hint = "nemo-gitexp log" + (f"; did you mean {near[0]}?" if near else "")
+    sha, unfetched = _commit_of(repository, text), ""
+    if sha is not None and _records_in(repository, sha):  # a clone of the branches alone
+        unfetched = "; its commit holds a record that has no ref here"
+        hint = "nemo-gitexp init, then git fetch: that brings the refs of experiments"
     if repository.shallow:
         hint = f"{deepen_hint(repository)} (this clone is shallow), then the same command again"
     return UnknownExperimentError(
-        f"no experiment is called {text}", hint=hint, name=text, nearest=near[0] if near else None
+        f"no experiment is called {text}{unfetched}", hint=hint, name=text, nearest=near[0] if near else None
     )
 
 

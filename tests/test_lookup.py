@@ -113,6 +113,18 @@ def test_a_commit_with_records_of_several_studies_lists_them(place: Place) -> No
     assert refusal.value.facts["candidates"] == [f"{it['study']}/{it['name']}" for it in (place.alpha, place.beta)]
 
 
+def test_in_a_clone_of_the_branches_alone_the_hint_says_how_to_fetch_experiments(place: Place, tmp_path: Path) -> None:
+    place.work.git("clone", "-q", str(place.work.root), str(tmp_path / "clone"))
+    clone = Work(tmp_path / "clone", place.work.env)
+    for text in (f"origin/{place.done['branch']}", place.done["experiment"], "origin/squashed"):
+        refused = clone.gitexp("show", text, "--json", code=3).json["error"]
+        assert "no ref here" in refused["message"]
+        assert "git fetch" in refused["hint"]
+    clone.gitexp("init")
+    clone.git("fetch", "-q")
+    assert clone.gitexp("show", f"origin/{place.done['branch']}", "--json").json["name"] == place.done["name"]
+
+
 def test_one_name_in_two_studies_is_ambiguous(place: Place) -> None:
     work, name = place.work, place.beta["name"]
     for study in ("one", "two"):
@@ -130,7 +142,7 @@ def test_one_name_in_two_studies_is_ambiguous(place: Place) -> None:
     "text",
     [
         *("", "nothing", "deadbeef", "d" * 40, "--output=sprung", "-x", "a..b", "@{-1}", ":/first", "HEAD^{/first}"),
-        *("a b", "x\ny", "*", "refs/gitexp/", "..", "HEAD:train.py", "main^{tree}", "latest:../x", "\udcff"),
+        *("a b", "x\ny", "^main", "*", "refs/gitexp/", "..", "HEAD:train.py", "main^{tree}", "latest:../x", "\udcff"),
     ],
 )
 def test_what_names_nothing_is_unknown_and_executes_nothing(place: Place, text: str) -> None:
