@@ -19,7 +19,6 @@ from nemo_gitexp.handover import accept, take_order
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.launch import Supervisor
 from nemo_gitexp.lookup import find_experiment
-from nemo_gitexp.recording import identity_for_facts
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.store import read_experiments
 from nemo_gitexp.tidy import tidy
@@ -54,7 +53,7 @@ def _start(site: Site, paths: RunPaths, conditions: Conditions, supervisor: Supe
         tip = find_experiment(site.repository, paths.run.partition(".")[0])
         (experiment,) = read_experiments(site.repository, [tip])
         start_run(site, experiment, paths, conditions, supervisor, watcher)
-        announce(site, experiment, paths, identity_for_facts(site), watcher)
+        announce(site, experiment, paths, site.repository.committer(), watcher)
         tidy(site)
     except GitexpError as error:
         # Nobody is there to read an error: the run's own directory keeps it, and whoever looks records it.

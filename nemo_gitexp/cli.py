@@ -94,8 +94,8 @@ def complete_experiments(incomplete: str) -> list[str]:
 def complete_studies(incomplete: str) -> list[str]:
     """Return the studies that have a definition."""
     try:
+        from nemo_gitexp.asked import list_studies
         from nemo_gitexp.git.repository import open_repository
-        from nemo_gitexp.recording import list_studies
 
         return [study for study in list_studies(open_repository(Path.cwd()).root) if study.startswith(incomplete)]
     except GitexpError:
@@ -224,7 +224,7 @@ def run(
     from nemo_gitexp.git.snapshot import begin_look
 
     look = begin_look(_CALL.repository())  # git looks at the files while Python imports the rest
-    from nemo_gitexp.recording import Asked
+    from nemo_gitexp.asked import Asked
     from nemo_gitexp.verbs.run import RunOptions
     from nemo_gitexp.verbs.run import run as verb
 

@@ -6,7 +6,7 @@ Pure: bytes and mappings in, values out. Results are in `result`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -100,34 +100,23 @@ class ExperimentRecord:
     identity: str | None
 
 
-def identity_of(  # noqa: PLR0913 - the parts of an identity, each by its name
-    *,
-    code_key: str,
-    config_hash: str,
-    seed: int,
-    inputs: Sequence[Input],
-    entry: Entry,
-    workdir: str,
-    determinism: str,
-    topology: Mapping[str, JsonValue],
-    environment_key: str | None,
-) -> str | None:
+def identity_of(record: ExperimentRecord) -> str | None:
     """Return `sha256:…` over all that decides a result, None while the environment is unknown.
 
     Two experiments with equal identity are the same experiment; names, purposes and dates play no part.
     """
-    if environment_key is None:
+    if record.environment_key is None:
         return None
     parts: JsonValue = {
-        "code": code_key,
-        "config": config_hash,
-        "seed": seed,
-        "inputs": sorted([item.path, item.pin] for item in inputs),
-        "entry": entry.to_json(),
-        "workdir": workdir,
-        "determinism": determinism,
-        "topology": topology,
-        "environment": environment_key,
+        "code": record.code.key,
+        "config": record.config_hash,
+        "seed": record.seed,
+        "inputs": sorted([item.path, item.pin] for item in record.inputs),
+        "entry": record.entry.to_json(),
+        "workdir": record.workdir,
+        "determinism": record.determinism,
+        "topology": record.topology,
+        "environment": record.environment_key,
     }
     return f"sha256:{hashlib.sha256(render_json(parts)).hexdigest()}"
 

@@ -18,6 +18,7 @@ from nemo_gitexp.git.objects import (
     delete_ref,
     find_ref,
     import_commit,
+    list_refs,
     list_tree,
     move_ref,
     read_blobs,
@@ -78,10 +79,12 @@ def write_experiment(repository: Repository, draft: Draft) -> Experiment:
     Raises:
         GitCommandError: git refused for another reason than the name.
     """
+    wanted = draft.record.name
+    taken = {row[0] for row in list_refs(repository, f"{local_ref(draft.record.study, wanted)}*", fields=("refname",))}
     for suffix in range(1, 1000):
-        name = draft.record.name if suffix == 1 else f"{draft.record.name}-{suffix}"
+        name = wanted if suffix == 1 else f"{wanted}-{suffix}"
         ref = local_ref(draft.record.study, name)
-        if find_ref(repository, ref) is not None:
+        if ref in taken:
             continue
         named = replace(draft, record=replace(draft.record, name=name))
         try:
@@ -91,7 +94,7 @@ def write_experiment(repository: Repository, draft: Draft) -> Experiment:
                 raise
             continue
         return _written(ref, sha, _on_code(named.record, code), draft.config)
-    raise StateDirectoryError(f"no free name for {draft.record.name}", hint="nemo-gitexp log --all")
+    raise StateDirectoryError(f"no free name for {wanted}", hint="nemo-gitexp log --all")
 
 
 def _written(ref: RefName, sha: CommitSha, record: ExperimentRecord, config: bytes) -> Experiment:

@@ -13,8 +13,8 @@ from nemo_gitexp.drift import EnvironmentClass, compare_environments, compare_se
 from nemo_gitexp.entry import CommandEntry
 from nemo_gitexp.environment import capture_environment, parse_environment, recreate_environment
 from nemo_gitexp.errors import UsageError
+from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue
-from nemo_gitexp.recording import probe_interpreter, resolve_interpreter
 from nemo_gitexp.result import RunLeavings, mapping
 from nemo_gitexp.store import Experiment, read_environment
 

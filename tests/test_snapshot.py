@@ -14,7 +14,7 @@ from builder import Work, make_work
 from nemo_gitexp.errors import RepositoryError, SnapshotRefusedError
 from nemo_gitexp.git.objects import NewCommit, write_commit
 from nemo_gitexp.git.repository import RefName, Repository, open_repository
-from nemo_gitexp.git.snapshot import Snapshot, SnapshotLimits, take_snapshot
+from nemo_gitexp.git.snapshot import Snapshot, SnapshotLimits, begin_look, take_snapshot
 from nemo_gitexp.git.worktree import DiskFile, add_worktree, remove_worktree, verify_worktree
 
 FILES = {
@@ -356,7 +356,7 @@ def _fingerprint(work: Work) -> dict[str, tuple[object, ...]]:
 
 def _snapshot(work: Work) -> tuple[Repository, Snapshot]:
     repository = open_repository(work.root)
-    return repository, take_snapshot(repository, SnapshotLimits())
+    return repository, take_snapshot(repository, SnapshotLimits(), begin_look(repository))
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -390,7 +390,7 @@ def _place(work: Work) -> Path:
 
 def _restored(work: Work, repository: Repository, snapshot: Snapshot, *, keep: bool = False) -> list[DiskFile]:
     """Commit the snapshot, check it out and return the verified files."""
-    who = repository.identities()[0]
+    who = repository.committer()
     commit = NewCommit("m", who, who, snapshot.head, snapshot.tree)
     sha = write_commit(repository, RefName("refs/gitexp/a/b"), commit, None)
     assert sha is not None
@@ -569,7 +569,8 @@ def test_what_must_not_be_recorded_is_refused_by_name_with_a_remedy(
 def test_allowed_patterns_are_not_searched_for_secrets(tree: Work) -> None:
     private_key(tree)
     limits = SnapshotLimits(secrets_allowed=("deploy/*",))
-    assert take_snapshot(open_repository(tree.root), limits).untracked == ("deploy/id_ed25519",)
+    repository = open_repository(tree.root)
+    assert take_snapshot(repository, limits, begin_look(repository)).untracked == ("deploy/id_ed25519",)
 
 
 def test_a_template_of_an_environment_file_is_no_secret(tree: Work) -> None:

@@ -163,21 +163,17 @@ class Repository:
         sha = self.find_text("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
         return CommitSha(sha) if sha else None
 
-    def identities(self) -> tuple[Identity, Identity]:
-        """Return author and committer as git would use them now.
+    def begin_identities(self) -> Identities:
+        """Start asking git who the user is."""
+        return Identities(self.begin("var", "GIT_AUTHOR_IDENT"), self.begin("var", "GIT_COMMITTER_IDENT"))
+
+    def committer(self) -> Identity:
+        """Return the committer as git would use it now.
 
         Raises:
             IdentityMissingError: git knows no name or no e-mail.
         """
-        started = [self.begin("var", name) for name in ("GIT_AUTHOR_IDENT", "GIT_COMMITTER_IDENT")]
-        try:
-            author, committer = (running.wait().decode("utf-8", "replace") for running in started)
-        except GitCommandError as refusal:
-            raise IdentityMissingError(
-                "git does not know who you are",
-                hint='git config user.name "Your Name" && git config user.email you@example.org',
-            ) from refusal
-        return _parse_identity(author), _parse_identity(committer)
+        return self.begin_identities().wait()[1]
 
 
 class Running(threading.Thread):
@@ -208,6 +204,29 @@ class Running(threading.Thread):
         if self._fault is not None:
             raise self._fault
         return self._out
+
+
+@dataclass(frozen=True, slots=True)
+class Identities:
+    """Author and committer, which git is being asked for."""
+
+    author: Running
+    committer: Running
+
+    def wait(self) -> tuple[Identity, Identity]:
+        """Return both as git would use them now.
+
+        Raises:
+            IdentityMissingError: git knows no name or no e-mail.
+        """
+        try:
+            author, committer = (said.wait().decode("utf-8", "replace") for said in (self.author, self.committer))
+        except GitCommandError as refusal:
+            raise IdentityMissingError(
+                "git does not know who you are",
+                hint='git config user.name "Your Name" && git config user.email you@example.org',
+            ) from refusal
+        return _parse_identity(author), _parse_identity(committer)
 
 
 def git_command(args: Sequence[str]) -> list[str]:

@@ -111,7 +111,7 @@ def begin_look(repository: Repository) -> Look:
     return Look(repository)
 
 
-def take_snapshot(repository: Repository, limits: SnapshotLimits, look: Look | None = None) -> Snapshot:
+def take_snapshot(repository: Repository, limits: SnapshotLimits, look: Look) -> Snapshot:
     """Return the present state of the work tree as a tree object.
 
     Side effects: objects are written; nothing else.
@@ -119,14 +119,13 @@ def take_snapshot(repository: Repository, limits: SnapshotLimits, look: Look | N
     Args:
         repository: whose work tree.
         limits: what is refused.
-        look: from `begin_look`, when it was started earlier.
+        look: from `begin_look`.
 
     Raises:
         RepositoryError: no commit yet.
         SnapshotRefusedError: unmerged paths, embedded repositories, dirty submodules, hidden changes,
             likely secrets, or untracked files that are too large; `paths` names them.
     """
-    look = look or begin_look(repository)
     index = _parse_index(look.index())
     status = _parse_status(look.status())
     if status.head == "(initial)":

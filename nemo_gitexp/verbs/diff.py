@@ -58,7 +58,8 @@ def diff_worktree(site: Site, a: str | None, env: Mapping[str, str], now: dateti
 
     Nothing was run there, so metrics and outputs play no part.
     """
-    from nemo_gitexp.recording import Asked, plan_experiment  # comparing two experiments need not pay for recording
+    from nemo_gitexp.asked import Asked
+    from nemo_gitexp.recording import plan_experiment
 
     first = _side(site, find_experiment(site.repository, a or "latest"))
     record, root = first.record, site.repository.root

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemo_gitexp.asked import list_studies, read_study
 from nemo_gitexp.data.session import initialise_dvc
 from nemo_gitexp.definition import render_definition_template
 from nemo_gitexp.errors import StateDirectoryError
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.naming import require_name
-from nemo_gitexp.recording import list_studies, read_study
 from nemo_gitexp.rundir import write_beside
 
 ATTRIBUTES = ("experiments/*/record/** -text -filter -ident",)

@@ -20,10 +20,10 @@ from nemo_gitexp.execution import (
     start_run,
 )
 from nemo_gitexp.handover import Background
+from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.owners import taking_turns
-from nemo_gitexp.recording import identity_for_facts, probe_interpreter, resolve_interpreter
 from nemo_gitexp.report.remarks import run_remarks
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
@@ -106,7 +106,7 @@ def execute(
     conditions = Conditions(interpreter, probe_interpreter, keep=options.keep)
     try:
         start_run(site, experiment, reserved, conditions, launcher, watcher)
-        announce(site, experiment, reserved, identity_for_facts(site), watcher)
+        announce(site, experiment, reserved, site.repository.committer(), watcher)
         tidy(site)  # here it costs nobody time: the job is on its way
         state, interrupted = follow_run(reserved, watcher), False
     except KeyboardInterrupt:

@@ -20,7 +20,6 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.owners import owner_token
-from nemo_gitexp.recording import identity_for_facts
 from nemo_gitexp.result import (
     RunLeavings,
     input_documents,
@@ -247,7 +246,7 @@ def _restored_only(
 
 def _with_fact(site: Site, experiment: Experiment, verdict: VerdictDoc, state: RunState | None) -> VerdictDoc:
     """Store the verdict as a fact and return it with the fact's ref."""
-    who = identity_for_facts(site)
+    who = site.repository.committer()
     word = verdict["verdict"] if verdict["scope"] == "whole" else f"{verdict['verdict']}[{verdict['scope']}]"
     content: dict[str, JsonValue] = {
         "at": iso_now(),

@@ -6,18 +6,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from nemo_gitexp.asked import Asked
 from nemo_gitexp.catalog import Site, list_entries, recorded_document, refresh
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.duplicates import find_duplicates, near_duplicate
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.handover import Background
 from nemo_gitexp.owners import taking_turns
-from nemo_gitexp.recording import (
-    Asked,
-    Plan,
-    plan_experiment,
-    record_plan,
-)
+from nemo_gitexp.recording import Plan, plan_experiment, record_plan
 from nemo_gitexp.result import experiment_document
 from nemo_gitexp.rundir import reserve_run
 from nemo_gitexp.settings import require_local
@@ -82,6 +78,7 @@ def run(
     """
     launches = not (options.plan_only or options.record_only)
     with make_launcher() if launches else nullcontext() as launcher:
+        who = site.repository.begin_identities()
         plan = plan_experiment(site, asked, now, look)
         if options.plan_only:
             return RunAnswer("planned", _planned_document(plan))
@@ -89,7 +86,7 @@ def run(
             earlier = None if options.again else _earlier(site, plan, watcher)
             if earlier is not None:
                 return earlier
-            experiment, branch = record_plan(site, plan)
+            experiment, branch = record_plan(site, plan, who)
             tip = experiment.tip
             reserved = reserve_run(site.run_root, site.workspace_root, tip.record) if launcher else None
         for note in plan.notes:

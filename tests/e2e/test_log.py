@@ -110,7 +110,7 @@ def test_a_cache_with_other_columns_or_content_is_no_matter(work: Work) -> None:
 def test_what_is_learned_later_is_listed_at_once(work: Work) -> None:
     first = work.gitexp("log", "--json").json["experiments"][-1]
     repository = open_repository(work.root)
-    _, who = repository.identities()
+    who = repository.committer()
     for word, count in (("metrics", 1), ("bitwise", 2)):
         write_fact(repository, first["experiment"], "reproduced", {}, who, word=word)
         (listed,) = work.gitexp("log", "--json", "--where", "config.lr == 0.1").json["experiments"]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from builder import SCRIPT, Work, make_work
 
+from nemo_gitexp.asked import read_study
 from nemo_gitexp.errors import DefinitionError
-from nemo_gitexp.recording import read_study
 
 STUDY = """\
 purpose: to be refused

@@ -1,0 +1,157 @@
+"""What a person asked for, as a definition: a study with its changes, or a command with its arguments.
+
+Reads the definition and the configuration in the work tree, nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nemo_gitexp.command import anchor_script, find_workdir
+from nemo_gitexp.definition import StudyDefinition, parse_definition
+from nemo_gitexp.entry import Entry, FunctionEntry, parse_command, reads_program_from_stdin
+from nemo_gitexp.errors import DefinitionError, UnknownStudyError, UsageError
+from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.naming import require_name, slug
+from nemo_gitexp.overrides import apply_overrides, parse_adhoc_arguments
+from nemo_gitexp.versioning import plain_config
+from nemo_gitexp.yaml12 import parse_yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the person typed; exactly one of `study` and `command` is not None."""
+
+    cwd: Path
+    env: Mapping[str, str]
+    study: str | None = None
+    command: tuple[str, ...] | None = None
+    overrides: tuple[str, ...] = ()
+    base_config: Mapping[str, JsonValue] | None = None
+    seed: int | None = None
+    executor: str | None = None
+    determinism: str | None = None
+    message: str | None = None
+    purpose: str | None = None
+    commit_data: bool = False
+    require_clean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Defined:
+    """An entry point with its definition and resolved configuration; `workdir` is relative to the root."""
+
+    study: str
+    definition: StudyDefinition
+    entry: Entry
+    config: Mapping[str, JsonValue]
+    ad_hoc: bool
+    workdir: str
+
+
+def list_studies(root: Path) -> list[str]:
+    """Return the studies that have a definition."""
+    return sorted(path.parent.name for path in (root / "experiments").glob("*/experiment.yaml"))
+
+
+def read_study(root: Path, study: str) -> StudyDefinition:
+    """Return a study's definition.
+
+    Raises:
+        UnknownStudyError: there is no `experiments/<study>/experiment.yaml`.
+        DefinitionError: it has faults.
+    """
+    if "=" in study:
+        raise UsageError(
+            f"{study} changes a study, and no study is named", hint=f"nemo-gitexp run STUDY {shlex.quote(study)}"
+        )
+    if study.partition(":")[0].endswith(".py"):
+        raise UsageError(
+            f"{study} is a recipe, which this version cannot run", hint="nemo-gitexp run -- python FILE.py"
+        )
+    require_name(study, "study")
+    path = root / "experiments" / study / "experiment.yaml"
+    if not path.is_file():
+        known = list_studies(root)
+        near = difflib.get_close_matches(study, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"nemo-gitexp init --study {study}"
+        if not near and shutil.which(study):
+            hint = f"nemo-gitexp run -- {study} …, for a command"
+        raise UnknownStudyError(
+            f"there is no study {study}", hint=hint, study=study, nearest=near[0] if near else None, known=known
+        )
+    return parse_definition(path.read_bytes(), f"experiments/{study}/experiment.yaml")
+
+
+def define(root: Path, asked: Asked) -> Defined:
+    """Return what was asked for in the work tree below `root`.
+
+    Raises:
+        UsageError: it makes no sense.
+        UnknownStudyError: there is no such study.
+        DefinitionError: its definition has faults.
+    """
+    return _define_command(root, asked) if asked.command is not None else _define_study(root, asked)
+
+
+def _define_command(root: Path, asked: Asked) -> Defined:
+    command = asked.command or ()
+    if not command:
+        raise UsageError("there is no command after --", hint="nemo-gitexp run -- python train.py --lr 0.1")
+    if asked.overrides:
+        raise UsageError(
+            "key=value changes a study; a command's own arguments are its configuration",
+            hint="nemo-gitexp run -- COMMAND ARGS",
+        )
+    entry = parse_command(command)
+    if reads_program_from_stdin(command):
+        raise UsageError(
+            f"{shlex.join(command)} reads its program from stdin, and a job has none",
+            hint="write it into a file: nemo-gitexp run -- python FILE.py",
+        )
+    definition = StudyDefinition(
+        purpose=asked.purpose or asked.message or shlex.join(command), type="adhoc", command=tuple(command)
+    )
+    config = plain_config(parse_adhoc_arguments(entry.arguments))
+    workdir = find_workdir(root, asked.cwd, entry)
+    anchored = anchor_script(entry, root, workdir)
+    return Defined(slug(entry.study_stem), definition, anchored, config, ad_hoc=True, workdir=workdir)
+
+
+def _define_study(root: Path, asked: Asked) -> Defined:
+    study = asked.study or ""
+    definition = read_study(root, study)
+    if definition.recipe is not None or definition.stages is not None:
+        kind = "recipe" if definition.recipe is not None else "stages"
+        raise DefinitionError(
+            f"experiments/{study}/experiment.yaml uses {kind}:, which this version cannot run",
+            hint="use command: or function:",
+            faults=[kind],
+        )
+    config = dict(definition.config)
+    if asked.base_config is not None:
+        config = dict(asked.base_config)
+    elif definition.config_file is not None:
+        config = _read_config_file(root, definition.config_file)
+    config = plain_config(apply_overrides(config, asked.overrides))
+    entry: Entry = (
+        FunctionEntry(definition.function) if definition.function else parse_command(definition.command or ())
+    )
+    definition = replace(definition, purpose=asked.purpose or definition.purpose)
+    entry = anchor_script(entry, root, definition.workdir)
+    return Defined(study, definition, entry, config, ad_hoc=False, workdir=definition.workdir)
+
+
+def _read_config_file(root: Path, name: str) -> dict[str, JsonValue]:
+    path = root / name
+    if not path.is_file():
+        raise DefinitionError(f"the configuration file {name} does not exist", hint=f"write {name}", faults=[name])
+    document = parse_yaml(path.read_bytes(), name)
+    if not isinstance(document, Mapping):
+        raise DefinitionError(f"{name} is no mapping of keys to values", hint=f"edit {name}", faults=[name])
+    return dict(document)

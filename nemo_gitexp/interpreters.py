@@ -1,0 +1,48 @@
+"""Which Python a job is run with: the one that its entry names, or that a wrapped command will most likely start."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from nemo_gitexp.catalog import Site
+from nemo_gitexp.entry import CommandEntry, Entry
+from nemo_gitexp.environment import find_interpreter
+from nemo_gitexp.errors import EnvironmentCaptureError
+
+
+def resolve_interpreter(site: Site, entry: Entry, env: Mapping[str, str]) -> Path | None:
+    """Return the interpreter that an entry names, None for commands that bring their own.
+
+    A bare `python` or `python3` is the one of the setting `python`, else the first on PATH.
+    """
+    if isinstance(entry, CommandEntry):
+        return None
+    name = entry.python.interpreter
+    if name in ("python", "python3") and site.settings.python:
+        name = site.settings.python
+    return find_interpreter(name, env, cwd=site.repository.root)
+
+
+def probe_interpreter(entry: CommandEntry, env: Mapping[str, str], root: Path) -> Path | None:
+    """Return the Python that a wrapped command most likely runs: its own launcher's, else the first on PATH."""
+    for name in (_shebang(entry.argv[0], env), "python3", "python"):
+        try:
+            if name:
+                return find_interpreter(name, env, cwd=root)
+        except EnvironmentCaptureError:
+            continue
+    return None
+
+
+def _shebang(program: str, env: Mapping[str, str]) -> str | None:
+    """Return the interpreter in the first line of a Python console script (torchrun, accelerate)."""
+    found = shutil.which(program, path=env.get("PATH"))
+    if found is None:
+        return None
+    with Path(found).open("rb") as file:
+        line = file.readline(512).decode("utf-8", "replace").strip()
+    match = re.fullmatch(r"#!\s*(\S*/python[\d.]*)", line)
+    return match[1] if match else None
