@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.report.terminal import plural, value_text
 
@@ -24,6 +25,13 @@ def run_remarks(run: Mapping[str, JsonValue]) -> tuple[str, ...]:
         *_listed(run, "stray_files", "wrote {count} into its workspace, not kept: {names}"),
         *_bad_lines(run.get("bad_metric_lines")),
     )
+
+
+def metrics_remarks(declared_file: str | None, document: ExperimentDoc) -> tuple[str, ...]:
+    """Return what to say about a completed run that declares a metrics file and has no metric."""
+    if declared_file is None or document["status"] != "completed" or document["metrics"]:
+        return ()
+    return (f"has no metrics: nothing could be read from its metrics file {declared_file}",)
 
 
 def _self_seeded(settings: Mapping[str, JsonValue]) -> list[str]:

@@ -207,6 +207,17 @@ def test_a_metric_stream_that_is_no_file_holds_nobody_up(work: Work, instead: st
     expect_nothing_left(work)
 
 
+@pytest.mark.parametrize("left", ["pass", "open('m.json', 'w').write('{}')", "os.mkdir('m.json')"])
+def test_a_declared_metrics_file_that_gave_nothing_is_noted(work: Work, left: str) -> None:
+    work.write("experiments/m/experiment.yaml", "purpose: p\ncommand: python m.py\nmetrics: {file: m.json}\n")
+    work.write("m.py", f"import os\n{left}\n")
+    work.gitexp("run", "m")
+    assert "nothing could be read from its metrics file m.json" in work.gitexp("show", "latest").out
+    work.write("m.py", "open('m.json', 'w').write('{\"loss\": 1}')\n")
+    work.gitexp("run", "m")
+    assert "metrics file" not in work.gitexp("show", "latest").out
+
+
 def test_a_job_that_removes_its_run_directory_is_told_from_one_that_never_started(work: Work) -> None:
     work.write("odd.py", "import os, shutil\nshutil.rmtree(os.environ['GITEXP_RUN_DIR'])\n")
     error = work.gitexp("run", "--json", "--", "python", "odd.py", code=3).json["error"]
