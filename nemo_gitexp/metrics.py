@@ -11,7 +11,8 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import TypeAlias
 
 from nemo_gitexp.documents import MetricStats
@@ -24,6 +25,9 @@ Number: TypeAlias = float | str
 """A finite number, or the name of a non-finite one."""
 
 STEP = "step"
+_Layout: TypeAlias = tuple[Sequence[str], str]
+_CHUNK_LINES = 10_000
+_BLANK = " \t\n\r\v\f"
 MAX_METRICS_FILE_BYTES = 64 * 1024 * 1024
 _EXACT_INTEGERS = 2**53
 _NAMES = {"nan": "NaN", "inf": "Infinity", "infinity": "Infinity", "-inf": "-Infinity", "-infinity": "-Infinity"}
@@ -36,8 +40,7 @@ def parse_metric_lines(text: bytes) -> tuple[MetricRows, int]:
     skipped, a value that is no number dropped, both counted. Lines of one step become one row at the place of the
     first, later values winning (a resumed job logs its last steps again); lines without a step stay rows of their own.
     """
-    lines = [line for line in text.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
-    return _merge_rows(_load_line(line) for line in lines)
+    return _merge_rows(_load_line(line) for line in _lines(text.removeprefix(b"\xef\xbb\xbf")) if line.strip(_BLANK))
 
 
 def parse_metrics_file(text: bytes, suffix: str) -> MetricRows:
@@ -94,6 +97,8 @@ def row_step(row: MetricRow) -> int | None:
 
 def split_volatile(rows: Iterable[MetricRow], volatile: Collection[str]) -> tuple[MetricRows, MetricRows]:
     """Return the rows with the metrics that are compared, and those with the volatile ones; empty rows vanish."""
+    if not volatile:
+        return tuple(row for row in rows if len(row) > 1 or STEP not in row), ()
     compared: list[MetricRow] = []
     shown: list[MetricRow] = []
     for row in rows:
@@ -107,7 +112,7 @@ def split_volatile(rows: Iterable[MetricRow], volatile: Collection[str]) -> tupl
 
 def render_metric_rows(rows: Iterable[MetricRow]) -> bytes:
     """Return the stream as canonical JSON lines, `step` always there; `parse_metric_lines` reads it back."""
-    return b"".join(render_json_line({STEP: row_step(row), **row_metrics(row)}) for row in rows)
+    return b"".join(_rendered(rows, _flat_layout, lambda row: {STEP: row_step(row), **row_metrics(row)}, _number_text))
 
 
 def stream_digest(rows: Iterable[MetricRow], volatile: Collection[str] = ()) -> str | None:
@@ -119,10 +124,75 @@ def stream_digest(rows: Iterable[MetricRow], volatile: Collection[str] = ()) -> 
     if not compared:
         return None
     digest = hashlib.sha256()
-    for row in compared:
-        exact: dict[str, JsonValue] = {name: exact_form(value) for name, value in row_metrics(row).items()}
-        digest.update(render_json_line({STEP: row_step(row), "metrics": exact}))
+    for lines in _rendered(compared, _exact_layout, _exact_document, _exact_text):
+        digest.update(lines)
     return f"sha256:{digest.hexdigest()}"
+
+
+def _exact_document(row: MetricRow) -> dict[str, JsonValue]:
+    exact: dict[str, JsonValue] = {name: exact_form(value) for name, value in row_metrics(row).items()}
+    return {STEP: row_step(row), "metrics": exact}
+
+
+def _rendered(
+    rows: Iterable[MetricRow],
+    layout: Callable[[Sequence[str]], _Layout],
+    document: Callable[[MetricRow], JsonValue],
+    value_text: Callable[[JsonValue], str | None],
+) -> Iterator[bytes]:
+    """Yield `render_json_line(document(row))` of every row, many lines at a time.
+
+    Rows with the same keys share one layout, which their values fill: a million lines in seconds. A row with a value
+    that has no text here (`value_text` gives None) is rendered the long way.
+    """
+    layouts: dict[tuple[str, ...], _Layout] = {}
+    lines: list[str] = []
+    for row in rows:
+        keys = tuple(row)
+        found = layouts.get(keys)
+        if found is None:
+            found = layouts[keys] = layout(keys)
+        names, form = found
+        texts = tuple([_step_text(row.get(STEP)) if name == STEP else value_text(row[name]) for name in names])
+        lines.append(render_json_line(document(row)).decode() if None in texts else form % texts)
+        if len(lines) == _CHUNK_LINES:
+            yield _joined(lines)
+            lines.clear()
+    yield _joined(lines)
+
+
+def _joined(lines: Sequence[str]) -> bytes:
+    return "".join(lines).encode("utf-8", "backslashreplace")
+
+
+def _flat_layout(keys: Sequence[str]) -> _Layout:
+    names = sorted({*keys, STEP})
+    return names, "{" + ",".join(f"{_quoted(name)}:%s" for name in names) + "}\n"
+
+
+def _exact_layout(keys: Sequence[str]) -> _Layout:
+    names = sorted({*keys} - {STEP})
+    return [*names, STEP], '{"metrics":{' + ",".join(f"{_quoted(name)}:%s" for name in names) + '},"step":%s}\n'
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False).replace("%", "%%")
+
+
+def _step_text(step: JsonValue) -> str | None:
+    if step is None:
+        return "null"
+    return repr(step) if type(step) is int else None
+
+
+def _number_text(value: JsonValue) -> str | None:
+    if type(value) is float and value - value == 0.0:  # finite, and fast
+        return repr(value)
+    return repr(value) if type(value) is int else None
+
+
+def _exact_text(value: JsonValue) -> str | None:
+    return f'"{value!r}"' if type(value) is float and value - value == 0.0 else None
 
 
 def exact_form(value: Number) -> str:
@@ -174,7 +244,26 @@ def _merge_rows(records: Iterable[Mapping[str, object] | None]) -> tuple[MetricR
     return tuple(rows), bad
 
 
-def _load_line(line: bytes) -> Mapping[str, object] | None:
+def _lines(text: bytes) -> Iterator[str]:
+    """Yield the lines of a stream; one that is no UTF-8 becomes one that is no JSON."""
+    try:
+        whole = text.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        whole = b"\n".join(line if _is_utf8(line) else b"?" for line in text.split(b"\n")).decode(
+            "utf-8", "surrogatepass"
+        )
+    return iter(io.StringIO(whole, newline="\n"))
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _load_line(line: str) -> Mapping[str, object] | None:
     try:
         value: object = json.loads(line)
     except (ValueError, RecursionError):
@@ -184,6 +273,9 @@ def _load_line(line: bytes) -> Mapping[str, object] | None:
 
 def _read_record(record: Mapping[str, object]) -> tuple[int | None, dict[str, Number], int]:
     """Return step, metrics and how many values were no numbers."""
+    plain = _plain_record(record)
+    if plain is not None:
+        return plain
     dropped = 0
     step: int | None = None
     metrics: dict[str, Number] = {}
@@ -200,6 +292,20 @@ def _read_record(record: Mapping[str, object]) -> tuple[int | None, dict[str, Nu
     return step, metrics, dropped
 
 
+def _plain_record(record: Mapping[str, object]) -> tuple[int | None, dict[str, Number], int] | None:
+    """Return a flat record of finite numbers, which nearly every line is, without looking at its values one by one."""
+    step: object = None
+    metrics: dict[str, Number] = {}
+    for name, value in record.items():
+        if name == STEP:
+            step = value
+        elif type(value) is float and value - value == 0.0 and _is_name(name):
+            metrics[name] = value
+        else:
+            return None
+    return (step, metrics, 0) if step is None or type(step) is int else None
+
+
 def _leaves(record: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """Yield every value with its dotted name; an explicit stack, since jobs may nest as deep as JSON allows."""
     stack: list[tuple[str, object]] = [(str(name), value) for name, value in reversed(list(record.items()))]
@@ -211,6 +317,7 @@ def _leaves(record: Mapping[str, object]) -> Iterator[tuple[str, object]]:
             yield name, value
 
 
+@cache
 def _is_name(name: str) -> bool:
     """A lone surrogate, which JSON escapes can carry, has no UTF-8 form and could never be written."""
     return bool(name) and not any("\ud800" <= letter <= "\udfff" for letter in name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_gitexp.errors import DocumentError, GitexpError
+from nemo_gitexp.jsontext import render_json_line
 from nemo_gitexp.metrics import (
+    exact_form,
     metric_stats,
     parse_metric_lines,
     parse_metrics_file,
@@ -165,6 +168,28 @@ LINES = st.lists(
 def test_rendered_rows_read_back_as_themselves(lines):
     parsed, _ = parse_metric_lines(rows(*lines))
     assert parse_metric_lines(render_metric_rows(parsed)) == (parsed, 0)
+
+
+NAMES = st.sampled_from(["loss", "acc", "a%sb", 'quo"te', "ü", "step2", "zz"])
+ROWS = st.lists(st.fixed_dictionaries({"step": st.none() | st.integers()}).flatmap(
+    lambda head: st.dictionaries(NAMES, NUMBERS | st.sampled_from(["NaN", "-Infinity"])).map(lambda rest: head | rest)
+))  # fmt: skip
+
+
+@given(ROWS)
+def test_a_stream_has_the_byte_form_of_each_of_its_rows(stream):
+    assert render_metric_rows(stream) == b"".join(render_json_line(row) for row in stream)
+
+
+@given(ROWS)
+def test_the_digest_is_over_the_exact_form_of_each_row(stream):
+    kept = [row for row in stream if len(row) > 1]
+    exact = [
+        {"step": row["step"], "metrics": {name: exact_form(value) for name, value in row.items() if name != "step"}}
+        for row in kept
+    ]
+    digest = hashlib.sha256(b"".join(render_json_line(row) for row in exact)).hexdigest()
+    assert stream_digest(stream) == (f"sha256:{digest}" if kept else None)
 
 
 @given(st.binary())
