@@ -95,7 +95,12 @@ def start_run(
     repository = site.repository
     try:
         workspace = restore(
-            repository, experiment.sha, experiment.record, site.workspace_root / paths.run, progress=watcher.say
+            repository,
+            experiment.sha,
+            experiment.record,
+            site.workspace_root / paths.run,
+            site.git_config,
+            progress=watcher.say,
         )
         prepare_run(
             paths,

@@ -13,12 +13,25 @@ from typing import Literal, cast
 from nemo_gitexp.definition import MetricGoal, MetricsSpec, OutputSpec
 from nemo_gitexp.entry import Entry, parse_entry
 from nemo_gitexp.errors import RecordError
-from nemo_gitexp.fields import HASH, SHA, FieldReader
+from nemo_gitexp.fields import HASH, MD5, SHA, FieldReader
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
 
 SCHEMA = 1
 DETERMINISM = ("off", "seeded", "bitwise")
 RESULT_FILES = ("result.json", "run.json", "metrics.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class FilteredFiles:
+    """Files that go through git filters: drivers, how many, an md5 over what they hold (None: not all were there)."""
+
+    drivers: tuple[str, ...]
+    n_files: int
+    md5: str | None
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the entry of experiment.json."""
+        return {"drivers": list(self.drivers), "n_files": self.n_files, "md5": self.md5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +46,7 @@ class CodeState:
     untracked: tuple[str, ...]
     remote: str | None
     submodules: tuple[tuple[str, str], ...]
+    filtered: FilteredFiles | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +160,7 @@ def render_record(record: ExperimentRecord) -> bytes:
                 "untracked": list(code.untracked),
                 "remote": code.remote,
                 "submodules": dict(code.submodules),
+                "filtered": code.filtered.to_json() if code.filtered else None,
             },
             "config_hash": record.config_hash,
             "config_file": record.config_file,
@@ -199,6 +214,7 @@ def parse_record(text: bytes, source: str) -> ExperimentRecord:
             untracked=code.texts("untracked"),
             remote=code.text_or_none("remote"),
             submodules=tuple((path, str(sha)) for path, sha in code.mapping("submodules").items()),
+            filtered=_parse_filtered(code.section_or_none("filtered")),
         ),
         config_hash=fields.matching("config_hash", HASH),
         config_file=fields.text_or_none("config_file"),
@@ -241,6 +257,12 @@ def parse_document(text: bytes, source: str) -> Mapping[str, JsonValue]:
     if schema != SCHEMA:
         raise RecordError(f"{source} has no schema number that is known: {schema!r}", source=source)
     return document
+
+
+def _parse_filtered(fields: FieldReader | None) -> FilteredFiles | None:
+    if fields is None:
+        return None
+    return FilteredFiles(fields.texts("drivers"), fields.number("n_files"), fields.matching_or_none("md5", MD5))
 
 
 def _parse_input(fields: FieldReader) -> Input:

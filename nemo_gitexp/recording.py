@@ -27,6 +27,7 @@ from nemo_gitexp.errors import (
     SnapshotRefusedError,
     UsageError,
 )
+from nemo_gitexp.filtered import look_at_filtered
 from nemo_gitexp.git.changes import code_key, list_files
 from nemo_gitexp.git.objects import find_objects
 from nemo_gitexp.git.repository import Identities, Repository
@@ -139,6 +140,7 @@ def _record(
 
 
 def _code(site: Site, definition: StudyDefinition, snapshot: Snapshot, listing: bytes) -> CodeState:
+    repository = site.repository
     config_files = [definition.config_file] if definition.config_file else []
     return CodeState(
         commit=snapshot.head,
@@ -149,6 +151,7 @@ def _code(site: Site, definition: StudyDefinition, snapshot: Snapshot, listing: 
         untracked=snapshot.untracked,
         remote=_remote(site.git_config),
         submodules=snapshot.submodules,
+        filtered=look_at_filtered(repository, repository.root, listing, snapshot.submodules, site.git_config),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from nemo_gitexp.data.cache import LINK_TYPES, CacheLocation, configure_workspac
 from nemo_gitexp.data.pins import InputPin, parse_input_pin
 from nemo_gitexp.data.restore import RestoredInput, restore_inputs
 from nemo_gitexp.data.verified import VerifiedFiles
+from nemo_gitexp.filtered import look_at_filtered, require_filtered
+from nemo_gitexp.git.changes import list_files
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.git.worktree import DiskFile, add_worktree, remove_worktree, verify_worktree
 from nemo_gitexp.jsontext import JsonValue, render_json_line
@@ -43,6 +45,7 @@ def restore(
     sha: str,
     record: ExperimentRecord,
     directory: Path,
+    config: Mapping[str, str],
     *,
     copy_data: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -54,11 +57,12 @@ def restore(
         sha: the record commit.
         record: its experiment.json.
         directory: must not exist yet.
+        config: git's effective configuration.
         copy_data: copy inputs instead of linking them to the cache.
         progress: told in one line what takes time.
 
     Raises:
-        WorkspaceError: a file is not what was recorded, or a submodule is missing.
+        WorkspaceError: a file is not what was recorded, a submodule is missing, a filter is another one.
         MissingDataError: data that no cache, remote or stage has; all of it at once.
         StateDirectoryError: the directory cannot be written.
     """
@@ -66,6 +70,9 @@ def restore(
         populated = {path for path, _ in record.code.submodules}
         add_worktree(repository, directory, sha, with_submodules=bool(populated))
         files = verify_worktree(repository, directory, sha, populated=populated)
+        listing = list_files(repository, sha)
+        found = look_at_filtered(repository, directory, listing, record.code.submodules, config)
+        require_filtered(record.code.filtered, found)
         pins = input_pins(record)
         with VerifiedFiles(repository.state_dir / "verified.db") as verified:
             inputs = restore_inputs(

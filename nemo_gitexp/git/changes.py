@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from nemo_gitexp.git.repository import Repository
 
@@ -62,9 +63,9 @@ def _parse_letters(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def list_files(repository: Repository, tree: str) -> bytes:
-    """Return `git ls-tree -r -z` of a tree: the listing that `code_key` and `listed_paths` read."""
-    return repository.run("ls-tree", "-r", "-z", "--full-tree", tree)
+def list_files(repository: Repository, tree: str, *, cwd: Path | None = None) -> bytes:
+    """Return `git ls-tree -r -z` of a tree, in the submodule at `cwd` if given, as `code_key` and others read it."""
+    return repository.run("ls-tree", "-r", "-z", "--full-tree", tree, cwd=cwd)
 
 
 def listed_paths(listing: bytes, *names: str) -> list[str]:

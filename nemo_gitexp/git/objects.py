@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, BinaryIO, cast
 
@@ -135,6 +136,17 @@ def list_tree(repository: Repository, tree: str, *paths: str, recursive: bool = 
         mode, kind, sha = meta.split(" ")
         entries.append(TreeEntry(mode, kind, sha, path))
     return entries
+
+
+def list_gitlinks(repository: Repository, commit: str, *, cwd: Path) -> list[tuple[str, str]]:
+    """Return the submodules of a commit, path and sha, in the repository that `cwd` lies in."""
+    listing = repository.run("ls-tree", "-r", "-z", "--full-tree", commit, cwd=cwd).decode("utf-8", "surrogateescape")
+    found = []
+    for line in listing.split("\0"):
+        if line.startswith("160000 "):
+            meta, _, path = line.partition("\t")
+            found.append((path, meta.split(" ")[2]))
+    return found
 
 
 def list_refs(

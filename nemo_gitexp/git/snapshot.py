@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_gitexp.errors import GitCommandError, RepositoryError, SnapshotRefusedError
+from nemo_gitexp.git.objects import list_gitlinks
 from nemo_gitexp.git.repository import CommitSha, Repository, TreeSha
 from nemo_gitexp.owners import owner_token
 
@@ -243,12 +244,16 @@ def _declared_submodules(repository: Repository, index: _Index) -> set[str]:
 
 
 def _populated_submodules(repository: Repository, index: _Index) -> tuple[tuple[str, str], ...]:
+    """Return the submodules that are there with their commits, nested ones by their whole path."""
     found = []
-    for path in index.gitlinks:
-        directory = repository.root / path
-        if (directory / ".git").exists():
-            sha = repository.run("rev-parse", "HEAD", cwd=directory).decode().strip()
-            found.append((path, sha))
+    pending = [repository.root / path for path in reversed(index.gitlinks)]
+    while pending:
+        directory = pending.pop()
+        if not (directory / ".git").exists():
+            continue
+        sha = repository.run("rev-parse", "HEAD", cwd=directory).decode().strip()
+        found.append((directory.relative_to(repository.root).as_posix(), sha))
+        pending += [directory / path for path, _ in reversed(list_gitlinks(repository, sha, cwd=directory))]
     return tuple(found)
 
 

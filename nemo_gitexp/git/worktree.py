@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_gitexp.errors import GitCommandError, StateDirectoryError, WorkspaceError
-from nemo_gitexp.git.objects import TreeEntry, list_tree
+from nemo_gitexp.git.objects import TreeEntry, list_gitlinks, list_tree
 from nemo_gitexp.git.repository import Repository
 
 CHECKOUT_CONFIG = (
@@ -129,7 +129,7 @@ def _configured(*args: str) -> list[str]:
 
 def _populate_submodules(repository: Repository, source: Path, directory: Path, commit: str, prefix: str = "") -> None:
     """Check each submodule out as a worktree of the user's own clone: unpushed commits work, nothing is fetched."""
-    for path, sha in _gitlinks(repository, source, commit):
+    for path, sha in list_gitlinks(repository, commit, cwd=source):
         clone = source / path
         if not (clone / ".git").exists():
             continue
@@ -146,16 +146,6 @@ def _populate_submodules(repository: Repository, source: Path, directory: Path, 
                 paths=[f"{prefix}{path}"],
             ) from fault
         _populate_submodules(repository, clone, target, sha, f"{prefix}{path}/")
-
-
-def _gitlinks(repository: Repository, source: Path, commit: str) -> list[tuple[str, str]]:
-    out = repository.run("ls-tree", "-r", "-z", "--full-tree", commit, cwd=source).decode("utf-8", "surrogateescape")
-    found = []
-    for line in out.split("\0"):
-        if line.startswith("160000 "):
-            meta, _, path = line.partition("\t")
-            found.append((path, meta.split(" ")[2]))
-    return found
 
 
 def _submodule_files(
@@ -183,8 +173,7 @@ def _submodule_files(
         inner = TreeEntry(mode, kind, sha, path)
         if kind == "commit":
             nested = TreeEntry(mode, kind, sha, f"{entry.path}/{path}")
-            if (directory / nested.path / ".git").exists():
-                yield from _submodule_files(repository, directory, nested, populated)
+            yield from _submodule_files(repository, directory, nested, populated)
             continue
         found = _read_file(f"{place}/{path}", inner, repository.object_format)
         if found is None:

@@ -35,6 +35,14 @@ def checkout(site: Site, text: str, directory: Path, progress: Callable[[str], N
     experiment = found.experiment
     verify_experiment(site.repository, experiment)
     # People edit what they check out: a hard link would carry the edit into the shared cache.
-    restore(site.repository, experiment.sha, experiment.record, directory, copy_data=True, progress=progress)
+    restore(
+        site.repository,
+        experiment.sha,
+        experiment.record,
+        directory,
+        site.git_config,
+        copy_data=True,
+        progress=progress,
+    )
     unlock_worktree(site.repository, directory)
     return CheckoutAnswer(found.document, directory)

@@ -227,7 +227,7 @@ def _restored_only(
     site: Site, experiment: Experiment, document: ExperimentDoc, around: Surroundings, watcher: Watcher
 ) -> ReproduceAnswer:
     directory = site.workspace_root / f"{owner_token()}.{uuid.uuid4().hex[:8]}.restored"
-    restore(site.repository, experiment.sha, experiment.record, directory, progress=watcher.say)
+    restore(site.repository, experiment.sha, experiment.record, directory, site.git_config, progress=watcher.say)
     remove_worktree(site.repository, directory)
     verdict = judge(
         recorded_outcome(site, experiment),
