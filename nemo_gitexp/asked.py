@@ -74,10 +74,14 @@ def read_study(root: Path, study: str) -> StudyDefinition:
         raise UsageError(
             f"{study} is a recipe, which this version cannot run", hint="nemo-gitexp run -- python FILE.py"
         )
+    if "/" in study:
+        parts = [part for part in study.split("/") if part not in ("", ".", "experiments", "experiment.yaml")]
+        if len(parts) == 1:
+            raise UsageError(f"{study} is a path; a study is named", hint=f"nemo-gitexp run {shlex.quote(parts[0])}")
     require_name(study, "study")
     path = root / "experiments" / study / "experiment.yaml"
     if not path.is_file():
-        known = list_studies(root)
+        known = [name for name in list_studies(root) if name != study]
         near = difflib.get_close_matches(study, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"nemo-gitexp init --study {study}"
         if not near and shutil.which(study):

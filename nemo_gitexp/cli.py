@@ -57,6 +57,10 @@ class Call:
             self._repository = open_repository(self.directory)
         return self._repository
 
+    def place(self, path: Path) -> Path:
+        """Return a path that was typed, as seen from the directory of the call."""
+        return Path(os.path.normpath(self.directory / path))
+
     def site(self) -> Site:
         """Open the repository and its settings."""
         from nemo_gitexp.catalog import open_site
@@ -410,7 +414,7 @@ def log(
     from nemo_gitexp.verbs.log import LogOptions
     from nemo_gitexp.verbs.log import log as verb
 
-    chosen = tuple(column.strip() for column in columns.split(",")) if columns else ()
+    chosen = tuple(name for column in (columns or "").split(",") if (name := column.strip()))
     answer = verb(
         _CALL.site(),
         LogOptions(
@@ -429,10 +433,14 @@ def log(
         _answer_entries(answer.entries)
         return
     from nemo_gitexp.report.log import render_log, render_log_csv
+    from nemo_gitexp.report.terminal import safe_text
 
     documents = [entry.document for entry in answer.entries]
     if csv:
-        _CALL.console.print(render_log_csv(documents, chosen))
+        table = render_log_csv(documents, chosen)
+        _CALL.console.print(safe_text(table, multiline=True) if sys.stdout.isatty() else table)
+    elif not documents and answer.n_all:
+        _CALL.console.print("no experiment matches\n")
     else:
         _CALL.console.print(render_log(documents, chosen, style=_CALL.console.style))
         if answer.n_more:
@@ -461,21 +469,16 @@ def outputs(
     get: Annotated[Path | None, typer.Option("--get", metavar="DIR", help="write them there")] = None,
 ) -> None:
     """List what an experiment made, or fetch it."""
+    from nemo_gitexp.report.experiment import render_outputs
+    from nemo_gitexp.report.terminal import safe_text
     from nemo_gitexp.verbs.show import outputs as verb
 
-    answer = verb(_CALL.site(), exp, paths or [], None if get is None else _CALL.directory / get)
+    answer = verb(_CALL.site(), exp, paths or [], None if get is None else _CALL.place(get))
     written = [str(path) for path in answer.written]
     made = answer.document["outputs"]
-    lines = (
-        written
-        if get is not None
-        else [
-            f"{item['path']}  {item['size_bytes']} bytes  {item['keep']}  {item['digest'] or item['sha256']}"
-            for item in made
-        ]
-    )
+    text = "".join(f"{safe_text(path)}\n" for path in written) if get is not None else render_outputs(made)
     document = {"schema": SCHEMA, "experiment": answer.document["experiment"], "outputs": made, "written": written}
-    _CALL.console.answer("\n".join(lines) or "it made nothing", document)
+    _CALL.console.answer(text or "it made nothing", document)
 
 
 @app.command(epilog="Example: nemo-gitexp checkout latest ../as-it-was")
@@ -483,7 +486,7 @@ def checkout(exp: Exp, directory: Annotated[Path, typer.Argument(metavar="DIR", 
     """Make a directory with the exact state of an experiment, data included."""
     from nemo_gitexp.verbs.checkout import checkout as verb
 
-    answer = verb(_CALL.site(), exp, _CALL.directory / directory, _CALL.console.say)
+    answer = verb(_CALL.site(), exp, _CALL.place(directory), _CALL.console.say)
     sha = answer.document["experiment"]
     text = f"{answer.directory}  is at {sha[:12]}; remove it with: git worktree remove {answer.directory}"
     _CALL.console.answer(text, {"schema": SCHEMA, "experiment": sha, "directory": str(answer.directory)})
@@ -684,6 +687,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _CALL.command = command
     _CALL.console = Console(json="--json" in words)
     _CALL.exit_code = 0
+    if not words and command is None:
+        words = ["--help"]
+        _CALL.exit_code = EXIT_USAGE
     return _guarded(lambda: _invoke(words))
 
 

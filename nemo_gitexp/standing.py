@@ -7,6 +7,10 @@ from typing import NamedTuple, cast
 
 from nemo_gitexp.documents import ExperimentDoc
 
+STATUSES = (
+    *("recorded", "launched", "running", "requeued"),
+    *("completed", "failed", "cancelled", "lost", "skipped"),
+)
 VERDICTS = ("recorded", "restored", "executed", "metrics", "bitwise")
 
 

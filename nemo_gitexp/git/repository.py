@@ -298,11 +298,24 @@ def _not_open(path: Path, lines: Sequence[str], said: str) -> RepositoryError:
 
 
 def _git_failure(args: Sequence[str], returncode: int, said: str) -> GitCommandError:
-    verb = next((word for word in args if not word.startswith("-")), "git")
-    hint = "free some space, then run the same command again" if "No space left" in said else "git status"
+    values = {place + 1 for place, word in enumerate(args) if word == "-c"}
+    verb = next((word for place, word in enumerate(args) if place not in values and not word.startswith("-")), "git")
     return GitCommandError(
-        f"git {verb} failed: {_last_line(said) or f'exit {returncode}'}", hint=hint, stderr=said, exit_code=returncode
+        f"git {verb} failed: {_last_line(said) or f'exit {returncode}'}",
+        hint=_remedy(said),
+        stderr=said,
+        exit_code=returncode,
     )
+
+
+def _remedy(said: str) -> str:
+    if "No space left" in said:
+        return "free some space, then run the same command again"
+    if "git-lfs" in said or "filter lfs" in said:
+        return "git lfs install && git lfs pull"
+    if "filter" in said and ("smudge" in said or "clean" in said):
+        return "git config --get-regexp '^filter'"
+    return "git status"
 
 
 def _last_line(said: str) -> str:

@@ -15,12 +15,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_gitexp.errors import GitCommandError, RepositoryError, SnapshotRefusedError
 from nemo_gitexp.git.objects import list_gitlinks
 from nemo_gitexp.git.repository import CommitSha, Repository, TreeSha
+from nemo_gitexp.git.worktree import list_worktrees
 from nemo_gitexp.owners import owner_token
 
 MEGABYTE = 1_000_000
@@ -128,7 +129,7 @@ def take_snapshot(repository: Repository, limits: SnapshotLimits, look: Look) ->
             likely secrets, or untracked files that are too large; `paths` names them.
     """
     index = _parse_index(look.index())
-    status = _parse_status(look.status())
+    status = _without_worktrees(repository, _parse_status(look.status()))
     if status.head == "(initial)":
         raise RepositoryError("the repository has no commit yet", hint='git add -A && git commit -m "first commit"')
     submodules = _populated_submodules(repository, index)
@@ -138,6 +139,16 @@ def take_snapshot(repository: Repository, limits: SnapshotLimits, look: Look) ->
     head_tree = TreeSha(repository.text("rev-parse", f"{head}^{{tree}}"))
     tree = _write_tree(repository, paths) if paths else head_tree
     return Snapshot(head, tree, tree != head_tree, status.untracked, submodules)
+
+
+def _without_worktrees(repository: Repository, status: _Status) -> _Status:
+    """Leave out linked worktrees of this very repository that lie in its work tree: they are other states of it."""
+    nested = [path for path in status.untracked if path.endswith("/")]
+    if not nested:
+        return status
+    own = {directory.resolve() for directory in list_worktrees(repository)}
+    left_out = {path for path in nested if (repository.root / path).resolve() in own}
+    return replace(status, untracked=tuple(path for path in status.untracked if path not in left_out))
 
 
 def _write_tree(repository: Repository, paths: Sequence[str]) -> TreeSha:

@@ -65,8 +65,10 @@ def list_worktrees(repository: Repository) -> list[Path]:
 
 def remove_worktree(repository: Repository, directory: Path) -> None:
     """Remove a worktree of ours and all that was in it; nothing happens when it is gone already."""
-    for gitlink in _nested_worktrees(directory):
-        shutil.rmtree(gitlink, ignore_errors=True)
+    for nested in reversed(_nested_worktrees(directory)):
+        # By its own repository, which keeps a note of it; what git refuses is removed all the same.
+        repository.find_text("-C", str(nested), "worktree", "remove", "--force", "--force", "--", str(nested))
+        shutil.rmtree(nested, ignore_errors=True)
     try:
         repository.run("worktree", "remove", "--force", "--force", "--", str(directory))
     except GitCommandError:
@@ -221,12 +223,11 @@ def _not_cleaned(repository: Repository, directory: Path, entries: Sequence[Tree
 
 
 def _nested_worktrees(directory: Path) -> list[Path]:
-    """Return directories below that are worktrees of submodules (git refuses to remove a worktree holding them)."""
+    """Return directories below that are worktrees of submodules, outer ones first; git removes nothing around them."""
     found = []
-    for base, names, files in os.walk(directory):
+    for base, _, files in os.walk(directory):
         if ".git" in files and base != str(directory):
             found.append(Path(base))
-            names.clear()
     return found
 
 

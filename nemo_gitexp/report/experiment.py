@@ -68,6 +68,14 @@ def render_run_summary(document: ExperimentDoc, *, style: Style) -> str:
     return "".join(lines) + _after_run(document)
 
 
+def render_outputs(outputs: Iterable[OutputDoc]) -> str:
+    """Return one line an output: path, size, where it is kept, digest."""
+    return "".join(
+        f"{safe_text(item['path'])}  {item['size_bytes']} bytes  {item['keep']}  {item['digest'] or item['sha256']}\n"
+        for item in outputs
+    )
+
+
 def render_status(documents: Iterable[ExperimentDoc], *, style: Style) -> str:
     """Return one line an experiment: where it stands, where it runs, since when."""
     rows = [
@@ -208,6 +216,8 @@ def _tasks(tasks: Sequence[Mapping[str, object]], style: Style) -> str:
 
 
 def _next_commands(document: ExperimentDoc, style: Style) -> str:
+    if not document["experiment"]:
+        return ""  # planned, not recorded: there is no name to call it by
     sha = short_hash(document["experiment"], 12)
     base, tip = short_hash(document["code"]["base"], 12), short_hash(document["result"] or document["experiment"], 12)
     commands = [

@@ -21,11 +21,13 @@ from nemo_gitexp.report.terminal import (
     human_time,
     render_table,
     short_hash,
+    shorten,
     value_text,
 )
 from nemo_gitexp.where import MISSING, parse_where_path, resolve
 
 _METRIC_COLUMNS = 2
+_WIDEST_TITLE = 40
 _TITLES = {"duration_s": "took", "reproductions": "reproduced"}
 _CSV_COLUMNS = (
     "experiment", "study", "name", "status", "started", "duration_s", "seed", "config_hash", "purpose",
@@ -126,7 +128,8 @@ def _title(column: str) -> str:
     title = _TITLES.get(column)
     if title is not None:
         return title
-    return ".".join(parse_where_path(column)).removeprefix("metrics.").removeprefix("config.")
+    name = ".".join(parse_where_path(column)).removeprefix("metrics.").removeprefix("config.")
+    return shorten(name, _WIDEST_TITLE)
 
 
 def _alignment(rows: Sequence[Sequence[Cell]], columns: Sequence[str]) -> str:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nemo_gitexp.catalog import Site, list_entries, refresh
-from nemo_gitexp.errors import RecordError
+from nemo_gitexp.errors import RecordError, UsageError
 from nemo_gitexp.listing import Entry
+from nemo_gitexp.standing import STATUSES
 from nemo_gitexp.tips import list_tips
 
 if TYPE_CHECKING:
@@ -31,10 +32,11 @@ class LogOptions:
 
 @dataclass(frozen=True, slots=True)
 class LogAnswer:
-    """The listed experiments, how many more matched, and remarks: what cannot be read, columns that nothing has."""
+    """What is listed, how many more match, how many there are; remarks: what cannot be read, columns nothing has."""
 
     entries: list[Entry]
     n_more: int
+    n_all: int
     remarks: list[str]
 
 
@@ -42,9 +44,11 @@ def log(site: Site, options: LogOptions) -> LogAnswer:
     """Return experiments, newest first unless sorted otherwise.
 
     Raises:
-        UsageError: `where` or `sort` cannot be read.
+        UsageError: `where` or `sort` cannot be read, or there is no such status.
     """
     predicate = _predicate(options.where)
+    if options.status is not None and options.status not in STATUSES:
+        raise UsageError(f"there is no status {options.status}", hint=f"one of {', '.join(STATUSES)}")
     tips, live = refresh(site, list_tips(site.repository))
     tips.sort(key=lambda tip: (tip.created, tip.name), reverse=True)
     wanted = [tip for tip in tips if options.study in (None, tip.study)]
@@ -65,7 +69,7 @@ def log(site: Site, options: LogOptions) -> LogAnswer:
         entries = _sorted(entries, options.sort)
     shown = entries if limit is None else entries[:limit]
     more = len(entries) - len(shown) + (0 if needs_all else len(wanted) - len(head))
-    return LogAnswer(shown, more, faults + _unknown_columns(shown, options))
+    return LogAnswer(shown, more, len(tips), faults + _unknown_columns(shown, options))
 
 
 def _predicate(text: str | None) -> Predicate | None:

@@ -103,6 +103,8 @@ def test_a_nested_submodule_that_is_missing_is_named(work: Work, tmp_path: Path)
     work.git("submodule", "--quiet", "update", "--init", "--recursive")
     work.commit()
     work.gitexp("run", "--", "python", "train.py")
+    for place in ("deps/lib", "deps/lib/nested"):  # the workspaces of submodules leave no note behind
+        assert len(work.git("-C", place, "worktree", "list").splitlines()) == 1
     clone = cloned(work, tmp_path / "clone")
     clone.git("config", "protocol.file.allow", "always")
     clone.git("submodule", "--quiet", "update", "--init")

@@ -71,6 +71,14 @@ def test_a_column_that_nothing_has_is_named(work: Work) -> None:
     assert "no experiment here has metrics.los; there is metrics.loss" in answered.err
     assert "no experiment here has speed" in answered.err
     assert work.gitexp("log", "--sort", "loss", "--columns", "name,duration_s,lr").err == ""
+    assert work.gitexp("log", "--columns", ",").out == work.gitexp("log").out
+
+
+def test_what_matches_nothing_says_so(work: Work) -> None:
+    assert work.gitexp("log", "--where", "lr > 100").out == "no experiment matches\n"
+    assert rates(work, "--where", "lr > 100") == []
+    error = work.gitexp("log", "--status", "done", "--json", code=2).json["error"]
+    assert "completed" in error["hint"]
 
 
 def test_columns_and_csv(work: Work) -> None:

@@ -346,3 +346,12 @@ def test_another_submodule_state_is_missed_when_its_commit_is_gone(work: Work, t
 @pytest.mark.parametrize("args", [["--again"], ["--again", "-C", "."]])
 def test_global_options_may_stand_behind_the_verb(work: Work, args: list[str]) -> None:
     assert work.gitexp("run", *args, "--record-only", "--json", "--", "python", "train.py").json["status"] == "recorded"
+
+
+def test_a_linked_worktree_inside_the_work_tree_is_another_state(work: Work) -> None:
+    work.git("worktree", "add", "-q", "-b", "feature", "trees/feature")
+    ran = work.gitexp("run", "--json", "--", "python", "train.py").json
+    assert (ran["status"], ran["code"]["dirty"], ran["code"]["untracked"]) == ("completed", False, [])
+    work.env["NEMO_GITEXP_WORKSPACE_ROOT"] = str(work.root / "spaces")
+    work.gitexp("run", "--again", "--keep", "--", "python", "train.py")
+    assert work.gitexp("run", "--json", "--", "python", "train.py").json["duplicate_of"]

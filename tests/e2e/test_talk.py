@@ -225,3 +225,31 @@ def test_a_command_without_the_dashes_is_shown_with_them(work: Work) -> None:
         .json["error"]["hint"]
         .startswith("nemo-gitexp run -- python")
     )
+
+
+def test_a_path_of_a_study_is_answered_with_its_name(work: Work) -> None:
+    work.gitexp("init", "--study", "s9")
+    for typed in ("experiments/s9", "s9/experiment.yaml", "./experiments/s9/experiment.yaml"):
+        assert work.gitexp("run", typed, "--json", code=2).json["error"]["hint"] == "nemo-gitexp run s9"
+
+
+def test_nothing_typed_is_answered_with_the_help(work: Work) -> None:
+    bare = work.gitexp(code=2)
+    assert bare.out == work.gitexp("--help").out
+    assert bare.err == ""
+
+
+def test_places_are_named_without_detours(work: Work, tmp_path: Path) -> None:
+    work.write("deep/x", "")
+    ran = work.gitexp("run", "--json", "--", "python", "train.py").json
+    answer = work.gitexp("checkout", ran["experiment"], "../../there", "--json", cwd=work.root / "deep").json
+    assert answer["directory"] == str(work.root.parent / "there")
+    got = work.gitexp("outputs", "latest", "--get", "../../got", "--json", cwd=work.root / "deep").json
+    assert got["written"] == [str(work.root.parent / "got/weights.txt")]
+
+
+def test_names_of_outputs_cannot_command_a_terminal(work: Work) -> None:
+    work.write("odd.py", "import os\nopen(os.environ['GITEXP_OUTPUTS'] + '/a\\x1b[31mred\\nb', 'w').write('1')\n")
+    work.gitexp("run", "--", "python", "odd.py")
+    (line,) = work.gitexp("outputs", "latest").out.splitlines()
+    assert line.isprintable()
