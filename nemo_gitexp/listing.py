@@ -18,7 +18,9 @@ from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.standing import Standing, stand
 
-VERSION = 2
+TABLE = "entries_2"
+"""Its number changes with the columns and with what a document says."""
+
 MOST_MARKS = 200
 """SQLite takes a limited number of parameters (999 in old builds); a longer selection reads all rows."""
 
@@ -93,29 +95,31 @@ def _parsed(text: bytes) -> ExperimentDoc:
 
 
 def _write_rows(path: Path, entries: Mapping[str, Entry]) -> None:
-    rows = [(tip, VERSION, str(entry.standing), crc32(entry.text), entry.text) for tip, entry in entries.items()]
-    layout = "tip TEXT PRIMARY KEY, version INT, standing TEXT, crc INT, document BLOB"
+    rows = [(tip, str(entry.standing), crc32(entry.text), entry.text) for tip, entry in entries.items()]
+    layout = "tip TEXT PRIMARY KEY, standing TEXT, crc INT, document BLOB"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path, timeout=1)) as database, database:
-            database.execute(f"CREATE TABLE IF NOT EXISTS entries ({layout})")
-            database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?)", rows)
-    except (sqlite3.Error, OSError):
-        # A cache that cannot be written (read-only, full disk) costs time, never an answer.
+            database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} ({layout})")
+            database.executemany(f"INSERT OR REPLACE INTO {TABLE} VALUES (?, ?, ?, ?)", rows)  # noqa: S608
+    except (sqlite3.OperationalError, OSError):
+        # A cache that cannot be written (read-only, full disk, in use) costs time, never an answer.
         return
+    except sqlite3.DatabaseError:  # damaged: the next listing makes a new one
+        path.unlink(missing_ok=True)
 
 
 def _read_rows(path: Path, tips: Collection[str]) -> list[tuple[str, str, bytes]]:
     """Return (tip, standing, text) of the tips that are there; what is damaged is not."""
     if not path.exists():
         return []
-    query = "SELECT tip, standing, crc, document FROM entries WHERE version = ?"
+    query = f"SELECT tip, standing, crc, document FROM {TABLE}"  # noqa: S608 - our own words
     some = list(tips) if len(tips) <= MOST_MARKS else []
     if some:
-        query += f" AND tip IN ({','.join('?' * len(some))})"
+        query += f" WHERE tip IN ({','.join('?' * len(some))})"
     try:
         with closing(sqlite3.connect(path)) as database:
-            rows = database.execute(query, (VERSION, *some)).fetchall()
+            rows = database.execute(query, some).fetchall()
     except sqlite3.Error:
         return []
     return [
