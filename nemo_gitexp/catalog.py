@@ -17,7 +17,6 @@ from nemo_gitexp.facts import Fact, list_facts
 from nemo_gitexp.git.objects import find_ref
 from nemo_gitexp.git.repository import Repository, Running
 from nemo_gitexp.listing import Entry, list_documents
-from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, give_up, inspect_run, is_reproduction, list_run_directories
 from nemo_gitexp.settings import Settings, read_settings
@@ -192,6 +191,8 @@ def find_current(site: Site, text: str, tips: Sequence[Tip] | None = None) -> Fo
         AmbiguousExperimentError: several have it.
         RecordError: it cannot be read.
     """
+    from nemo_gitexp.lookup import find_experiment
+
     return read_current(site, find_experiment(site.repository, text, tips))
 
 

@@ -8,11 +8,12 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from nemo_gitexp.metrics import MetricRow, row_metrics
-from nemo_gitexp.report.experiment import metrics_line
 from nemo_gitexp.report.terminal import Style, human_duration, safe_text
+
+if TYPE_CHECKING:
+    from nemo_gitexp.metrics import MetricRow
 
 PIPED_WIDTH = 200
 PROGRESS_EVERY_S = 0.2
@@ -105,6 +106,9 @@ class TerminalWatcher:
         if not self._live or elapsed_s - self._last < PROGRESS_EVERY_S:
             return
         self._last = elapsed_s
+        from nemo_gitexp.metrics import row_metrics
+        from nemo_gitexp.report.experiment import metrics_line
+
         step = f"  step {row['step']}" if row and row.get("step") is not None else ""
         metrics = f"  {metrics_line(row_metrics(row))}" if row else ""
         width = shutil.get_terminal_size((80, 24)).columns

@@ -5,7 +5,6 @@ Only fixed paths are written (fast-import checks none), and only full hex shas a
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from typing import IO, BinaryIO, cast
 
 from nemo_gitexp.errors import GitCommandError
 from nemo_gitexp.git.repository import FULL_SHA, CommitSha, Identity, RefName, Repository, TreeSha
-from nemo_gitexp.owners import owner_token
 
 TEMPORARY_REFS = "refs/gitexp-tmp/"
 """Where a commit waits until its ref moves; what a killed process leaves here means nothing."""
@@ -192,6 +190,10 @@ def delete_ref(repository: Repository, ref: str, old: str) -> None:
 
 def temporary_ref() -> RefName:
     """Return a ref for a commit that waits; it is named after this process, should it be killed."""
+    import uuid
+
+    from nemo_gitexp.owners import owner_token  # reading needs no owner
+
     return RefName(f"{TEMPORARY_REFS}{owner_token()}.{uuid.uuid4().hex}")
 
 
