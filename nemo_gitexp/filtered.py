@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from nemo_gitexp.data.verified import VerifiedFiles
 from nemo_gitexp.errors import WorkspaceError
 from nemo_gitexp.git.changes import list_files
 from nemo_gitexp.git.filters import find_filtered
@@ -69,6 +68,8 @@ _NONE = FilteredFiles((), 0, None)
 
 def _digest(repository: Repository, root: Path, paths: list[str]) -> str | None:
     """Return the md5 over `<md5>  <path>` lines; None when one is not there (a sparse work tree)."""
+    from nemo_gitexp.data.verified import VerifiedFiles  # most repositories have no filter
+
     with VerifiedFiles(repository.state_dir / "verified.db") as verified:
         try:
             sums = verified.md5s([root / path for path in paths])

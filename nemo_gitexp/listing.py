@@ -7,7 +7,6 @@ listing neither reads nor writes JSON.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -95,6 +94,8 @@ def _parsed(text: bytes) -> ExperimentDoc:
 
 
 def _write_rows(path: Path, entries: Mapping[str, Entry]) -> None:
+    import sqlite3
+
     rows = [(tip, str(entry.standing), crc32(entry.text), entry.text) for tip, entry in entries.items()]
     layout = "tip TEXT PRIMARY KEY, standing TEXT, crc INT, document BLOB"
     try:
@@ -113,6 +114,8 @@ def _read_rows(path: Path, tips: Collection[str]) -> list[tuple[str, str, bytes]
     """Return (tip, standing, text) of the tips that are there; what is damaged is not."""
     if not path.exists():
         return []
+    import sqlite3  # 2 ms, for those who list
+
     query = f"SELECT tip, standing, crc, document FROM {TABLE}"  # noqa: S608 - our own words
     some = list(tips) if len(tips) <= MOST_MARKS else []
     if some:

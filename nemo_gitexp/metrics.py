@@ -6,7 +6,6 @@ names of `jsontext` ("NaN", "Infinity", "-Infinity").
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -385,6 +384,8 @@ def _mapping_records(document: Mapping[str, JsonValue]) -> Iterator[Mapping[str,
 
 
 def _csv_records(text: bytes, delimiter: str) -> Iterator[Mapping[str, object]]:
+    import csv
+
     try:
         lines = io.StringIO(text.decode("utf-8-sig"), newline="")
         for record in csv.DictReader(lines, delimiter=delimiter, restkey="", skipinitialspace=True):

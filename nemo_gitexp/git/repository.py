@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NewType, cast
 
@@ -89,6 +89,7 @@ class Repository:
     common_dir: Path
     object_format: str
     shallow: bool
+    _config: Running = field(repr=False, compare=False)
 
     @property
     def zero_sha(self) -> str:
@@ -145,9 +146,9 @@ class Repository:
             return None
 
     def config(self) -> dict[str, str]:
-        """Return the effective git configuration, keys in lower case, the last value of each."""
+        """Return git's effective configuration as it was when this was opened: keys in lower case, last values."""
         values: dict[str, str] = {}
-        for item in self.run("config", "--null", "--list").decode("utf-8", "surrogateescape").split("\0"):
+        for item in self._config.wait().decode("utf-8", "surrogateescape").split("\0"):
             key, _, value = item.partition("\n")
             if key:
                 section, dot, rest = key.partition(".")
@@ -244,6 +245,7 @@ def open_repository(path: Path) -> Repository:
     if not path.is_dir():
         raise NotARepositoryError(f"no directory {path}", hint="nemo-gitexp -C DIR … with an existing directory")
     version = Running(lambda: _run_git(["version"], path, {}).stdout)
+    config = Running(lambda: _run_git(["config", "--null", "--list"], path, {}).stdout)
     words = ["rev-parse", "--is-bare-repository", "--absolute-git-dir", "--git-common-dir"]
     words += ["--is-shallow-repository", "--show-object-format", "--show-toplevel"]
     done = _run_git(words, path, {})
@@ -252,7 +254,7 @@ def open_repository(path: Path) -> Repository:
     if done.returncode != 0 or len(lines) < 6:
         raise _not_open(path, lines, done.said)
     common = Path(os.path.normpath(path / lines[2]))
-    return Repository(Path(lines[5]), Path(lines[1]), common.resolve(), lines[4], lines[3] == "true")
+    return Repository(Path(lines[5]), Path(lines[1]), common.resolve(), lines[4], lines[3] == "true", config)
 
 
 def _require_version(said: str) -> None:

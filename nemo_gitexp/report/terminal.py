@@ -7,7 +7,6 @@ Tables are written by hand because rich needs a second for 1,000 rows.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -115,6 +114,8 @@ def text_width(text: str) -> int:
     """Return how many columns the text takes; East Asian wide characters take two, combining ones none."""
     if text.isascii():
         return len(text)
+    import unicodedata  # a millisecond, and most text is ASCII
+
     return sum(
         0 if unicodedata.combining(char) or char in _JOINERS else 1 + (unicodedata.east_asian_width(char) in "WF")
         for char in text

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from nemo_gitexp.asked import Asked
 from nemo_gitexp.catalog import Site, list_entries, recorded_document, refresh
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.duplicates import find_duplicates, near_duplicate
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.handover import Background
 from nemo_gitexp.owners import taking_turns
@@ -119,6 +118,8 @@ def _earlier(site: Site, plan: Plan, watcher: Watcher) -> RunAnswer | None:
 
     One that is nearly the same is worth a line.
     """
+    from nemo_gitexp.duplicates import find_duplicates, near_duplicate
+
     tips = list_tips(site.repository)
     same = find_duplicates(plan, tips)
     entries = [listed.item for listed in list_entries(site, *refresh(site, same))] if same else []
