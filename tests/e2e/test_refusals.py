@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from builder import SCRIPT, Work, make_work
+from residue import expect_nothing_left
 
 from nemo_gitexp.asked import read_study
 from nemo_gitexp.errors import DefinitionError
@@ -321,10 +322,11 @@ def mount(tmp_path: Path) -> Iterator[Callable[..., None]]:
 
 def test_a_read_only_repository_can_be_read_and_not_written(work: Work, mount: Callable[..., None]) -> None:
     ran = work.gitexp(*RUN).json
-    shutil.rmtree(work.root / ".git/gitexp", ignore_errors=True)
+    expect_nothing_left(work)
     mount(work.root, "--bind", str(work.root))
     mount(work.root, "-o", "remount,ro,bind")
-    for args in (RUN, ("init", "--json"), ("reproduce", "latest", "--json")):
+    assert work.gitexp(*RUN).json["duplicate_of"] == ran["experiment"]
+    for args in ((*RUN, "--lr", "0.5"), ("init", "--json"), ("reproduce", "latest", "--json")):
         error = refused(work, *args)
         assert error["type"] in ("StateDirectoryError", "GitCommandError")
         assert "ead-only" in error["message"]
