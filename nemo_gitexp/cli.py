@@ -440,7 +440,7 @@ def log(
         table = render_log_csv(documents, chosen)
         _CALL.console.print(safe_text(table, multiline=True) if sys.stdout.isatty() else table)
     elif not documents and answer.n_all:
-        _CALL.console.print("no experiment matches\n")
+        _CALL.console.print("none can be read\n" if answer.remarks else "no experiment matches\n")
     else:
         _CALL.console.print(render_log(documents, chosen, style=_CALL.console.style))
         if answer.n_more:

@@ -255,7 +255,8 @@ def _parse_experiment(tip: Tip, blobs: Sequence[bytes | None]) -> Experiment:
     texts = dict(zip(("experiment.json", "config.json", "result.json", "run.json"), blobs, strict=True))
     source = f"{tip.sha[:12]}:{record_directory(tip.study)}"
     if texts["experiment.json"] is None or texts["config.json"] is None:
-        raise RecordError(f"{source} holds no experiment", hint=f"git show {tip.sha[:12]} --stat", source=source)
+        hint = f"git show {tip.sha[:12]} --stat; in a partial clone: git fetch, where its remote can be reached"
+        raise RecordError(f"{source} holds no experiment, or not here", hint=hint, source=source)
     record = _document(parse_record, texts["experiment.json"], f"{source}/experiment.json")
     if (record.study, record.name) != (tip.study, tip.name):
         raise RecordError(

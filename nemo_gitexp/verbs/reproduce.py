@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from nemo_gitexp.catalog import Site, document_of
+from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.collect import discard_workspace, keep_outputs, output_store, read_leavings
 from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
 from nemo_gitexp.errors import UsageError, WorkspaceError
@@ -18,7 +18,6 @@ from nemo_gitexp.facts import write_fact
 from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.launch import Launcher
-from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.result import (
     RunLeavings,
@@ -34,7 +33,7 @@ from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.settings import require_local
 from nemo_gitexp.sitevalues import bind_text
-from nemo_gitexp.store import Experiment, read_experiments, verify_experiment
+from nemo_gitexp.store import Experiment, verify_experiment
 from nemo_gitexp.streams import recorded_rows
 from nemo_gitexp.surroundings import ENVIRONMENT_MODES, Surroundings, compare_surroundings, find_surroundings
 from nemo_gitexp.verbs.launch import LauncherFactory, follow_or_cancel
@@ -99,14 +98,13 @@ def reproduce(
         raise UsageError(f"--env {options.env_mode}: no such mode", hint=f"one of {', '.join(ENVIRONMENT_MODES)}")
     if options.times < 1 or (options.steps is not None and options.steps < 1):
         raise UsageError("--times and --steps count from 1", hint="nemo-gitexp reproduce EXP --times 2")
-    tip = find_experiment(site.repository, text)
-    document = document_of(site, tip)
-    (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
+    found = find_current(site, text)
+    experiment, document = found.experiment, found.document
     verify_experiment(site.repository, experiment)
     cost = _cost(document)
     if options.plan_only:
         return ReproduceAnswer(document, None, 0, cost)
-    _require_confirmed(site, options, cost, tip.record)
+    _require_confirmed(site, options, cost, experiment.sha)
     require_local(site.settings, options.executor or experiment.record.executor)
     _require_fresh_roots(experiment, site.settings.site)
     around = find_surroundings(site, experiment, options.env_mode, env, watcher.say)
