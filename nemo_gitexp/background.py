@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nemo_gitexp.catalog import Site, open_site
 from nemo_gitexp.errors import GitexpError
-from nemo_gitexp.execution import Conditions, Silence, announce, iso_now, start_run
+from nemo_gitexp.execution import Conditions, Silence, after_start, iso_now, start_run
 from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.handover import accept, take_order
 from nemo_gitexp.jsontext import JsonValue, render_json
@@ -21,7 +21,6 @@ from nemo_gitexp.launch import Supervisor
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.store import read_experiments
-from nemo_gitexp.tidy import tidy
 from nemo_gitexp.worker.machine import started_document
 
 
@@ -53,14 +52,15 @@ def _start(site: Site, paths: RunPaths, conditions: Conditions, supervisor: Supe
         tip = find_experiment(site.repository, paths.run.partition(".")[0])
         (experiment,) = read_experiments(site.repository, [tip])
         start_run(site, experiment, paths, conditions, supervisor, watcher)
-        announce(site, experiment, paths, site.repository.committer(), watcher)
-        tidy(site)
-    except GitexpError as error:
+    except Exception as error:
         # Nobody is there to read an error: the run's own directory keeps it, and whoever looks records it.
         paths.root.mkdir(parents=True, exist_ok=True)
         write_beside(paths.launching, launching)
-        write_beside(paths.refused, render_json({"message": f"{type(error).__name__}: {error.message}"}))
-        return error.exit_code
+        write_beside(paths.refused, render_json({"message": f"{type(error).__name__}: {error}"}))
+        if isinstance(error, GitexpError):
+            return error.exit_code
+        raise
+    after_start(site, experiment, paths, watcher)
     return 0
 
 

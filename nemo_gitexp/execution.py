@@ -20,12 +20,12 @@ from nemo_gitexp.catalog import Site, current_tip
 from nemo_gitexp.collect import collect_run, discard_run, read_pieces, tail_lines
 from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.facts import write_fact
-from nemo_gitexp.git.repository import Identity
 from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, give_up, inspect_run, leave_cancelled, request_cancel
 from nemo_gitexp.store import Experiment, read_experiments
+from nemo_gitexp.tidy import tidy
 from nemo_gitexp.tips import Tip
 from nemo_gitexp.workspace import restore
 
@@ -92,41 +92,16 @@ def start_run(
         MissingDataError: data that is nowhere.
         LaunchError: the launcher did not take it.
     """
-    repository = site.repository
     try:
-        workspace = restore(
-            repository,
-            experiment.sha,
-            experiment.record,
-            site.workspace_root / paths.run,
-            site.git_config,
-            progress=watcher.say,
-        )
-        prepare_run(
-            paths,
-            RunRequest(
-                sha=experiment.sha,
-                record=experiment.record,
-                config=experiment.config,
-                workspace=workspace,
-                user_root=repository.root,
-                common_dir=repository.common_dir,
-                interpreter=conditions.interpreter,
-                probe_interpreter=conditions.probe_interpreter,
-                reproduction=conditions.reproduction,
-                stop_after_steps=conditions.stop_after_steps,
-                keep_workspace=conditions.keep,
-                site=site.settings.site,
-            ),
-        )
+        _prepare(site, experiment, paths, conditions, watcher)
     except KeyboardInterrupt:
         if conditions.reproduction:
-            discard_run(repository, paths)
+            discard_run(site.repository, paths)
         else:
             leave_cancelled(paths)
         raise
     except BaseException:
-        discard_run(repository, paths)
+        discard_run(site.repository, paths)
         raise
     try:
         launcher.submit(paths)
@@ -134,17 +109,53 @@ def start_run(
         request_cancel(paths, iso_now())
         raise
     except BaseException:
-        discard_run(repository, paths)
+        discard_run(site.repository, paths)
         raise
 
 
-def announce(site: Site, experiment: Experiment, paths: RunPaths, who: Identity, watcher: Watcher) -> None:
-    """Make the run visible to other clones by a fact; it goes on without, where the fact cannot be written."""
+def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Conditions, watcher: Watcher) -> None:
+    repository = site.repository
+    workspace = restore(
+        repository,
+        experiment.sha,
+        experiment.record,
+        site.workspace_root / paths.run,
+        site.git_config,
+        progress=watcher.say,
+    )
+    prepare_run(
+        paths,
+        RunRequest(
+            sha=experiment.sha,
+            record=experiment.record,
+            config=experiment.config,
+            workspace=workspace,
+            user_root=repository.root,
+            common_dir=repository.common_dir,
+            interpreter=conditions.interpreter,
+            probe_interpreter=conditions.probe_interpreter,
+            reproduction=conditions.reproduction,
+            stop_after_steps=conditions.stop_after_steps,
+            keep_workspace=conditions.keep,
+            site=site.settings.site,
+        ),
+    )
+
+
+def after_start(site: Site, experiment: Experiment, paths: RunPaths, watcher: Watcher) -> None:
+    """Do what can wait until the job is on its way: tell other clones by a fact, tidy up.
+
+    The job goes on whatever comes of it, and so does whoever follows it.
+    """
     document: Mapping[str, str] = {"at": iso_now(), "run": paths.run, "executor": experiment.record.executor}
     try:
-        write_fact(site.repository, experiment.sha, "launched", document, who)
+        write_fact(site.repository, experiment.sha, "launched", document, site.repository.committer())
     except GitexpError as fault:
         watcher.say(f"warning: other clones cannot see that it runs: {fault.message}")
+    try:
+        tidy(site)
+    except (GitexpError, OSError) as fault:
+        watcher.say(f"warning: what killed processes left was not tidied up: {fault}")
 
 
 def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:

@@ -12,7 +12,7 @@ from nemo_gitexp.errors import AlreadyFinishedError
 from nemo_gitexp.execution import (
     Conditions,
     Watcher,
-    announce,
+    after_start,
     cancel_and_wait,
     finish_run,
     follow_run,
@@ -29,7 +29,6 @@ from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.settings import require_local
 from nemo_gitexp.store import Experiment, read_experiments, verify_experiment
-from nemo_gitexp.tidy import tidy
 from nemo_gitexp.tips import Tip
 from nemo_gitexp.verbs.run import RunAnswer, RunOptions
 
@@ -106,8 +105,7 @@ def execute(
     conditions = Conditions(interpreter, probe_interpreter, keep=options.keep)
     try:
         start_run(site, experiment, reserved, conditions, launcher, watcher)
-        announce(site, experiment, reserved, site.repository.committer(), watcher)
-        tidy(site)  # here it costs nobody time: the job is on its way
+        after_start(site, experiment, reserved, watcher)
         state, interrupted = follow_run(reserved, watcher), False
     except KeyboardInterrupt:
         state, interrupted = _cancel(reserved, watcher), True
