@@ -23,6 +23,9 @@ from nemo_gitexp.worker.machine import HEARTBEAT_S, host_digest
 SILENCE_S = 30 * HEARTBEAT_S
 """A worker on another host that has not touched its file for that long is dead."""
 
+STATE_FILE_BYTES = 1 << 30
+"""A plan and a result name every data and output file: 100,000 of them take 20 MB, more than any record may."""
+
 OBSERVERS_FILES = ("log.gz", "cancel.json", "abandoned.json")
 """What others than the run itself write: no part of what it left."""
 
@@ -125,9 +128,9 @@ def give_up(paths: RunPaths) -> bool:
 
 
 def read_state_file(path: Path) -> Mapping[str, JsonValue]:
-    """Return a small JSON file of a run directory, empty when it is not there or not whole."""
+    """Return a JSON file of a run directory, empty when it is not there or not whole."""
     try:
-        document = parse_json(path.read_bytes(), path.name)
+        document = parse_json(path.read_bytes(), path.name, limit_bytes=STATE_FILE_BYTES)
     except (OSError, DocumentError):
         return {}
     return document if isinstance(document, Mapping) else {}

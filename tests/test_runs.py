@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from nemo_gitexp.rundir import RunPaths, reserve_run
-from nemo_gitexp.runs import SILENCE_S, give_up, inspect_run, last_write, leave_cancelled, list_run_directories
+from nemo_gitexp.runs import (
+    SILENCE_S,
+    give_up,
+    inspect_run,
+    last_write,
+    leave_cancelled,
+    list_run_directories,
+    read_state_file,
+)
 from nemo_gitexp.worker.machine import process_document, started_document
 
 RECORD = "a" * 40
@@ -54,6 +62,13 @@ def test_a_supervisor_then_a_worker_then_a_result_decide(run: RunPaths) -> None:
     assert inspect_run(run).status == "dead"
     say(run.result, {"status": "completed"})
     assert inspect_run(run).status == "finished"
+
+
+def test_a_result_that_names_more_than_a_hundred_thousand_files_is_read(run: RunPaths) -> None:
+    files = [[f"images/class-{number % 1000:04d}/{number:08d}.jpeg", "0" * 32, number] for number in range(120_000)]
+    say(run.result, {"status": "completed", "outputs": [{"path": "images", "files": files}]})
+    assert run.result.stat().st_size > 8 * 1024 * 1024
+    assert read_state_file(run.result)["status"] == "completed"
 
 
 def test_a_refusal_of_the_launcher_is_the_reason(run: RunPaths) -> None:
