@@ -107,7 +107,7 @@ def _plan(paths: RunPaths, request: RunRequest) -> JsonValue:
         "keep_workspace": request.keep_workspace,
         "cwd": str(workspace.path / record.workdir),
         "user_root": str(request.user_root),
-        "site": site_words(request.site),
+        "site": site_words(request.site, [output.path for output in record.outputs]),
         "home": os.path.expanduser("~"),  # noqa: PTH111 - text to be recognised in messages, no path to open
         "trusted_roots": [str(request.common_dir), str(paths.root)],
         "entry": entry,

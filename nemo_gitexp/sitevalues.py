@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from nemo_gitexp.errors import SettingsError
 from nemo_gitexp.jsontext import JsonValue
@@ -51,6 +51,14 @@ def bind_text(text: str, site: Mapping[str, str]) -> str:
     return _REFERENCE.sub(bound, text)
 
 
-def site_words(site: Mapping[str, str]) -> dict[str, str]:
-    """Return for each site value the word that stands for it in records."""
-    return {value: f"${{site:{name}}}" for name, value in site.items() if value}
+def site_words(site: Mapping[str, str], texts: Iterable[str]) -> dict[str, str]:
+    """Return for each site value the word that stands for it in records, the same on every machine.
+
+    Args:
+        site: values by name; git keeps no case of a name.
+        texts: of the record; a name is spelled as in them, else in lower case.
+    """
+    spelled = {match[1].lower(): match[0] for text in texts for match in _REFERENCE.finditer(text)}
+    words = {value: f"${{site:{name.lower()}}}" for name, value in site.items() if value}
+    # Of two names with one value, the one that the record knows counts.
+    return words | {value: spelled[name.lower()] for name, value in site.items() if value and name.lower() in spelled}

@@ -8,14 +8,14 @@ import pytest
 from builder import Work
 
 from nemo_gitexp.errors import SettingsError
-from nemo_gitexp.sitevalues import bind_site, bind_text
+from nemo_gitexp.sitevalues import bind_site, bind_text, site_words
 
 DEFINITION = """\
 purpose: writes its checkpoint where this machine has room
 command: python train.py {config}
 config: {scratch: "${site:scratch}/tmp", lr: 0.1}
 outputs:
-  - {path: "${site:scratch}/ckpt", keep: in-place}
+  - {path: "${site:SCRATCH}/ckpt", keep: in-place}
 """
 TRAIN = """\
 import json, os, sys
@@ -37,6 +37,16 @@ def test_a_value_that_this_machine_lacks_is_named():
     assert refused.value.hint == "git config gitexp.site.scratch VALUE"
 
 
+def test_the_word_for_a_value_is_spelled_as_in_the_record_whatever_this_machine_calls_it():
+    texts = ["${site:Scratch}/ckpt"]
+    for name in ("scratch", "SCRATCH"):
+        assert site_words({name: "/big", "ACCOUNT": "me"}, texts) == {
+            "/big": "${site:Scratch}",
+            "me": "${site:account}",
+        }
+    assert site_words({"scratch": "/big", "tmp": "/big"}, texts) == {"/big": "${site:Scratch}"}
+
+
 def test_an_output_on_the_site_is_recorded_by_name(work: Work):
     work.write("train.py", TRAIN)
     work.write("experiments/big/experiment.yaml", DEFINITION)
@@ -48,10 +58,12 @@ def test_an_output_on_the_site_is_recorded_by_name(work: Work):
     work.git("config", "gitexp.site.scratch", str(scratch))
     ran = work.gitexp("run", "big", "--json").json
     assert ran["status"] == "completed"
-    assert [output["path"] for output in ran["outputs"]] == ["${site:scratch}/ckpt"]
+    assert [output["path"] for output in ran["outputs"]] == ["${site:SCRATCH}/ckpt"]
     assert ran["config"]["scratch"] == "${site:scratch}/tmp"
     assert str(scratch) not in json.dumps(ran)
     assert (scratch / "ckpt/weights.txt").read_text() == "1"
+    work.gitexp("outputs", ran["experiment"], "--get", str(work.root.parent / "got"))
+    assert (work.root.parent / "got/ckpt/weights.txt").read_text() == "1"
     work.git("config", "gitexp.site.scratch", str(work.root.parent / "elsewhere"))
     verdict = work.gitexp("reproduce", ran["experiment"], "--require", "bitwise", "--json").json
     assert verdict["verdict"] == "bitwise"

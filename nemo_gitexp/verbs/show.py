@@ -14,6 +14,7 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.metrics import MetricRows
 from nemo_gitexp.report.remarks import metrics_remarks, run_remarks
 from nemo_gitexp.result import mappings
+from nemo_gitexp.sitevalues import bind_text
 from nemo_gitexp.store import verify_experiment
 from nemo_gitexp.streams import recorded_rows
 
@@ -56,6 +57,7 @@ def outputs(site: Site, text: str, paths: Sequence[str], target: Path | None) ->
         UsageError: it has no such output.
         MissingDataError: the store does not have its content.
         StateDirectoryError: something else lies at the target.
+        SettingsError: this machine has no value for a `${site:NAME}` in an output's path.
     """
     found = find_current(site, text)
     verify_experiment(site.repository, found.experiment)
@@ -77,21 +79,19 @@ def outputs(site: Site, text: str, paths: Sequence[str], target: Path | None) ->
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """An output, and where it may still lie: in the store, or where the job put it (`keep: in-place`, `digest`)."""
+    """An output, its path below the target, and where it may still lie besides the store: where the job put it."""
 
     path: str
     md5: str
+    name: str
     place: Path
 
     @classmethod
     def find(cls, site: Site, run: str, item: Mapping[str, JsonValue]) -> _Made:
         path = str(item["path"])
-        return cls(path, str(item["md5"]), site.run_root / run / "outputs" / path)
-
-    @property
-    def name(self) -> str:
-        """The path below the target; an output outside the run directory goes by its own name."""
-        return Path(self.path).name if Path(self.path).is_absolute() else self.path
+        bound = bind_text(path, site.settings.site)
+        name = Path(bound).name if Path(bound).is_absolute() else path
+        return cls(path, str(item["md5"]), name, site.run_root / run / "outputs" / bound)
 
 
 def _write(site: Site, sha: str, wanted: Sequence[_Made], target: Path) -> tuple[Path, ...]:
