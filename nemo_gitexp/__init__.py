@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from nemo_gitexp.errors import GitexpError as GitexpError
     from nemo_gitexp.naming import ExperimentNaming as ExperimentNaming
     from nemo_gitexp.tracking import log_metrics as log_metrics
-    from nemo_gitexp.versioning import ExperimentVersioning as ExperimentVersioning
     from nemo_gitexp.versioning import config_hash as config_hash
+    from nemo_gitexp.versions import ExperimentVersioning as ExperimentVersioning
 
 __version__ = "0.1.0"
 
 _ROOMS = {
     "ExperimentNaming": "naming",
-    "ExperimentVersioning": "versioning",
+    "ExperimentVersioning": "versions",
     "GitexpError": "errors",
     "config_hash": "versioning",
     "log_metrics": "tracking",

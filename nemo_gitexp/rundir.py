@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -122,6 +123,21 @@ def write_beside(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_bytes(content)
     beside.replace(path)
+
+
+def save_document(path: Path, content: bytes) -> Path:
+    """Write a file for people, by rename, and return its path; its directory is made.
+
+    Raises:
+        StateDirectoryError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_beside(path, content)
+    except OSError as fault:
+        hint = f"ls -ld {shlex.quote(str(path.parent))}"
+        raise StateDirectoryError(f"cannot write {path}: {fault.strerror}", hint=hint, path=str(path)) from fault
+    return path
 
 
 def reserve_run(run_root: Path, workspace_root: Path, sha: str, *, reproduction: bool = False) -> RunPaths:

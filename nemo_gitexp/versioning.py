@@ -13,8 +13,6 @@ from nemo_gitexp.errors import CanonicalFormError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.plainform import canonical_text, plain_value
 
-SHORT_HASH = 8
-
 
 def plain_config(config: object) -> dict[str, JsonValue]:
     """Return the configuration as `config.json` holds it: dicts with text keys, lists and scalars.
@@ -51,16 +49,3 @@ def config_hash(config: object) -> str:
         CanonicalFormError: a value without a stable form (`key` is its dotted path).
     """
     return "sha256:" + hashlib.sha256(canonical_bytes(config)).hexdigest()
-
-
-class ExperimentVersioning:
-    """The guide's versions of configurations."""
-
-    @staticmethod
-    def generate_config_hash(config: object) -> str:
-        """Return the first 8 hex digits of `config_hash`: for names; the whole hash is stored and compared.
-
-        Raises:
-            CanonicalFormError: a value without a stable form (`key` is its dotted path).
-        """
-        return config_hash(config).removeprefix("sha256:")[:SHORT_HASH]
