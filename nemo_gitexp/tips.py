@@ -55,6 +55,15 @@ def branch_name(study: str, name: str) -> str:
     return f"{BRANCH_PREFIX}{study}/{name}"
 
 
+def adopt(repository: Repository, tip: Tip) -> bool:
+    """Give an experiment that only a remote's copy names a ref of its own, at its record, where a result can go.
+
+    Returns:
+        False when another experiment has its name here.
+    """
+    return tip.remote is None or move_ref(repository, local_ref(tip.study, tip.name), tip.record, None)
+
+
 def write_branch(repository: Repository, tip: Tip) -> str | None:
     """Create the branch for people; return its name, or None when a name stands in the way."""
     branch = branch_name(tip.study, tip.name)

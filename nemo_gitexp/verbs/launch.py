@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nemo_gitexp.catalog import Site, document_of, read_current
 from nemo_gitexp.entry import CommandEntry
-from nemo_gitexp.errors import AlreadyFinishedError
+from nemo_gitexp.errors import AlreadyFinishedError, LaunchError
 from nemo_gitexp.execution import (
     Conditions,
     Watcher,
@@ -29,7 +29,7 @@ from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.settings import require_local
 from nemo_gitexp.store import Experiment, read_experiments, verify_experiment
-from nemo_gitexp.tips import Tip
+from nemo_gitexp.tips import Tip, adopt, local_ref
 from nemo_gitexp.verbs.run import RunAnswer, RunOptions
 
 LauncherFactory = Callable[[], AbstractContextManager[Launcher]]
@@ -42,15 +42,17 @@ StarterFactory = Callable[[], AbstractContextManager[Launcher | Background]]
 def launch(
     site: Site, text: str, options: RunOptions, make_launcher: StarterFactory, watcher: Watcher, env: Mapping[str, str]
 ) -> RunAnswer:
-    """Run an experiment that was recorded only, or that was lost.
+    """Run an experiment that was recorded only, or that was lost; one that was fetched gets a ref of its own here.
 
     Raises:
         AlreadyFinishedError: it has a result, or goes on.
+        LaunchError: another experiment has its name here.
     """
     tip = find_experiment(site.repository, text)
     with make_launcher() as launcher:
         with taking_turns(site.turns):
             _require_unfinished(site, tip)
+            _require_ref(site, tip)
             reserved = reserve_run(site.run_root, site.workspace_root, tip.record)
         (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
         verify_experiment(site.repository, experiment)
@@ -81,6 +83,15 @@ def _require_unfinished(site: Site, tip: Tip) -> None:
             hint=f"nemo-gitexp reproduce {tip.record[:12]}",
             experiment=tip.record,
             status=status,
+        )
+
+
+def _require_ref(site: Site, tip: Tip) -> None:
+    if not adopt(site.repository, tip):
+        raise LaunchError(
+            f"another experiment is called {tip.study}/{tip.name} here",
+            hint=f"git log {local_ref(tip.study, tip.name)}",
+            experiment=tip.record,
         )
 
 

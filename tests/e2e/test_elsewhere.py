@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from builder import Work, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RUN = ("run", "--json", "--record-only", "--", "python", "train.py")
 
@@ -32,3 +37,29 @@ def test_a_detached_launch_without_an_identity_comes_to_its_result(nameless: tup
     work.gitexp("launch", sha, "--detach", "--json")
     wait_until(lambda: work.gitexp("show", sha, "--json").json["status"] not in ("launched", "running"))
     assert work.gitexp("show", sha, "--json").json["status"] == "completed"
+
+
+@pytest.fixture
+def clone(work: Work, tmp_path: Path) -> tuple[Work, str]:
+    """Return a clone that has fetched an experiment which was recorded only, and that experiment."""
+    sha = work.gitexp(*RUN).json["experiment"]
+    work.git("clone", "-q", str(work.root), str(tmp_path / "clone"), cwd=tmp_path)
+    other = Work(tmp_path / "clone", work.env)
+    other.gitexp("init")
+    other.git("fetch", "-q", "origin")
+    return other, sha
+
+
+def test_a_fetched_experiment_is_launched_and_has_its_result_here(clone: tuple[Work, str]) -> None:
+    other, sha = clone
+    assert other.gitexp("launch", sha, "--json").json["status"] == "completed"
+    shown = other.gitexp("show", sha, "--json").json
+    assert (shown["status"], other.refs()) == ("completed", {shown["ref"]: shown["result"]})
+
+
+def test_a_fetched_experiment_whose_name_another_one_has_here_is_not_launched(clone: tuple[Work, str]) -> None:
+    other, sha = clone
+    ref = other.gitexp("show", sha, "--json").json["ref"].replace("refs/gitexp-remotes/origin/", "refs/")
+    other.git("update-ref", ref, "HEAD")
+    error = other.gitexp("launch", sha, "--json", code=3).json["error"]
+    assert (error["type"], error["experiment"]) == ("LaunchError", sha)
