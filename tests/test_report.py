@@ -273,6 +273,16 @@ def test_html_is_self_contained_escaped_and_the_same_every_time():
             "metrics, bitwise not reached: the metrics are within the tolerances, but",
         ),
         (RunOutcome("stopped", None, ({"step": 0, "loss": 0.5},)), {"steps": 1}, "bitwise[0-1]: matched on 1 re-run\n"),
+        (
+            RunOutcome("stopped", None, ({"step": 0, "loss": 0.7},)),
+            {"steps": 1, "required": "executed"},
+            "executed[0-1]: ran as far as it was asked to\n",
+        ),
+        (
+            RunOutcome("stopped", None, ({"step": 0, "loss": 0.7},)),
+            {"steps": 1},
+            "executed[0-1], metrics not reached: it ran as far as it was asked to, but its metrics",
+        ),
     ],
 )
 def test_the_verdict_says_what_was_reached_or_missed(got, arguments, words):

@@ -20,16 +20,17 @@ from nemo_gitexp.report.terminal import (
 from nemo_gitexp.verdict import WHOLE
 
 _SHOWN_DRIFT = 15
+_WHOLE_RAN, _PREFIX_RAN = "ran to its end", "ran as far as it was asked to"
 _MISSED = {
     "recorded": "the state could not be restored",
     "restored": "the run did not finish well with all its outputs",
-    "executed": "it ran to its end, but its metrics are not within the tolerances",
+    "executed": "it {ran}, but its metrics are not within the tolerances",
     "metrics": "the metrics are within the tolerances, but not everything is equal bit for bit",
 }
 _REACHED = {
     "recorded": "recorded",
     "restored": "restored: the state is proven equal, nothing was run",
-    "executed": "executed: ran to its end with all its outputs",
+    "executed": f"executed: {_WHOLE_RAN} with all its outputs",
 }
 
 
@@ -57,6 +58,8 @@ def verdict_sentence(document: VerdictDoc, runs: int = 1) -> str:
     scope = "" if document["scope"] == WHOLE else f"[{document['scope']}]"
     if level in {"metrics", "bitwise"} and document["met"]:
         return f"{level}{scope}: matched on {plural(runs, 're-run')}"
+    if document["met"] and scope:
+        return f"{level}{scope}: {_PREFIX_RAN}"
     if document["met"]:
         return _REACHED[level]
     return f"{level}{scope}, {document['required']} not reached: {_why_missed(document)}"
@@ -67,7 +70,7 @@ def _why_missed(document: VerdictDoc) -> str:
     if document["verdict"] == "executed" and metrics and all(metric["recorded"] is None for metric in metrics):
         return "the experiment has no recorded metrics to compare with"
     if document["verdict"] != "executed" or not all(metric["ok"] for metric in metrics):
-        return _MISSED[document["verdict"]]
+        return _MISSED[document["verdict"]].format(ran=_WHOLE_RAN if document["scope"] == WHOLE else _PREFIX_RAN)
     if metrics:
         return "its metric stream does not start at the recorded first step"
     return "its outputs differ" if document["outputs"] else "there is nothing to compare"
