@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import operator
 import os
 from collections.abc import Mapping
 from typing import IO
@@ -21,10 +22,10 @@ def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
 
     Args:
         metrics: name to number (numpy and torch scalars too); non-finite ones are kept by name.
-        step: what the numbers belong to; None for a single result.
+        step: what the numbers belong to (numpy integers too); None for a single result.
 
     Raises:
-        TypeError: a value that is no number.
+        TypeError: a value that is no number, or a step that is none either.
     """
     place = os.environ.get("GITEXP_METRICS")
     if place is None:
@@ -32,9 +33,14 @@ def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
         return
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
         return
-    row: dict[str, float | str | int | None] = {"step": step}
+    row: dict[str, float | str | int | None] = {"step": _plain_step(step)}
     row.update((name, _number(name, value)) for name, value in metrics.items())
     _stream(place).write((json.dumps(row) + "\n").encode())
+
+
+def _plain_step(step: object) -> int | float | None:
+    """Return the step as JSON has it; a fraction too, which the collector counts as a step that is none."""
+    return step if step is None or isinstance(step, (int, float)) else operator.index(step)  # type: ignore[arg-type]
 
 
 def _number(name: str, value: object) -> float | int | str:
@@ -50,5 +56,7 @@ def _stream(place: str) -> IO[bytes]:
     """Return the open file, opened anew after a fork: two processes must not share a position."""
     global _STREAM  # noqa: PLW0603 - one stream a process, kept open because opening costs more than writing
     if _STREAM is None or _STREAM[:2] != (place, os.getpid()):
+        if _STREAM is not None:
+            _STREAM[2].close()
         _STREAM = (place, os.getpid(), open(place, "ab", buffering=0))  # noqa: SIM115, PTH123 - kept open on purpose
     return _STREAM[2]
