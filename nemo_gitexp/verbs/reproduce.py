@@ -12,7 +12,7 @@ from typing import cast
 from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.collect import discard_workspace, keep_outputs, output_store, read_leavings
 from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
-from nemo_gitexp.errors import UsageError, WorkspaceError
+from nemo_gitexp.errors import GitexpError, UsageError, WorkspaceError
 from nemo_gitexp.execution import Conditions, Watcher, iso_now, start_run
 from nemo_gitexp.facts import write_fact
 from nemo_gitexp.git.worktree import remove_worktree
@@ -88,7 +88,8 @@ def reproduce(
 ) -> ReproduceAnswer:
     """Restore an experiment's state, run it again with fresh output roots, and judge.
 
-    Side effects: a fact for each verdict; a run that missed the level asked for is kept, others only on request.
+    Side effects: a fact for each verdict, where one can be written; a run that missed the level asked for is kept,
+    others only on request.
 
     Raises:
         GitexpError: it could not be tried.
@@ -166,7 +167,7 @@ def _run_once(
         _require_started(left)
         verdict = _judge(site, experiment, options, around, left)
         keep = keep or not verdict["met"]
-        verdict = _with_fact(site, experiment, verdict, state)
+        verdict = _with_fact(site, experiment, verdict, state, watcher)
         _refill_store(site, experiment, left)
         return verdict, paths.root if keep else None, False
     finally:
@@ -239,23 +240,27 @@ def _restored_only(
             weakest_input=weakest_input(input_documents(experiment.record)),
         ),
     )
-    return ReproduceAnswer(document, _with_fact(site, experiment, verdict, None), 1, _cost(document))
+    return ReproduceAnswer(document, _with_fact(site, experiment, verdict, None, watcher), 1, _cost(document))
 
 
-def _with_fact(site: Site, experiment: Experiment, verdict: VerdictDoc, state: RunState | None) -> VerdictDoc:
-    """Store the verdict as a fact and return it with the fact's ref."""
-    who = site.repository.committer()
-    word = verdict["verdict"] if verdict["scope"] == "whole" else f"{verdict['verdict']}[{verdict['scope']}]"
-    content: dict[str, JsonValue] = {
-        "at": iso_now(),
-        "by": who.name,
-        "run": state.paths.run if state else None,
-        "verdict": cast("JsonValue", verdict),
-    }
+def _with_fact(
+    site: Site, experiment: Experiment, verdict: VerdictDoc, state: RunState | None, watcher: Watcher
+) -> VerdictDoc:
+    """Store the verdict as a fact and return it with the fact's ref; an answer that took hours stands without one."""
     # A state that was only restored is no re-run, and is not counted as one.
     kind = "reproduced" if state else "verified"
-    ref = write_fact(site.repository, experiment.sha, kind, content, who, word=word)
-    verdict["reproduction"] = ref
+    word = verdict["verdict"] if verdict["scope"] == "whole" else f"{verdict['verdict']}[{verdict['scope']}]"
+    try:
+        who = site.repository.committer()
+        content: dict[str, JsonValue] = {
+            "at": iso_now(),
+            "by": who.name,
+            "run": state.paths.run if state else None,
+            "verdict": cast("JsonValue", verdict),
+        }
+        verdict["reproduction"] = write_fact(site.repository, experiment.sha, kind, content, who, word=word)
+    except GitexpError as fault:
+        watcher.say(f"warning: the verdict is not kept beside the experiment: {fault.message}")
     return verdict
 
 

@@ -39,6 +39,17 @@ def test_a_detached_launch_without_an_identity_comes_to_its_result(nameless: tup
     assert work.gitexp("show", sha, "--json").json["status"] == "completed"
 
 
+def test_a_verdict_is_given_where_it_cannot_be_kept(nameless: tuple[Work, str]) -> None:
+    work, sha = nameless
+    work.gitexp("launch", sha)
+    answered = work.gitexp("reproduce", sha, "--require", "bitwise", "--json")
+    assert (answered.json["met"], answered.json["reproduction"]) == (True, None)
+    assert "the verdict is not kept beside the experiment: git does not know who you are" in answered.err
+    work.git("config", "user.name", "Ada")
+    work.git("config", "user.email", "ada@example.org")
+    assert work.gitexp("reproduce", sha, "--json").json["reproduction"].startswith("refs/gitexp-facts/")
+
+
 @pytest.fixture
 def clone(work: Work, tmp_path: Path) -> tuple[Work, str]:
     """Return a clone that has fetched an experiment which was recorded only, and that experiment."""
