@@ -15,6 +15,7 @@ from nemo_gitexp.environment import capture_environment, parse_environment, recr
 from nemo_gitexp.errors import UsageError
 from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.result import RunLeavings, mapping
 from nemo_gitexp.store import Experiment, read_environment
 
@@ -96,12 +97,13 @@ def _recreated(site: Site, recorded: Mapping[str, JsonValue], say: Callable[[str
     key = parse_environment(recorded).key.removeprefix("sha256:")[:16]
     place = site.repository.state_dir / "environments" / key
     python = place / "bin" / "python"
-    if (place / _WHOLE).exists():
-        return python
-    say("recreating the recorded environment (once)")
-    shutil.rmtree(place, ignore_errors=True)  # what a killed process left half made
-    made = recreate_environment(recorded, place)
-    for name in made.skipped:
-        say(f"warning: no index has {name}; it is not in the recreated environment")
-    (place / _WHOLE).touch()
+    with taking_turns(place.with_suffix(".lock")):  # what is half made here belongs to a killed process
+        if (place / _WHOLE).exists():
+            return python
+        say("recreating the recorded environment (once)")
+        shutil.rmtree(place, ignore_errors=True)
+        made = recreate_environment(recorded, place)
+        for name in made.skipped:
+            say(f"warning: no index has {name}; it is not in the recreated environment")
+        (place / _WHOLE).touch()
     return made.python
