@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nemo_gitexp.errors import GitexpError as GitexpError
     from nemo_gitexp.naming import ExperimentNaming as ExperimentNaming
+    from nemo_gitexp.reproducibility import ReproducibilityManager as ReproducibilityManager
     from nemo_gitexp.tracking import log_metrics as log_metrics
     from nemo_gitexp.versioning import config_hash as config_hash
     from nemo_gitexp.versions import ExperimentVersioning as ExperimentVersioning
@@ -21,6 +22,7 @@ _ROOMS = {
     "ExperimentNaming": "naming",
     "ExperimentVersioning": "versions",
     "GitexpError": "errors",
+    "ReproducibilityManager": "reproducibility",
     "config_hash": "versioning",
     "log_metrics": "tracking",
 }

@@ -6,7 +6,8 @@ GitexpError                       exit 3: could not answer
 │   ├── OverrideError             a key=value that cannot be applied
 │   ├── UnknownKeyError           names the nearest key
 │   ├── UnknownStudyError         names the nearest study
-│   └── UnknownExecutorError      names the nearest executor
+│   ├── UnknownExecutorError      names the nearest executor
+│   └── ConflictingConfigError    a configuration that already says something else
 ├── CanonicalFormError            a config value without a stable form
 ├── DocumentError                 JSON or YAML text that cannot be accepted
 │   ├── DefinitionError           experiment.yaml
@@ -88,6 +89,10 @@ class UnknownStudyError(UsageError):
 
 class UnknownExecutorError(UsageError):
     """An executor profile that no setting defines."""
+
+
+class ConflictingConfigError(UsageError):
+    """A configuration that already says something else; `key` is where."""
 
 
 class CanonicalFormError(GitexpError):

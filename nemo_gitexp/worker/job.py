@@ -15,7 +15,7 @@ from .entrypoint import run_entry
 from .plainjson import write_plain
 from .readback import JobReport
 from .redirect import RedirectRule, editable_targets, redirect_editables, redirect_paths, redirected_pythonpath
-from .seeding import Seeding, rank_seed
+from .seeding import Seeding, process_seed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def main(order_path: str) -> None:
     rule = RedirectRule(order["user_root"], order["workspace"], [*order["trusted_roots"], order["run_dir"]])
     _redirect_imports(rule)
     _pretend_command_line(order)
-    seeding = Seeding(_own_seed(order["seed"]), order["determinism"])
+    seeding = Seeding(process_seed(order["seed"], os.environ), order["determinism"])
     report = JobReport(order["report"], seeding, rule)
     atexit.register(report.write)
     seeding.install()
@@ -79,11 +79,6 @@ def _pretend_command_line(order: JobOrder) -> None:
     if hasattr(sys, "orig_argv"):
         command = words.get(entry["kind"], [])
         sys.orig_argv[:] = [sys.orig_argv[0], *order["interpreter_flags"], *command, *entry.get("args", [])]
-
-
-def _own_seed(seed: int) -> int:
-    world_size, rank = os.environ.get("WORLD_SIZE", ""), os.environ.get("RANK", "")
-    return rank_seed(seed, int(world_size), int(rank)) if world_size.isdigit() and rank.isdigit() else seed
 
 
 def _write_returned(path: str, items: Iterable[tuple[object, object]]) -> None:

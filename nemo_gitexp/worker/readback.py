@@ -10,7 +10,7 @@ from .plainjson import write_plain
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
-    from typing import Callable, TypeVar
+    from typing import Callable, Mapping, TypeVar
 
     from .redirect import RedirectRule
     from .seeding import Seeding
@@ -81,11 +81,7 @@ class JobReport:
             "seeds": self._seeding.seeds,
             "self_seeded": {name: list(values) for name, values in self._seeding.self_seeded.items()},
             "seeding_faults": self._seeding.faults,
-            "python": sys.version.split()[0],
-            "hash_seed": None if sys.flags.ignore_environment else os.environ.get("PYTHONHASHSEED"),
-            "env": {name: os.environ[name] for name in ENVIRONMENT_ALLOWLIST if name in os.environ},
-            "numpy": _asked(_numpy_settings, modules.get("numpy")),
-            "torch": _asked(_torch_settings, modules.get("torch")),
+            **settings_in_force(modules),
             "loaded_packages": _asked(_loaded_packages, modules),
             "smuggled": self._smuggled(modules),
         }
@@ -103,6 +99,17 @@ class JobReport:
             if directories[directory]:
                 found.append({"module": name, "file": os.path.abspath(file)})
         return found
+
+
+def settings_in_force(modules: Mapping[str, ModuleType]) -> dict[str, JsonValue]:
+    """Return what moves numbers in this process: Python, variables, and numpy and torch where they are imported."""
+    return {
+        "python": sys.version.split()[0],
+        "hash_seed": None if sys.flags.ignore_environment else os.environ.get("PYTHONHASHSEED"),
+        "env": {name: os.environ[name] for name in ENVIRONMENT_ALLOWLIST if name in os.environ},
+        "numpy": _asked(_numpy_settings, modules.get("numpy")),
+        "torch": _asked(_torch_settings, modules.get("torch")),
+    }
 
 
 def _both(directory: str) -> set[str]:

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
-    from typing import Callable, Sequence
+    from typing import Callable, Mapping, Sequence
 
     from .shapes import JsonValue
 
@@ -28,6 +28,42 @@ def rank_seed(seed: int, world_size: int, rank: int) -> int:
     if world_size <= 1 or rank <= 0:
         return seed
     return (seed + rank * RANK_STRIDE) % NUMPY_MODULUS
+
+
+def process_seed(seed: int, env: Mapping[str, str]) -> int:
+    """Return the seed of this process: of its rank, where a launcher says which of how many it is."""
+    world_size, rank = env.get("WORLD_SIZE", ""), env.get("RANK", "")
+    return rank_seed(seed, int(world_size), int(rank)) if world_size.isdigit() and rank.isdigit() else seed
+
+
+def seed_python(module: ModuleType, seed: int) -> int:
+    """Seed the module `random`; return the value that it took."""
+    module.seed(seed)
+    return seed
+
+
+def seed_numpy(module: ModuleType, seed: int) -> int:
+    """Seed the module `numpy.random`; return the value that it took."""
+    module.seed(seed % NUMPY_MODULUS)
+    return seed % NUMPY_MODULUS
+
+
+def seed_torch(module: ModuleType, seed: int, *, bitwise: bool) -> int:
+    """Seed torch with all of its devices and make cuDNN deterministic; return the value that it took.
+
+    Args:
+        module: torch.
+        seed: any whole number.
+        bitwise: also refuse operations that have no deterministic form.
+    """
+    in_range = -(2**63) <= seed < TORCH_MODULUS
+    value = seed if in_range else seed % TORCH_MODULUS
+    module.manual_seed(value)  # also every CUDA device, at once or when CUDA starts
+    module.backends.cudnn.benchmark = False
+    module.backends.cudnn.deterministic = True
+    if bitwise:
+        module.use_deterministic_algorithms(True)
+    return value
 
 
 class Seeding:
@@ -70,27 +106,17 @@ class Seeding:
         if not hasattr(module, "SystemRandom"):
             return  # a module of the user's own that is called random
         if self.determinism != "off":
-            module.seed(self.seed)
-            self.seeds["python"] = self.seed
+            self.seeds["python"] = seed_python(module, self.seed)
         self._listen(module, "seed", "python")
 
     def _seed_numpy(self, module: ModuleType) -> None:
         if self.determinism != "off":
-            value = self.seed % NUMPY_MODULUS
-            module.seed(value)
-            self.seeds["numpy"] = value
+            self.seeds["numpy"] = seed_numpy(module, self.seed)
         self._listen(module, "seed", "numpy")
 
     def _seed_torch(self, module: ModuleType) -> None:
         if self.determinism != "off":
-            in_range = -(2**63) <= self.seed < TORCH_MODULUS
-            value = self.seed if in_range else self.seed % TORCH_MODULUS
-            module.manual_seed(value)  # also every CUDA device, at once or when CUDA starts
-            self.seeds["torch"] = value
-            module.backends.cudnn.benchmark = False
-            module.backends.cudnn.deterministic = True
-        if self.determinism == "bitwise":
-            module.use_deterministic_algorithms(True)
+            self.seeds["torch"] = seed_torch(module, self.seed, bitwise=self.determinism == "bitwise")
         wrapper = self._listen(module, "manual_seed", "torch")
         module.random.manual_seed = wrapper
         module.jit._builtins._register_builtin(wrapper, "aten::manual_seed")  # noqa: SLF001 - as torch._dynamo does
