@@ -39,7 +39,6 @@ class Settings:
         max_untracked_file_mb: a larger untracked file is refused by the snapshot.
         max_untracked_total_mb: more untracked files than this in all are refused.
         reproduce_cost_limit: device-hours above which `reproduce` asks for `--yes`.
-        project_root: of a monorepo, relative to the repository root; empty for the root itself.
         secrets_allowed: path patterns (fnmatch) that the snapshot does not search for secrets.
         executors: profiles by name; `local` always exists.
         site: the values of `${site:NAME}`.
@@ -53,7 +52,6 @@ class Settings:
     max_untracked_file_mb: float = 10.0
     max_untracked_total_mb: float = 50.0
     reproduce_cost_limit: float = 1.0
-    project_root: str = ""
     secrets_allowed: tuple[str, ...] = ()
     executors: Mapping[str, Table] = field(default_factory=lambda: MappingProxyType({"local": _LOCAL}))
     site: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -62,10 +60,6 @@ class Settings:
     def source(self, name: str) -> str:
         """Return where a setting came from; "built in" for a default."""
         return self.sources.get(name, BUILT_IN)
-
-    def site_value(self, name: str) -> str | None:
-        """Return what `${site:NAME}` stands for on this machine, whatever the case of the name."""
-        return next((value for known, value in self.site.items() if known.lower() == name.lower()), None)
 
 
 def read_settings(root: Path, git_config: Mapping[str, str], env: Mapping[str, str]) -> Settings:
@@ -160,7 +154,6 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "max_untracked_file_mb": _NUMBER,
     "max_untracked_total_mb": _NUMBER,
     "reproduce_cost_limit": _NUMBER,
-    "project_root": _TEXT,
     "secrets_allowed": _TEXTS,
 }
 _TABLE_NAMES: Final = ("executors", "site")
@@ -342,7 +335,6 @@ def _assemble(values: Mapping[str, _Value]) -> Settings:
         max_untracked_file_mb=_number(plain, "max_untracked_file_mb", 10.0),
         max_untracked_total_mb=_number(plain, "max_untracked_total_mb", 50.0),
         reproduce_cost_limit=_number(plain, "reproduce_cost_limit", 1.0),
-        project_root=str(plain.get("project_root", "")),
         secrets_allowed=_texts(plain.get("secrets_allowed")),
         executors=MappingProxyType(executors),
         site=MappingProxyType(site),

@@ -83,7 +83,6 @@ def test_site_values_come_from_git_file_and_environment(root):
     assert settings.site == {"SCRATCH": "/b", "PORT": "81", "OTHER": "/c", "data": "/d"}
     assert settings.source("site.SCRATCH") == SITE_FILE
     assert settings.source("site.data") == "git config gitexp.site.data"
-    assert (settings.site_value("DATA"), settings.site_value("nothing")) == ("/d", None)
 
 
 @pytest.mark.parametrize(
