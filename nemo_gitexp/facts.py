@@ -9,14 +9,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nemo_gitexp.errors import DocumentError
-from nemo_gitexp.git.objects import NewCommit, import_commit, list_refs, read_blobs
+from nemo_gitexp.git.objects import NewCommit, import_commit, list_refs
 from nemo_gitexp.git.repository import FULL_SHA, Identity, RefName, Repository
-from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
+from nemo_gitexp.jsontext import JsonValue, render_json
 
 FACTS_PREFIX = "refs/gitexp-facts/"
 REMOTE_FACTS = "refs/gitexp-remotes/*/facts/"
-FACT_LIMIT_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +64,3 @@ def list_facts(repository: Repository, records: Sequence[str] | None = None) -> 
             facts.append(Fact(ref, commit, record, words[0], words[1] if len(words) > 1 else ""))
     unique = {fact.commit: fact for fact in reversed(facts)}
     return [fact for fact in unique.values() if records is None or fact.record in records]
-
-
-def read_facts(repository: Repository, facts: Sequence[Fact]) -> list[Mapping[str, JsonValue]]:
-    """Return the content of facts; one that is damaged or gone is left out."""
-    documents: list[Mapping[str, JsonValue]] = []
-    for text in read_blobs(repository, [f"{fact.commit}:fact.json" for fact in facts], limit_bytes=FACT_LIMIT_BYTES):
-        if text is None:
-            continue
-        try:
-            document = parse_json(text, "fact.json", limit_bytes=FACT_LIMIT_BYTES)
-        except DocumentError:
-            continue
-        if isinstance(document, Mapping):
-            documents.append(document)
-    return documents

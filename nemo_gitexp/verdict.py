@@ -163,15 +163,6 @@ def level_reached(verdict: str, required: str) -> bool:
     return LEVELS.index(require_level(verdict)) >= LEVELS.index(require_level(required))
 
 
-def best_verdict(verdicts: Iterable[VerdictDoc]) -> str | None:
-    """Return the best level reached on the whole run; if there were only prefix runs, theirs as `bitwise[0-200]`."""
-    ranked = sorted(verdicts, key=lambda doc: (doc["scope"] == WHOLE, LEVELS.index(require_level(doc["verdict"]))))
-    if not ranked:
-        return None
-    best = ranked[-1]
-    return best["verdict"] if best["scope"] == WHOLE else f"{best['verdict']}[{best['scope']}]"
-
-
 def weakest_input(inputs: Iterable[InputDoc]) -> InputStrength:
     """Return the weakest strength that a verdict rests on; a strength nobody knows counts as "named"."""
     strengths = {item["strength"] for item in inputs}

@@ -79,15 +79,6 @@ def parse_where(text: str) -> Predicate:
     return _Parser(text).parse()
 
 
-def lookup(document: Document, path: str | Sequence[str]) -> object:
-    """Return the value at a dotted path, or MISSING.
-
-    A key that itself holds dots is found as well: at every level the longest key that is there wins.
-    """
-    parts = path.split(".") if isinstance(path, str) else list(path)
-    return _descend(document, parts)
-
-
 def sort_key(path: str) -> Callable[[Document], SortKey]:
     """Return the sort key of one column: numbers first, then text, then what has no value."""
     parts = parse_where_path(path)
@@ -303,7 +294,10 @@ def _unquote(text: str) -> str:
 
 
 def resolve(document: Document, parts: Sequence[str]) -> object:
-    """Return the value at a path, or MISSING; a key experiments do not have is a metric, else a config key."""
+    """Return the value at a path, or MISSING; a key experiments do not have is a metric, else a config key.
+
+    A key that itself holds dots is found as well: at every level the longest key that is there wins.
+    """
     value = _descend(document, parts)
     if value is not MISSING or (parts and parts[0] in TOP_LEVEL_KEYS):
         return value

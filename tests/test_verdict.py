@@ -11,7 +11,6 @@ from nemo_gitexp.verdict import (
     Circumstances,
     MetricRules,
     RunOutcome,
-    best_verdict,
     first_divergence,
     judge,
     level_reached,
@@ -187,13 +186,6 @@ def test_levels_are_ordered_and_only_they_are_levels():
         assert [level_reached(name, other) for other in LEVELS] == [high <= low for high in range(len(LEVELS))]
     with pytest.raises(UsageError):
         level_reached("bitwise", "exact")
-
-
-def test_a_prefix_run_never_counts_as_the_whole():
-    whole, prefix = verdict(run(), run(changed(4, loss=9.0))), verdict(run(), run(), steps=2)
-    assert best_verdict([]) is None
-    assert best_verdict([prefix]) == "bitwise[0-2]"
-    assert best_verdict([whole, prefix]) == "executed"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sample_documents import experiment
 
 from nemo_gitexp.errors import UsageError
-from nemo_gitexp.where import MISSING, lookup, nearest_columns, parse_where, sorted_by
+from nemo_gitexp.where import MISSING, nearest_columns, parse_where, resolve, sorted_by
 
 DOCUMENT = experiment(
     config={"lr": 0.05, "name": "on", "flag": True, "layers": [64, 32], "none": None, "opt": {"beta.1": 0.9}},
@@ -140,11 +140,11 @@ def test_any_text_gives_a_predicate_or_a_usage_error(text):
     assert 1 <= column <= len(text) + 1
 
 
-def test_lookup_prefers_the_longest_key_and_tells_missing_from_null():
-    assert lookup({"a": {"b": 1}, "a.b": 2}, "a.b") == 2
-    assert lookup({"a": {"b": None}}, "a.b") is None
-    assert lookup({"a": {"b": None}}, "a.c") is MISSING
-    assert lookup({"a.b": 1, "a": {"b.c": 3}}, "a.b.c") == 3
+def test_resolving_prefers_the_longest_key_and_tells_missing_from_null():
+    assert resolve({"a": {"b": 1}, "a.b": 2}, ["a", "b"]) == 2
+    assert resolve({"a": {"b": None}}, ["a", "b"]) is None
+    assert resolve({"a": {"b": None}}, ["a", "c"]) is MISSING
+    assert resolve({"a.b": 1, "a": {"b.c": 3}}, ["a", "b", "c"]) == 3
 
 
 def test_what_has_no_value_sorts_last_in_both_directions():

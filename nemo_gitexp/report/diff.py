@@ -26,7 +26,6 @@ MARKDOWN_LIMIT = 60_000
 """Characters; GitHub refuses a comment over 65,536."""
 
 _TINTS = {"+": "green", "-": "red", "~": "yellow", " ": "dim"}
-_HALF = 30
 
 
 def render_diff(diff: DiffDoc, a: ExperimentDoc, b: ExperimentDoc, *, show_all: bool = False, style: Style) -> str:

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from .shapes import JsonValue
 
-FILE_MODE = 0o666
-
 
 def write_document(path: str, value: Mapping[str, object], *, durable: bool = False) -> None:
     """Write the value as JSON so that a reader sees the old file, the whole new one, or none."""
