@@ -119,10 +119,14 @@ class RunPaths:
 
 
 def write_beside(path: Path, content: bytes) -> None:
-    """Write a file by rename, so that a reader sees all of it or nothing."""
+    """Write a file by rename, so that a reader sees all of it or nothing; nothing else stays after a failure."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(content)
-    beside.replace(path)
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def save_document(path: Path, content: bytes) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_gitexp.rundir import RunPaths, reserve_run
+from nemo_gitexp.rundir import RunPaths, reserve_run, write_beside
 from nemo_gitexp.runs import (
     SILENCE_S,
     give_up,
@@ -131,3 +131,11 @@ def test_damaged_files_say_nothing_and_stop_nobody(run: RunPaths) -> None:
     run.supervisor.write_bytes(b"\xff{")
     run.started.write_text('["not", "a", "mapping"]')
     assert inspect_run(run).status == "launched"
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_beside(taken, b"x")
+    assert list(tmp_path.iterdir()) == [taken]
