@@ -40,7 +40,7 @@ def render_experiment(
         document: the experiment.
         style: colours and width.
         rows: its metric stream, for the curves.
-        remarks: what is odd about its run, from `remarks.run_remarks`.
+        remarks: what is odd about its run, from `remarks.experiment_remarks`.
     """
     parts = [
         _title(document, style),

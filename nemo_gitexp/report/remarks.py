@@ -1,22 +1,33 @@
-"""What a run did that a reader of its numbers should know, as lines of text from its run.json."""
+"""What a reader of a run's numbers should know about it, as lines of text that go on after "the job"."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from nemo_gitexp.documents import ExperimentDoc
+from nemo_gitexp.entry import Entry
 from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.report.terminal import plural, value_text
 
 _NAMED = 5
 
 
-def run_remarks(run: Mapping[str, JsonValue]) -> tuple[str, ...]:
-    """Return the remarks on a run, none when nothing is odd.
+def experiment_remarks(
+    record: ExperimentRecord, document: ExperimentDoc, run: Mapping[str, JsonValue]
+) -> tuple[str, ...]:
+    """Return the remarks on an experiment's run, none when nothing is odd.
 
     Args:
-        run: run.json of a result, empty when there is none.
+        record: its record.
+        document: how it stands.
+        run: run.json of its result, empty when there is none.
     """
+    seeding = _seeding_remarks(record.entry, record.determinism) if document["result"] else ()
+    return (*_run_remarks(run), *_metrics_remarks(record.metrics.file, document), *seeding)
+
+
+def _run_remarks(run: Mapping[str, JsonValue]) -> tuple[str, ...]:
     settings = run.get("settings")
     return (
         *_self_seeded(settings if isinstance(settings, Mapping) else {}),
@@ -27,11 +38,18 @@ def run_remarks(run: Mapping[str, JsonValue]) -> tuple[str, ...]:
     )
 
 
-def metrics_remarks(declared_file: str | None, document: ExperimentDoc) -> tuple[str, ...]:
+def _metrics_remarks(declared_file: str | None, document: ExperimentDoc) -> tuple[str, ...]:
     """Return what to say about a completed run that declares a metrics file and has no metric."""
     if declared_file is None or document["status"] != "completed" or document["metrics"]:
         return ()
     return (f"has no metrics: nothing could be read from its metrics file {declared_file}",)
+
+
+def _seeding_remarks(entry: Entry, determinism: str) -> tuple[str, ...]:
+    """Return what to say about a command whose interpreter is not ours to seed."""
+    if not entry.wrapped or determinism == "off":
+        return ()
+    return (f"starts Python itself, if at all: of determinism {determinism} it has the variables, not the seeds",)
 
 
 def _self_seeded(settings: Mapping[str, JsonValue]) -> list[str]:

@@ -24,7 +24,7 @@ from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.owners import taking_turns
-from nemo_gitexp.report.remarks import run_remarks
+from nemo_gitexp.report.remarks import experiment_remarks
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.settings import require_local
@@ -125,7 +125,7 @@ def execute(
     if state.status not in ("finished", "dead"):
         return RunAnswer("ran", document_of(site, tip), interrupted=interrupted)
     found = read_current(site, finish_run(site, tip, state))
-    for remark in run_remarks(found.experiment.run or {}):
+    for remark in experiment_remarks(experiment.record, found.document, found.experiment.run or {}):
         watcher.say(f"note: the job {remark}")
     return RunAnswer("ran", found.document, interrupted=interrupted)
 

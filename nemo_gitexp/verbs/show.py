@@ -12,7 +12,7 @@ from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import MissingDataError, StateDirectoryError, UsageError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.metrics import MetricRows
-from nemo_gitexp.report.remarks import metrics_remarks, run_remarks
+from nemo_gitexp.report.remarks import experiment_remarks
 from nemo_gitexp.result import mappings
 from nemo_gitexp.sitevalues import bind_text
 from nemo_gitexp.store import verify_experiment
@@ -37,8 +37,8 @@ def show(site: Site, text: str) -> ShowAnswer:
     found = find_current(site, text)
     verify_experiment(site.repository, found.experiment)
     rows = recorded_rows(site.repository, found.experiment)
-    remarks = metrics_remarks(found.experiment.record.metrics.file, found.document)
-    return ShowAnswer(found.document, rows, (*run_remarks(found.experiment.run or {}), *remarks))
+    remarks = experiment_remarks(found.experiment.record, found.document, found.experiment.run or {})
+    return ShowAnswer(found.document, rows, remarks)
 
 
 @dataclass(frozen=True, slots=True)

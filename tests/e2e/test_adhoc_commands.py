@@ -108,8 +108,14 @@ def test_torchrun_runs_as_a_command(work: Work, tmp_path: Path) -> None:
     torchrun = f"#!{sys.executable}\n{body}"
     inside = _on_path(work, tmp_path / "bin", "torchrun", torchrun)
     command = ["torchrun", "--nproc-per-node=1", "train.py", "--lr", "0.3"]
-    ran = inside.gitexp("run", "--json", "--", *command).json
+    answered = inside.gitexp("run", "--json", "--", *command)
+    ran = answered.json
     assert (ran["status"], ran["study"], ran["identity"]) == ("completed", "train", None)
+    note = "starts Python itself, if at all: of determinism seeded it has the variables, not the seeds"
+    assert f"note: the job {note}" in answered.err
+    assert note in inside.gitexp("show", ran["experiment"]).out
+    off = inside.gitexp("run", "--again", "--determinism", "off", "-m", "its own seeds", "--", *command)
+    assert "note:" not in off.err
     assert ran["config"]["lr"] == 0.3
     environment = json.loads(work.git("show", f"{ran['result']}:experiments/train/record/run.json"))
     assert environment["environment"]["interpreter"]["version"].startswith("3.")
