@@ -1,8 +1,8 @@
 """Several worker processes of one run: who verifies, who waits, who writes the result.
 
 Only a plan with a `topology` of more than one process asks for this. Ranks come from the launcher's environment
-(torchrun's names, then Slurm's); the files `verified.<node>` and `refused.<node>` in the shared run directory are the
-only thing that the processes tell each other.
+(torchrun's names, then Slurm's); the files `verified.<restart>.<node>.json` and `refused.…` in the shared run
+directory are the only thing that the processes tell each other.
 """
 
 from __future__ import annotations
