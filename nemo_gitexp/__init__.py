@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nemo_gitexp.comparator import ExperimentComparator as ExperimentComparator
     from nemo_gitexp.errors import GitexpError as GitexpError
     from nemo_gitexp.naming import ExperimentNaming as ExperimentNaming
     from nemo_gitexp.reproducibility import ReproducibilityManager as ReproducibilityManager
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "ExperimentComparator": "comparator",
     "ExperimentNaming": "naming",
     "ExperimentVersioning": "versions",
     "GitexpError": "errors",

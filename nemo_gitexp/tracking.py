@@ -34,7 +34,7 @@ def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
         return
     row: dict[str, float | str | int | None] = {"step": _plain_step(step)}
-    row.update((name, _number(name, value)) for name, value in metrics.items())
+    row.update((name, plain_number(name, value)) for name, value in metrics.items())
     _stream(place).write((json.dumps(row) + "\n").encode())
 
 
@@ -43,7 +43,12 @@ def _plain_step(step: object) -> int | float | None:
     return step if step is None or isinstance(step, (int, float)) else operator.index(step)  # type: ignore[arg-type]
 
 
-def _number(name: str, value: object) -> float | int | str:
+def plain_number(name: str, value: object) -> float | int | str:
+    """Return a number of any library as JSON has it, one that is not finite by its name.
+
+    Raises:
+        TypeError: it is no number.
+    """
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise TypeError(f"metric {name} is no number: {value!r}")
     number = value if isinstance(value, int) else float(value)
