@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nemo_gitexp.errors import MissingDataError
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.metrics import MetricRows, parse_metric_lines
 from nemo_gitexp.result import mapping
@@ -9,12 +10,25 @@ from nemo_gitexp.store import Experiment, read_metrics
 
 
 def recorded_rows(repository: Repository, experiment: Experiment) -> MetricRows:
-    """Return the recorded metric stream, empty when there is none."""
+    """Return the recorded metric stream, empty when there is none.
+
+    Raises:
+        MissingDataError: it was too long for git, and the store here does not have it.
+        CorruptDataError: what the store has is another.
+    """
     if experiment.result is None:
         return ()
     pin = mapping(experiment.result.get("stream")).get("pin")
-    if isinstance(pin, str):
-        from nemo_gitexp.collect import output_store  # 20 ms that a short stream need not pay
+    if not isinstance(pin, str):
+        return parse_metric_lines(read_metrics(repository, experiment) or b"")[0]
+    from nemo_gitexp.collect import output_store  # 20 ms that a short stream need not pay
 
-        return parse_metric_lines(output_store(repository).read(pin))[0]
-    return parse_metric_lines(read_metrics(repository, experiment) or b"")[0]
+    store = output_store(repository)
+    try:
+        return parse_metric_lines(store.read(pin))[0]
+    except MissingDataError as fault:
+        raise MissingDataError(
+            f"the metric stream of {experiment.tip.name} is not on this machine",
+            hint=f"bring {store.path_of(pin)} here from where it ran",
+            missing=[pin],
+        ) from fault

@@ -48,6 +48,9 @@ from nemo_gitexp.verdict import (
 )
 from nemo_gitexp.workspace import restore
 
+NOT_COMPARED = RunOutcome("recorded", None)
+"""Stands for the recorded run where only its state is restored."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReproduceOptions:
@@ -110,62 +113,59 @@ def reproduce(
     _require_fresh_roots(experiment, site.settings.site)
     around = find_surroundings(site, experiment, options.env_mode, env, watcher.say)
     if level == "restored":
-        return _restored_only(site, experiment, document, around, watcher)
-    return _run_times(
-        site, experiment, document, options=options, around=around, make_launcher=make_launcher, watcher=watcher
-    )
+        return _restored_only(site, _Trial(experiment, document, options, around, NOT_COMPARED), watcher)
+    # Read before anything runs: what cannot be compared with is no reason to compute for hours.
+    recorded = recorded_outcome(site, experiment)
+    return _run_times(site, _Trial(experiment, document, options, around, recorded), make_launcher, watcher)
 
 
-def _run_times(
-    site: Site,
-    experiment: Experiment,
-    document: ExperimentDoc,
-    *,
-    options: ReproduceOptions,
-    around: Surroundings,
-    make_launcher: LauncherFactory,
-    watcher: Watcher,
-) -> ReproduceAnswer:
-    cost = _cost(document)
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What is run again, how and in which surroundings, and what the recorded run came to."""
+
+    experiment: Experiment
+    document: ExperimentDoc
+    options: ReproduceOptions
+    around: Surroundings
+    recorded: RunOutcome
+
+
+def _run_times(site: Site, trial: _Trial, make_launcher: LauncherFactory, watcher: Watcher) -> ReproduceAnswer:
+    cost, times = _cost(trial.document), trial.options.times
     worst: VerdictDoc | None = None
     kept: Path | None = None
-    for number in range(1, options.times + 1):
-        if options.times > 1:
-            watcher.say(f"run {number} of {options.times}")
+    for number in range(1, times + 1):
+        if times > 1:
+            watcher.say(f"run {number} of {times}")
         with make_launcher() as launcher:
-            verdict, place, interrupted = _run_once(site, experiment, options, around, launcher, watcher)
+            verdict, place, interrupted = _run_once(site, trial, launcher, watcher)
         if verdict is None:
-            return ReproduceAnswer(document, None, number - 1, cost, interrupted=interrupted)
+            return ReproduceAnswer(trial.document, None, number - 1, cost, interrupted=interrupted)
         kept = place or kept
         if worst is None or LEVELS.index(require_level(verdict["verdict"])) < LEVELS.index(
             require_level(worst["verdict"])
         ):
             worst = verdict
-    return ReproduceAnswer(document, worst, options.times, cost, kept)
+    return ReproduceAnswer(trial.document, worst, times, cost, kept)
 
 
 def _run_once(
-    site: Site,
-    experiment: Experiment,
-    options: ReproduceOptions,
-    around: Surroundings,
-    launcher: Launcher,
-    watcher: Watcher,
+    site: Site, trial: _Trial, launcher: Launcher, watcher: Watcher
 ) -> tuple[VerdictDoc | None, Path | None, bool]:
     """Run once; return the verdict (None when interrupted), the kept run directory, and whether interrupted."""
+    experiment, around, keep = trial.experiment, trial.around, trial.options.keep
     conditions = Conditions(
-        around.interpreter, around.probe, reproduction=True, stop_after_steps=options.steps, keep=options.keep
+        around.interpreter, around.probe, reproduction=True, stop_after_steps=trial.options.steps, keep=keep
     )
     paths = reserve_run(site.run_root, site.workspace_root, experiment.sha, reproduction=True)
     start_run(site, experiment, paths, conditions, launcher, watcher)
-    keep = options.keep
     try:
         state, interrupted = follow_or_cancel(site, paths, watcher)
         if interrupted:
             return None, None, True
         left = read_leavings(experiment, state)
         _require_started(left)
-        verdict = _judge(site, experiment, options, around, left)
+        verdict = _judge(trial, left)
         keep = keep or not verdict["met"]
         verdict = _with_fact(site, experiment, verdict, state, watcher)
         _refill_store(site, experiment, left)
@@ -176,20 +176,15 @@ def _run_once(
             shutil.rmtree(paths.root, ignore_errors=True)
 
 
-def _judge(
-    site: Site, experiment: Experiment, options: ReproduceOptions, around: Surroundings, left: RunLeavings
-) -> VerdictDoc:
-    got = RunOutcome(
-        status=str((left.worker or {}).get("status", "lost")),
-        exit_code=_exit_code(left.worker or {}),
-        metrics=left.rows,
-        outputs=tuple(output_document(item) for item in reported_outputs(left)),
-        missing_outputs=tuple(reported_missing(left)),
-    )
-    named, drift = compare_surroundings(experiment, around, left, options.env_mode)
+def _judge(trial: _Trial, left: RunLeavings | None) -> VerdictDoc:
+    """Return the verdict of a run by what it left; None: the state was restored and nothing run."""
+    experiment, options, around = trial.experiment, trial.options, trial.around
+    named, drift = around.named, around.drift
+    if left is not None:
+        named, drift = compare_surroundings(experiment, around, left, options.env_mode)
     return judge(
-        recorded_outcome(site, experiment),
-        got,
+        trial.recorded,
+        None if left is None else _outcome(left),
         experiment=experiment.sha,
         required=require_level(options.require),
         rules=metric_rules(experiment.record.metrics),
@@ -198,7 +193,18 @@ def _judge(
             drift=drift,
             weakest_input=weakest_input(input_documents(experiment.record)),
         ),
-        steps=options.steps,
+        steps=None if left is None else options.steps,
+    )
+
+
+def _outcome(left: RunLeavings) -> RunOutcome:
+    worker = left.worker or {}
+    return RunOutcome(
+        status=str(worker.get("status", "lost")),
+        exit_code=_exit_code(worker),
+        metrics=left.rows,
+        outputs=tuple(output_document(item) for item in reported_outputs(left)),
+        missing_outputs=tuple(reported_missing(left)),
     )
 
 
@@ -222,25 +228,13 @@ def recorded_outcome(site: Site, experiment: Experiment) -> RunOutcome:
     )
 
 
-def _restored_only(
-    site: Site, experiment: Experiment, document: ExperimentDoc, around: Surroundings, watcher: Watcher
-) -> ReproduceAnswer:
+def _restored_only(site: Site, trial: _Trial, watcher: Watcher) -> ReproduceAnswer:
+    experiment = trial.experiment
     directory = site.workspace_root / f"{owner_token()}.{uuid.uuid4().hex[:8]}.restored"
     restore(site.repository, experiment.sha, experiment.record, directory, site.git_config, progress=watcher.say)
     remove_worktree(site.repository, directory)
-    verdict = judge(
-        recorded_outcome(site, experiment),
-        None,
-        experiment=experiment.sha,
-        required="restored",
-        rules=metric_rules(experiment.record.metrics),
-        circumstances=Circumstances(
-            environment=around.named,
-            drift=around.drift,
-            weakest_input=weakest_input(input_documents(experiment.record)),
-        ),
-    )
-    return ReproduceAnswer(document, _with_fact(site, experiment, verdict, None, watcher), 1, _cost(document))
+    verdict = _with_fact(site, experiment, _judge(trial, None), None, watcher)
+    return ReproduceAnswer(trial.document, verdict, 1, _cost(trial.document))
 
 
 def _with_fact(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.errors import MissingDataError, StateDirectoryError, UsageError
+from nemo_gitexp.errors import DataError, MissingDataError, StateDirectoryError, UsageError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.metrics import MetricRows
 from nemo_gitexp.report.remarks import experiment_remarks
@@ -31,14 +31,18 @@ class ShowAnswer:
 def show(site: Site, text: str) -> ShowAnswer:
     """Return everything about one experiment, after checking that its record agrees with its commits.
 
+    A metric stream that lies in another machine's store is a remark.
+
     Raises:
         RecordError: it does not.
     """
     found = find_current(site, text)
     verify_experiment(site.repository, found.experiment)
-    rows = recorded_rows(site.repository, found.experiment)
     remarks = experiment_remarks(found.experiment.record, found.document, found.experiment.run or {})
-    return ShowAnswer(found.document, rows, remarks)
+    try:
+        return ShowAnswer(found.document, recorded_rows(site.repository, found.experiment), remarks)
+    except DataError as fault:
+        return ShowAnswer(found.document, (), (*remarks, f"has no curves here: {fault.message}"))
 
 
 @dataclass(frozen=True, slots=True)

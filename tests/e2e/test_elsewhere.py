@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,3 +75,29 @@ def test_a_fetched_experiment_whose_name_another_one_has_here_is_not_launched(cl
     other.git("update-ref", ref, "HEAD")
     error = other.gitexp("launch", sha, "--json", code=3).json["error"]
     assert (error["type"], error["experiment"]) == ("LaunchError", sha)
+
+
+LONG = """\
+import json, os
+with open(os.environ["GITEXP_METRICS"], "a") as stream:
+    for step in range(9000):
+        stream.write(json.dumps({"step": step, "loss": 1 / (step + 3)}) + "\\n")
+open(os.environ["STARTED"], "a").write("x")
+"""
+
+
+def test_a_long_stream_that_lies_elsewhere_is_a_note_to_show_and_refuses_a_reproduction_before_it_runs(
+    work: Work, tmp_path: Path
+) -> None:
+    work.env["STARTED"] = str(tmp_path / "started")
+    work.write("long.py", LONG)
+    ran = work.gitexp("run", "--json", "--", "python", "long.py").json
+    record = json.loads(work.git("show", f"{ran['result']}:experiments/long/record/result.json"))
+    pin = record["stream"]["pin"]
+    (work.root / ".git/gitexp/store/files/md5" / pin[:2] / pin[2:]).unlink()
+    shown = work.gitexp("show", ran["experiment"])
+    assert "has no curves here: the metric stream of" in shown.out
+    error = work.gitexp("reproduce", ran["experiment"], "--json", code=3).json["error"]
+    assert (error["type"], error["missing"]) == ("MissingDataError", [pin])
+    assert (tmp_path / "started").read_text() == "x"
+    assert work.gitexp("reproduce", ran["experiment"], "--require", "restored", "--json").json["met"]
