@@ -33,11 +33,11 @@ def find_filtered(repository: Repository, directory: Path, listing: bytes, confi
 
 
 def _mentioned(repository: Repository, directory: Path, listing: bytes, config: Mapping[str, str]) -> bool:
-    """Return whether any file of attributes speaks of filters; asking git about 50,000 paths takes a tenth second."""
+    """Return whether any file of attributes names a filter; asking git about 50,000 paths takes a tenth second."""
     home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     everywhere = config.get("core.attributesfile") or f"{home}/git/attributes"
     places = [repository.common_dir / "info/attributes", Path(everywhere).expanduser(), Path("/etc/gitattributes")]
     if b".gitattributes" in listing:
         names = (line.partition(b"\t")[2] for line in listing.split(b"\0") if line.endswith(b".gitattributes"))
         places += [directory / os.fsdecode(name) for name in names]
-    return any(b"filter" in place.read_bytes() for place in places if place.is_file())
+    return any(b"filter=" in place.read_bytes() for place in places if place.is_file())

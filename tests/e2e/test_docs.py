@@ -1,0 +1,103 @@
+"""What the pages tell people to type works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builder import Work
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+TRAIN = """\
+import argparse, json, os
+parser = argparse.ArgumentParser()
+parser.add_argument("--lr", type=float, default=0.1)
+parser.add_argument("--epochs", type=int, default=2)
+parser.add_argument("--config")
+parser.add_argument("--out")
+arguments = parser.parse_args()
+config = json.load(open(arguments.config)) if arguments.config else vars(arguments)
+open(os.environ["GITEXP_OUTPUTS"] + "/weights", "w").write("1")
+for epoch in range(config.get("epochs", 3)):
+    loss = config["lr"] / (epoch + 1)
+"""
+
+
+def blocks(page: Path, language: str = "") -> list[str]:
+    return [match["text"] for match in FENCE.finditer(page.read_text()) if match["language"] == language]
+
+
+def typed(text: str) -> list[list[str]]:
+    """Return the commands of ours in a block, without what stands behind `#`."""
+    lines = [line for line in text.splitlines() if line.startswith("nemo-gitexp ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+@pytest.fixture
+def trained(work: Work) -> Work:
+    """A repository with a script that logs as the tutorial says."""
+    snippet = next(text for text in blocks(ROOT / "docs/tutorial.md", "python") if "GITEXP_METRICS" in text)
+    body = TRAIN + "".join(f"    {line}\n" if line else "\n" for line in snippet.splitlines())
+    work.write("train.py", body)
+    work.write("experiments/mystudy/train.py", body)
+    work.commit()
+    return work
+
+
+def test_the_tutorial_can_be_followed_line_by_line(trained: Work) -> None:
+    commands = [command for text in blocks(ROOT / "docs/tutorial.md") for command in typed(text)]
+    assert len(commands) > 8
+    for command in commands:
+        if "recreate" in command:
+            continue  # needs an index of packages; tests/test_environment.py does it with one of its own
+        said = trained.gitexp(*command)
+        assert "warning" not in said.err, (command, said.err)
+    assert trained.gitexp("show", "latest", "--json").json["reproductions"]["count"] == 3
+
+
+def test_the_commands_of_the_readme_work_in_their_order(trained: Work, tmp_path: Path) -> None:
+    (use,) = [text for text in blocks(ROOT / "README.md") if "init --study" in text]
+    places = iter(("got", "tree"))
+    for command in typed(use):
+        words = [{"A": "latest:mystudy", "B": "latest:train"}.get(word, word) for word in command]
+        if "DIR" in words:
+            words[words.index("DIR")] = str(tmp_path / next(places))
+        trained.gitexp(*words)
+        if "--detach" in words:
+            trained.gitexp("logs", "latest:mystudy", "-f")
+    assert (tmp_path / "got/weights").exists()
+    assert (tmp_path / "tree/train.py").exists()
+
+
+PYTHON = [
+    pytest.param(text, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, text in enumerate(blocks(page, "python"))
+    if "import" in text and "GITEXP_METRICS" not in text and "config.json" not in text
+]
+
+
+@pytest.mark.parametrize("snippet", PYTHON)
+def test_the_python_on_the_pages_runs(snippet: str, work: Work) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=work.root, env=work.env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_recipe_of_the_hash_on_the_page_is_the_hash(work: Work) -> None:
+    (recipe,) = [text for text in blocks(ROOT / "docs/record-format.md", "python") if "config.json" in text]
+    work.gitexp("run", "--record-only", "--", "python", "train.py", "--lr", "0.1")
+    shown = work.gitexp("show", "latest", "--json").json
+    text = work.git("show", f"{shown['experiment']}:experiments/train/record/config.json")
+    work.write("config.json", text)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", recipe], cwd=work.root, capture_output=True, text=True, check=True
+    )
+    assert shown["config_hash"] in done.stdout
