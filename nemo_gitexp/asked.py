@@ -112,6 +112,11 @@ def _define_command(root: Path, asked: Asked) -> Defined:
             "key=value changes a study; a command's own arguments are its configuration",
             hint="nemo-gitexp run -- COMMAND ARGS",
         )
+    if asked.base_config is not None:
+        raise UsageError(
+            "--from starts a study from a configuration; a command's own arguments are its configuration",
+            hint="nemo-gitexp run STUDY --from EXP",
+        )
     entry = parse_command(command)
     if reads_program_from_stdin(command):
         raise UsageError(

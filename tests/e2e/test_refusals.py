@@ -161,6 +161,12 @@ def test_an_unknown_word_is_a_usage_error_that_names_the_nearest(
     assert any(part in error["hint"] + error["message"] for part in word.split("|"))
 
 
+def test_a_command_does_not_start_from_another_configuration(studied: Work) -> None:
+    base = studied.gitexp("run", "--record-only", "--json", "digits").json["experiment"]
+    error = refused(studied, "run", "--json", "--from", base, "--", "python", "train.py", code=2)
+    assert (error["type"], error["hint"]) == ("UsageError", "nemo-gitexp run STUDY --from EXP")
+
+
 def test_a_script_that_git_ignores_is_refused_before_anything_runs(work: Work) -> None:
     work.write(".gitignore", "scratch/\n")
     work.write("scratch/try.py", SCRIPT)
