@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -83,9 +84,10 @@ def _require_same(repository: Repository, pins: Sequence[InputPin]) -> None:
     if differing:
         names = [pin.path for pin in differing]
         first = differing[0]
-        how = f"dvc commit {first.stage}" if first.stage else f"dvc add {first.path}"
+        path = shlex.quote(first.path)
+        how = f"dvc commit {shlex.quote(first.stage)}" if first.stage else f"dvc add {path}"
         raise DataDriftError(
             f"data differs from its pin: {', '.join(names[:5])}",
-            hint=f"run again with --commit-data, or {how}, or dvc checkout {first.path} to undo the change",
+            hint=f"run again with --commit-data, or {how}, or dvc checkout {path} to undo the change",
             paths=names,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -254,7 +255,7 @@ def _untracked(path: str, seen: Sequence[str], read: Reader, lock_paths: Sequenc
     if stage is not None:
         said = f"{path} is an output of the DVC stage {stage}, which has not been run"
         return UntrackedDataError(said, hint=f"dvc repro {stage}", path=path)
-    hint = f"dvc add {_shell(path)} (files that git tracks belong to the code and are not declared as data)"
+    hint = f"dvc add {shlex.quote(path)} (files that git tracks belong to the code and are not declared as data)"
     return UntrackedDataError(f"{path} is not tracked by DVC", hint=hint, path=path)
 
 
@@ -314,7 +315,3 @@ def _mapping(value: _TextTree | None) -> Mapping[str, _TextTree]:
 
 def _sequence(value: _TextTree | None) -> list[_TextTree]:
     return value if isinstance(value, list) else []
-
-
-def _shell(path: str) -> str:
-    return path if re.fullmatch(r"[\w./-]+", path) else "'" + path.replace("'", "'\\''") + "'"
