@@ -38,7 +38,7 @@ def near_duplicate(repository: Repository, plan: Plan, tips: Sequence[Tip]) -> t
 
 def _differing_parts(a: ExperimentRecord, b: ExperimentRecord) -> tuple[str, ...]:
     pairs = {
-        "code": (a.code.key, b.code.key),
+        "code": ((a.code.key, a.code.filtered), (b.code.key, b.code.filtered)),
         "environment": (a.environment_key, b.environment_key),
         "inputs": ([(i.path, i.pin) for i in a.inputs], [(i.path, i.pin) for i in b.inputs]),
         "command": (a.entry.to_json(), b.entry.to_json()),

@@ -115,13 +115,14 @@ class ExperimentRecord:
 
 
 def identity_of(record: ExperimentRecord) -> str | None:
-    """Return `sha256:…` over all that decides a result, None while the environment is unknown.
+    """Return `sha256:…` over all that decides a result, None while the environment or what filters made is unknown.
 
     Two experiments with equal identity are the same experiment; names, purposes and dates play no part.
     """
-    if record.environment_key is None:
+    filtered = record.code.filtered
+    if record.environment_key is None or (filtered is not None and filtered.md5 is None):
         return None
-    parts: JsonValue = {
+    parts: dict[str, JsonValue] = {
         "code": record.code.key,
         "config": record.config_hash,
         "seed": record.seed,
@@ -132,6 +133,8 @@ def identity_of(record: ExperimentRecord) -> str | None:
         "topology": record.topology,
         "environment": record.environment_key,
     }
+    if filtered is not None:
+        parts["filtered"] = filtered.md5
     return f"sha256:{hashlib.sha256(render_json(parts)).hexdigest()}"
 
 

@@ -66,6 +66,17 @@ def test_what_was_recorded_without_the_filter_is_restored_without_it(shouting: W
     assert clone.gitexp(*RESTORE, code=3).json["error"]["type"] == "WorkspaceError"
 
 
+def test_what_the_filter_made_of_a_file_is_part_of_what_was_run(shouting: Work) -> None:
+    first = shouting.gitexp("run", "--json", "--", "python", "read.py").json
+    assert shouting.gitexp("run", "--json", "--", "python", "read.py").json["duplicate_of"] == first["experiment"]
+    shouting.git("config", "--unset", "filter.shout.smudge")
+    shouting.write("notes.up", "NOISE\n")
+    assert shouting.git("status", "--short") == ""
+    second = shouting.gitexp("run", "--json", "--", "python", "read.py").json
+    assert (second["status"], second["duplicate_of"]) == ("completed", None)
+    assert "NOISE" in shouting.gitexp("logs", second["experiment"]).out
+
+
 def test_attributes_without_a_filter_ask_for_nothing(work: Work) -> None:
     work.write(".gitattributes", "*.bat eol=crlf\n")
     work.write("go.bat", "echo\r\n")
