@@ -97,7 +97,7 @@ def _recreated(site: Site, recorded: Mapping[str, JsonValue], say: Callable[[str
     key = parse_environment(recorded).key.removeprefix("sha256:")[:16]
     place = site.repository.state_dir / "environments" / key
     python = place / "bin" / "python"
-    with taking_turns(place.with_suffix(".lock")):  # what is half made here belongs to a killed process
+    with taking_turns(place.with_suffix(".turns")):  # what is half made here belongs to a killed process
         if (place / _WHOLE).exists():
             return python
         say("recreating the recorded environment (once)")

@@ -32,7 +32,7 @@ def test_an_environment_that_another_process_makes_is_waited_for_and_taken(work:
     (place / "bin" / "python").symlink_to(sys.executable)
     found: list[Surroundings] = []
     said: list[str] = []
-    lock = place.with_suffix(".lock")
+    lock = place.with_suffix(".turns")
     waiter = threading.Thread(
         target=lambda: found.append(find_surroundings(site, experiment, "recreate", work.env, said.append))
     )
