@@ -132,8 +132,8 @@ def _parse_tip(ref: str, sha: str, kind: str, parent: str, body: str) -> Tip | N
 
 
 def remove_stale_locks(repository: Repository, older_than_s: float, now_s: float) -> None:
-    """Delete lock files on our own refs that a killed process left; nobody else's."""
-    for prefix in (LOCAL_PREFIX, "refs/gitexp-facts/", TEMPORARY_REFS):
+    """Delete lock files on our own refs and branches that a killed process left; nobody else's."""
+    for prefix in (LOCAL_PREFIX, "refs/gitexp-facts/", TEMPORARY_REFS, f"refs/heads/{BRANCH_PREFIX}"):
         directory = Path(repository.common_dir, *prefix.strip("/").split("/"))
         for lock in directory.rglob("*.lock"):
             try:

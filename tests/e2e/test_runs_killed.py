@@ -53,9 +53,24 @@ def test_a_kill_at_any_moment_leaves_whole_experiments_and_nothing_else(tmp_path
     for item in ended:
         if item["status"] != "completed":
             assert work.gitexp("launch", "--json", item["experiment"]).json["status"] == "completed"
+    for lock in (work.root / ".git/refs").rglob("*.lock"):  # a killed git leaves them; they count as stale when old
+        os.utime(lock, (0, 0))
+    work.gitexp("collect")
     expect_nothing_left(work)
     assert fsck(work) == ""
     assert work.git("status", "--porcelain") == "M train.py"
+
+
+def test_an_old_lock_on_a_branch_of_ours_goes_and_the_branch_follows_its_experiment(work: Work) -> None:
+    ran = work.gitexp("run", "--json", "--", "python", "train.py").json
+    work.git("update-ref", f"refs/heads/{ran['branch']}", ran["experiment"])
+    ours, theirs = (work.root / f".git/refs/heads/{name}.lock" for name in (ran["branch"], "main"))
+    for lock in (ours, theirs):
+        lock.touch()
+        os.utime(lock, (0, 0))
+    work.gitexp("collect")
+    assert (ours.exists(), theirs.exists()) == (False, True)
+    assert work.git("rev-parse", ran["branch"]) == ran["result"]
 
 
 def _none_goes_on(work: Work) -> bool:
