@@ -38,12 +38,16 @@ FAILED_STATUSES = ("failed", "cancelled", "lost")
 
 @dataclass(slots=True)
 class Call:
-    """One call of the command line: where it looks, how it answers, the command after `--`, the exit code."""
+    """One call of the command line: where it looks, how it answers, the command after `--`, the exit code.
+
+    `failure_code` is what every failure exits with, where a caller (git bisect) takes the usual codes otherwise.
+    """
 
     console: Console = field(default_factory=Console)
     directory: Path = Path()
     command: tuple[str, ...] | None = None
     exit_code: int = 0
+    failure_code: int | None = None
     _repository: Repository | None = None
     _site: Site | None = None
 
@@ -89,7 +93,7 @@ def complete_experiments(incomplete: str) -> list[str]:
         from nemo_gitexp.tips import list_tips
 
         tips = list_tips(open_repository(Path.cwd()))
-    except GitexpError:
+    except (GitexpError, OSError):
         return []
     words = ["latest", *(f"latest:{study}" for study in sorted({tip.study for tip in tips}))]
     return [word for word in [*words, *(tip.name for tip in tips)] if word.startswith(incomplete)]
@@ -102,7 +106,7 @@ def complete_studies(incomplete: str) -> list[str]:
         from nemo_gitexp.git.repository import open_repository
 
         return [study for study in list_studies(open_repository(Path.cwd()).root) if study.startswith(incomplete)]
-    except GitexpError:
+    except (GitexpError, OSError):
         return []
 
 
@@ -113,7 +117,7 @@ def complete_executors(incomplete: str) -> list[str]:
         from nemo_gitexp.git.repository import open_repository
 
         profiles = open_site(open_repository(Path.cwd()), os.environ).settings.executors
-    except GitexpError:
+    except (GitexpError, OSError):
         return []
     return [name for name in profiles if name.startswith(incomplete)]
 
@@ -318,15 +322,10 @@ def reproduce(
         keep=keep,
         times=times,
     )
+    if bisect:
+        _CALL.failure_code = EXIT_CANNOT_BISECT
     watcher = TerminalWatcher(_CALL.console)
-    try:
-        answer = verb(_CALL.site(), exp, options, _CALL.launcher, watcher, os.environ)
-    except GitexpError as error:
-        if bisect:
-            _fail(error)
-            _CALL.exit_code = EXIT_CANNOT_BISECT
-            return
-        raise
+    answer = verb(_CALL.site(), exp, options, _CALL.launcher, watcher, os.environ)
     watcher.clear()
     if answer.interrupted:
         _CALL.exit_code = EXIT_INTERRUPTED
@@ -686,7 +685,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words, command = split_arguments(sys.argv[1:] if arguments is None else arguments)
     _CALL.command = command
     _CALL.console = Console(json="--json" in words)
-    _CALL.exit_code = 0
+    _CALL.exit_code, _CALL.failure_code = 0, None
     if not words and command is None:
         words = ["--help"]
         _CALL.exit_code = EXIT_USAGE
@@ -713,14 +712,15 @@ def _guarded(work: Callable[[], None]) -> int:
         work()
     except GitexpError as error:
         _fail(error)
-        return error.exit_code
+        return _CALL.failure_code or error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
     except OSError as fault:
         _fail(_as_state_error(fault))
-        return EXIT_NO_ANSWER
+        return _CALL.failure_code or EXIT_NO_ANSWER
     except Exception as bug:  # noqa: BLE001 - the last line of defence: a bug becomes a report, not a stack on the screen
-        return _report_bug(bug)
+        code = _report_bug(bug)
+        return _CALL.failure_code or code
     return _CALL.exit_code
 
 

@@ -5,7 +5,7 @@ Every document begins with `"schema": 1`. Text, JSON, Markdown and HTML are rend
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TypedDict
 
 from nemo_gitexp.jsontext import JsonValue
@@ -219,10 +219,3 @@ class DiffDoc(TypedDict):
     topology: Mapping[str, PairDoc]
     metrics: dict[str, MetricDiffDoc]
     outputs: list[Mapping[str, JsonValue]]
-
-
-class ExperimentsDoc(TypedDict):
-    """The answer of `log --json` and `status --json`."""
-
-    schema: int
-    experiments: Sequence[ExperimentDoc]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from nemo_gitexp.errors import AmbiguousExperimentError, UnknownExperimentError
+from nemo_gitexp.errors import AmbiguousExperimentError, GitCommandError, UnknownExperimentError
 from nemo_gitexp.git.objects import find_objects, list_tree
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.store import deepen_hint, read_experiments_or_faults, record_directory
@@ -82,7 +82,10 @@ def _spellings(tip: Tip) -> tuple[str, ...]:
 def _commit_of(repository: Repository, text: str) -> str | None:
     if _UNSAFE.search(text):
         return None
-    return repository.find_text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
+    try:
+        return repository.find_text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
+    except GitCommandError:
+        return None  # typed by somebody: an ambiguous beginning of a sha, or nothing that git can read
 
 
 def _of_code(repository: Repository, sha: str, tips: Sequence[Tip]) -> list[Tip]:

@@ -285,8 +285,9 @@ def _environment(site: Site, entry: Entry, asked: Asked) -> tuple[Path | None, P
 
 
 def _remote(git_config: Mapping[str, str]) -> str | None:
-    """Return the URL of origin without credentials; a local path is nobody's business."""
+    """Return the URL of origin without credentials and query; a local path is nobody's business."""
     url = git_config.get("remote.origin.url")
     if url is None or url.startswith(("/", ".", "~", "file:")):
         return None
-    return re.sub(r"(?<=://)[^/@]*@", "", url)
+    # To the last @ before the path: people write passwords with an @ in them.
+    return re.sub(r"(?<=://)[^/]*@", "", re.sub(r"[?#].*", "", url))

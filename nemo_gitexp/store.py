@@ -359,4 +359,7 @@ def read_environment(repository: Repository, experiment: Experiment) -> Mapping[
 def read_metrics(repository: Repository, experiment: Experiment) -> bytes | None:
     """Return the committed metric stream, None when there is none in git."""
     name = f"{experiment.tip.sha}:{record_directory(experiment.record.study)}/{RESULT_FILES[2]}"
-    return read_blobs(repository, [name], limit_bytes=MAX_DOCUMENT_BYTES)[0]
+    (text,) = read_blobs(repository, [name], limit_bytes=MAX_DOCUMENT_BYTES)
+    if text is not None and len(text) > MAX_DOCUMENT_BYTES:
+        raise RecordError(f"{name} is longer than any stream that is kept in git", source=name)
+    return text

@@ -31,12 +31,11 @@ class TreeEntry:
 
 @dataclass(frozen=True, slots=True)
 class CommitObject:
-    """A commit as it stands in the object store; `committer_line` is `name <email> seconds zone`."""
+    """A commit as it stands in the object store; `author_line` is `name <email> seconds zone`."""
 
     tree: TreeSha
     parents: tuple[CommitSha, ...]
     author_line: str
-    committer_line: str
     message: str
 
 
@@ -103,7 +102,6 @@ def read_commit(repository: Repository, sha: str) -> CommitObject:
         tree=TreeSha(fields["tree"][0]),
         parents=tuple(CommitSha(parent) for parent in fields.get("parent", [])),
         author_line=fields["author"][0],
-        committer_line=fields["committer"][0],
         message=message,
     )
 

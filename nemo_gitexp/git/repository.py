@@ -139,10 +139,16 @@ class Repository:
         return self.run(*args, stdin=stdin, env=env).decode("utf-8", "surrogateescape").rstrip("\n")
 
     def find_text(self, *args: str) -> str | None:
-        """Run git and return its stdout as text, None when it says no."""
+        """Run git and return its stdout as text, None when it says no (exit 1: there is no such thing).
+
+        Raises:
+            GitCommandError: it could not say.
+        """
         try:
             return self.text(*args)
-        except GitCommandError:
+        except GitCommandError as refusal:
+            if refusal.facts["exit_code"] != 1:
+                raise
             return None
 
     def config(self) -> dict[str, str]:

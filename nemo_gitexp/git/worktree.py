@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def remove_worktree(repository: Repository, directory: Path) -> None:
     """Remove a worktree of ours and all that was in it; nothing happens when it is gone already."""
     for nested in reversed(_nested_worktrees(directory)):
         # By its own repository, which keeps a note of it; what git refuses is removed all the same.
-        repository.find_text("-C", str(nested), "worktree", "remove", "--force", "--force", "--", str(nested))
+        with suppress(GitCommandError):
+            repository.run("worktree", "remove", "--force", "--force", "--", str(nested), cwd=nested)
         shutil.rmtree(nested, ignore_errors=True)
     try:
         repository.run("worktree", "remove", "--force", "--force", "--", str(directory))
@@ -75,7 +77,8 @@ def remove_worktree(repository: Repository, directory: Path) -> None:
         _make_writable(directory)
         shutil.rmtree(directory, ignore_errors=True)
         # Once more, for git's note of it; `worktree prune` would drop the notes of the user's own missing ones too.
-        repository.find_text("worktree", "remove", "--force", "--force", "--", str(directory))
+        with suppress(GitCommandError):
+            repository.run("worktree", "remove", "--force", "--force", "--", str(directory))
 
 
 def unlock_worktree(repository: Repository, directory: Path) -> None:

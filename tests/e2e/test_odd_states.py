@@ -355,3 +355,19 @@ def test_a_linked_worktree_inside_the_work_tree_is_another_state(work: Work) -> 
     work.env["NEMO_GITEXP_WORKSPACE_ROOT"] = str(work.root / "spaces")
     work.gitexp("run", "--again", "--keep", "--", "python", "train.py")
     assert work.gitexp("run", "--json", "--", "python", "train.py").json["duplicate_of"]
+
+
+@pytest.mark.parametrize(
+    "url, recorded",
+    [
+        ("https://ada:p@ss@host.example/x.git", "https://host.example/x.git"),
+        ("https://token@host.example/x.git?private_token=abc", "https://host.example/x.git"),
+        ("git@host.example:x/y.git", "git@host.example:x/y.git"),
+        ("/home/ada/x.git", None),
+    ],
+)
+def test_the_remote_is_recorded_without_anything_secret(work: Work, url: str, recorded: str | None) -> None:
+    work.git("remote", "add", "origin", url)
+    sha = work.gitexp("run", "--record-only", "--json", "--", "python", "train.py").json["experiment"]
+    text = work.git("show", f"{sha}:experiments/train/record/experiment.json")
+    assert json.loads(text)["code"]["remote"] == recorded
