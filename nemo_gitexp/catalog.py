@@ -1,6 +1,6 @@
 """All experiments as documents, up to date: finished runs collected, live ones looked at, facts counted in.
 
-A cache of documents by tip sha makes listings fast; it may be deleted at any time.
+A cache of documents (`listing.py`) makes listings fast; it may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -161,13 +161,17 @@ def list_entries(site: Site, tips: Sequence[Tip], live: Mapping[str, RunState]) 
     branches = begin_branches(repository)
     facts = group_facts(list_facts(repository, [tip.record for tip in tips] if len(tips) < FEW else None))
     names = branch_names(branches)
-    standings: dict[str, Standing] = {
-        tip.sha: standing_of(tip, live.get(tip.record), facts.get(tip.record, ()), names) for tip in tips
+    # By both: a ref that somebody copied shares the commit, and is none of that name.
+    by_key = {f"{tip.sha} {tip.ref}": tip for tip in tips}
+    standings = {
+        key: standing_of(tip, live.get(tip.record), facts.get(tip.record, ()), names) for key, tip in by_key.items()
     }
-    by_sha: dict[str, Tip] = {tip.sha: tip for tip in tips}
-    cache = repository.state_dir / "listing.db"
-    found = list_documents(cache, standings, lambda shas: _read_documents(repository, [by_sha[sha] for sha in shas]))
-    return [Listed(tip, found[tip.sha]) for tip in tips]
+
+    def read(keys: Sequence[str]) -> dict[str, ExperimentDoc | RecordError]:
+        return dict(zip(keys, _read_documents(repository, [by_key[key] for key in keys]), strict=True))
+
+    found = list_documents(repository.state_dir / "listing.db", standings, read)
+    return [Listed(tip, found[key]) for key, tip in by_key.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,15 +283,12 @@ def _jobs(run: RunState | None) -> tuple[str, ...]:
     return (f"pid-{pid}",) if pid else ()
 
 
-def _read_documents(repository: Repository, tips: Sequence[Tip]) -> dict[str, ExperimentDoc | RecordError]:
-    """Return by tip sha the documents as the commits tell them, or why they cannot be read."""
+def _read_documents(repository: Repository, tips: Sequence[Tip]) -> list[ExperimentDoc | RecordError]:
+    """Return for each tip its document as the commits tell it, or why it cannot be read."""
     from nemo_gitexp.store import read_experiments_or_faults
 
     items = read_experiments_or_faults(repository, tips)
-    return {
-        tip.sha: item if isinstance(item, RecordError) else _document(item)
-        for tip, item in zip(tips, items, strict=True)
-    }
+    return [item if isinstance(item, RecordError) else _document(item) for item in items]
 
 
 def _document(experiment: Experiment) -> ExperimentDoc:

@@ -1,4 +1,4 @@
-"""A cache of listed experiments as JSON, by tip sha; it may be deleted at any time.
+"""A cache of listed experiments as JSON, by commit and ref; it may be deleted at any time.
 
 What is cached is the text that `log --json` prints, with the standing that it shows: while nothing has changed, a
 listing neither reads nor writes JSON.
@@ -17,7 +17,7 @@ from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.standing import Standing, stand
 
-TABLE = "entries_2"
+TABLE = "entries_3"
 """Its number changes with the columns and with what a document says."""
 
 MOST_MARKS = 200
@@ -59,31 +59,31 @@ class Entry:
 
 
 def list_documents(path: Path, standings: Mapping[str, Standing], read: Reader) -> dict[str, Entry | RecordError]:
-    """Return experiments by tip sha, from the cache where it has them.
+    """Return experiments by key, from the cache where it has them.
 
     Args:
         path: the cache.
-        standings: how each experiment stands now, by tip sha.
-        read: returns the documents of some tips as their commits tell, or why they cannot be read.
+        standings: how each experiment stands now, by a key that says which commit of which ref it is.
+        read: returns the documents of some keys as their commits tell, or why they cannot be read.
 
     Side effects: what was read, and what stands otherwise than before, is put into the cache.
     """
     found: dict[str, Entry | RecordError] = {}
     news: dict[str, Entry] = {}
-    for tip, stood, text in _read_rows(path, standings):
-        standing = standings[tip]
+    for key, stood, text in _read_rows(path, standings):
+        standing = standings[key]
         at_rest = standing if standing.is_at_rest else standing.at_rest()
         if stood == str(at_rest):
-            found[tip] = Entry(None, standing, text) if standing.is_at_rest else Entry(_parsed(text), standing)
+            found[key] = Entry(None, standing, text) if standing.is_at_rest else Entry(_parsed(text), standing)
         else:
             document = _parsed(text)
-            found[tip], news[tip] = Entry(document, standing), Entry(document, at_rest)
-    missing = [tip for tip in standings if tip not in found]
-    for tip, item in read(missing).items() if missing else ():
+            found[key], news[key] = Entry(document, standing), Entry(document, at_rest)
+    missing = [key for key in standings if key not in found]
+    for key, item in read(missing).items() if missing else ():
         if isinstance(item, RecordError):
-            found[tip] = item
+            found[key] = item
         else:
-            found[tip], news[tip] = Entry(item, standings[tip]), Entry(item, standings[tip].at_rest())
+            found[key], news[key] = Entry(item, standings[key]), Entry(item, standings[key].at_rest())
     if news:
         _write_rows(path, news)
     return found
@@ -96,8 +96,8 @@ def _parsed(text: bytes) -> ExperimentDoc:
 def _write_rows(path: Path, entries: Mapping[str, Entry]) -> None:
     import sqlite3
 
-    rows = [(tip, str(entry.standing), crc32(entry.text), entry.text) for tip, entry in entries.items()]
-    layout = "tip TEXT PRIMARY KEY, standing TEXT, crc INT, document BLOB"
+    rows = [(key, str(entry.standing), crc32(entry.text), entry.text) for key, entry in entries.items()]
+    layout = "key TEXT PRIMARY KEY, standing TEXT, crc INT, document BLOB"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path, timeout=1)) as database, database:
@@ -110,23 +110,23 @@ def _write_rows(path: Path, entries: Mapping[str, Entry]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _read_rows(path: Path, tips: Collection[str]) -> list[tuple[str, str, bytes]]:
-    """Return (tip, standing, text) of the tips that are there; what is damaged is not."""
+def _read_rows(path: Path, keys: Collection[str]) -> list[tuple[str, str, bytes]]:
+    """Return (key, standing, text) of the keys that are there; what is damaged is not."""
     if not path.exists():
         return []
     import sqlite3  # 2 ms, for those who list
 
-    query = f"SELECT tip, standing, crc, document FROM {TABLE}"  # noqa: S608 - our own words
-    some = list(tips) if len(tips) <= MOST_MARKS else []
+    query = f"SELECT key, standing, crc, document FROM {TABLE}"  # noqa: S608 - our own words
+    some = list(keys) if len(keys) <= MOST_MARKS else []
     if some:
-        query += f" WHERE tip IN ({','.join('?' * len(some))})"
+        query += f" WHERE key IN ({','.join('?' * len(some))})"
     try:
         with closing(sqlite3.connect(path)) as database:
             rows = database.execute(query, some).fetchall()
     except sqlite3.Error:
         return []
     return [
-        (tip, stood, text)
-        for tip, stood, crc, text in rows
-        if tip in tips and isinstance(text, bytes) and crc32(text) == crc
+        (key, stood, text)
+        for key, stood, crc, text in rows
+        if key in keys and isinstance(text, bytes) and crc32(text) == crc
     ]

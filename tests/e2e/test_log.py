@@ -102,19 +102,31 @@ def test_a_damaged_cache_is_no_matter(work: Work, damage: bytes) -> None:
     for _ in range(2):
         assert work.gitexp("log", "--json", "--all").json == before
     with sqlite3.connect(cache(work)) as database:
-        assert len(database.execute("SELECT * FROM entries_2").fetchall()) == len(before["experiments"])
+        assert len(database.execute("SELECT * FROM entries_3").fetchall()) == len(before["experiments"])
 
 
 def test_a_cache_with_other_columns_or_content_is_no_matter(work: Work) -> None:
     before = work.gitexp("log", "--json", "--all").json
     with sqlite3.connect(cache(work)) as database:
-        database.execute("UPDATE entries_2 SET document = 'torn {'")
+        database.execute("UPDATE entries_3 SET document = 'torn {'")
     assert work.gitexp("log", "--json", "--all", "--where", "lr > 0").json == before
     with sqlite3.connect(cache(work)) as database:
-        database.execute("ALTER TABLE entries_2 RENAME TO documents")
-        database.execute("CREATE TABLE entries_2 (tip TEXT)")
+        database.execute("ALTER TABLE entries_3 RENAME TO documents")
+        database.execute("CREATE TABLE entries_3 (tip TEXT)")
     assert work.gitexp("log", "--json", "--all").json == before
     cache(work).unlink()
+
+
+def test_a_copied_ref_is_named_and_hides_nothing(work: Work) -> None:
+    before = work.gitexp("log", "--json", "--all").json
+    sha = work.refs()[before["experiments"][0]["ref"]]
+    for name in ("0copy", "zcopy"):
+        work.git("update-ref", f"refs/gitexp/train/{name}", sha)
+        for _ in range(2):
+            answered = work.gitexp("log", "--json", "--all")
+            assert answered.json == before
+            assert "calls itself train/" in answered.err
+        work.git("update-ref", "-d", f"refs/gitexp/train/{name}")
 
 
 def test_what_is_learned_later_is_listed_at_once(work: Work) -> None:
