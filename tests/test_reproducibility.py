@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import random
@@ -173,7 +174,7 @@ def test_the_saved_information_says_what_it_takes(work: Work, monkeypatch: pytes
     assert saved["timestamp"].endswith("Z")
     assert saved["code"] == {"commit": head, "dirty": False}
     assert saved["data"] == {"data/x.csv": "a" * 32}
-    assert saved["environment"]["packages"]["torch"] == torch.__version__
+    assert saved["environment"]["packages"]["torch"] == importlib.metadata.version("torch")
     assert saved["environment"]["key"].startswith("sha256:")
     assert saved["determinism"]["torch"]["version"] == torch.__version__
     work.write("train.py", "changed")
