@@ -46,7 +46,7 @@ def test_a_kill_at_any_moment_leaves_whole_experiments_and_nothing_else(tmp_path
         process.communicate()
         listed = work.gitexp("log", "--json", "-n", "1").json["experiments"]
         assert {item["status"] for item in listed} <= {"recorded", "launched", "running", "completed"}
-    wait_until(lambda: not work.refs("refs/gitexp-tmp/") and _none_goes_on(work))
+    wait_until(lambda: _none_goes_on(work) and not work.refs("refs/gitexp-tmp/"))  # looking is what tidies up
     work.gitexp("collect")
     ended = work.gitexp("log", "--json", "--all").json["experiments"]
     assert {item["status"] for item in ended} <= {"recorded", "completed", "lost"}
