@@ -62,7 +62,7 @@ def require_script(entry: Entry, root: Path, workdir: str, listing: bytes, input
         entry: what runs.
         root: the work tree.
         workdir: where it runs, relative to the root.
-        listing: the snapshot's files (`git.changes.list_files`).
+        listing: the snapshot's files (`git.objects.list_files`).
         inputs: paths of the declared data, which may hold scripts too.
 
     Raises:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from nemo_gitexp.errors import WorkspaceError
-from nemo_gitexp.git.changes import list_files
 from nemo_gitexp.git.filters import find_filtered
+from nemo_gitexp.git.objects import list_files
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.record import FilteredFiles
 

@@ -28,7 +28,7 @@ def pin_inputs(repository: Repository, specs: Sequence[InputSpec], tree: str, li
         repository: where.
         specs: what the definition declares.
         tree: of the snapshot, whose DVC pointers count.
-        listing: the tree's files (`git.changes.list_files`).
+        listing: the tree's files (`git.objects.list_files`).
 
     Raises:
         UntrackedDataError: DVC does not track one of them.

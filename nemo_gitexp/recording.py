@@ -28,8 +28,8 @@ from nemo_gitexp.errors import (
     UsageError,
 )
 from nemo_gitexp.filtered import look_at_filtered
-from nemo_gitexp.git.changes import code_key, list_files
-from nemo_gitexp.git.objects import find_objects
+from nemo_gitexp.git.changes import code_key
+from nemo_gitexp.git.objects import find_objects, list_files
 from nemo_gitexp.git.repository import Identities, Repository
 from nemo_gitexp.git.snapshot import MEGABYTE, Look, Snapshot, SnapshotLimits, begin_look, take_snapshot
 from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter

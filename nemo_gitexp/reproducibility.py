@@ -240,7 +240,8 @@ def _pins(repository: Repository, head: str | None) -> dict[str, JsonValue]:
     if head is None:
         return {}
     from nemo_gitexp.data.pins import list_pins
-    from nemo_gitexp.git.changes import list_files, listed_paths
+    from nemo_gitexp.git.changes import listed_paths
+    from nemo_gitexp.git.objects import list_files
 
     def read(path: str) -> bytes | None:
         place = repository.root / path

@@ -11,7 +11,7 @@ from nemo_gitexp.data.pins import InputPin, parse_input_pin
 from nemo_gitexp.data.restore import RestoredInput, restore_inputs
 from nemo_gitexp.data.verified import VerifiedFiles
 from nemo_gitexp.filtered import look_at_filtered, require_filtered
-from nemo_gitexp.git.changes import list_files
+from nemo_gitexp.git.objects import list_files
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.git.worktree import DiskFile, add_worktree, remove_worktree, verify_worktree
 from nemo_gitexp.jsontext import JsonValue, render_json_line
@@ -69,8 +69,8 @@ def restore(
     try:
         populated = {path for path, _ in record.code.submodules}
         add_worktree(repository, directory, sha, with_submodules=bool(populated))
-        files = verify_worktree(repository, directory, sha, populated=populated)
         listing = list_files(repository, sha)
+        files = verify_worktree(repository, directory, listing, populated=populated)
         found = look_at_filtered(repository, directory, listing, record.code.submodules, config)
         require_filtered(record.code.filtered, found)
         pins = input_pins(record)

@@ -12,7 +12,7 @@ import pytest
 from builder import Work, make_work
 
 from nemo_gitexp.errors import RepositoryError, SnapshotRefusedError
-from nemo_gitexp.git.objects import NewCommit, write_commit
+from nemo_gitexp.git.objects import NewCommit, list_files, write_commit
 from nemo_gitexp.git.repository import RefName, Repository, open_repository
 from nemo_gitexp.git.snapshot import Snapshot, SnapshotLimits, begin_look, take_snapshot
 from nemo_gitexp.git.worktree import DiskFile, add_worktree, remove_worktree, verify_worktree
@@ -396,7 +396,7 @@ def _restored(work: Work, repository: Repository, snapshot: Snapshot, *, keep: b
     assert sha is not None
     populated = {path for path, _ in snapshot.submodules}
     add_worktree(repository, _place(work), sha, with_submodules=bool(populated))
-    files = verify_worktree(repository, _place(work), sha, populated=populated)
+    files = verify_worktree(repository, _place(work), list_files(repository, sha), populated=populated)
     if not keep:
         remove_worktree(repository, _place(work))
     return files

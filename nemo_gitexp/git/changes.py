@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from nemo_gitexp.git.repository import Repository
 
@@ -61,11 +60,6 @@ def _parse_letters(words: Sequence[str]) -> dict[str, str]:
         found[words[at + 2] if renamed else words[at + 1]] = letter
         at += 3 if renamed else 2
     return found
-
-
-def list_files(repository: Repository, tree: str, *, cwd: Path | None = None) -> bytes:
-    """Return `git ls-tree -r -z` of a tree, in the submodule at `cwd` if given, as `code_key` and others read it."""
-    return repository.run("ls-tree", "-r", "-z", "--full-tree", tree, cwd=cwd)
 
 
 def listed_paths(listing: bytes, *names: str) -> list[str]:

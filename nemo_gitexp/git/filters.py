@@ -20,7 +20,7 @@ def find_filtered(repository: Repository, directory: Path, listing: bytes, confi
     Args:
         repository: whose attributes apply besides those in the directory.
         directory: a work tree of it, or of a submodule.
-        listing: the files there, from `git.changes.list_files`.
+        listing: the files there, from `git.objects.list_files`.
         config: git's effective configuration.
     """
     if not _mentioned(repository, directory, listing, config):

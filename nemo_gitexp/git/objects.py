@@ -122,12 +122,23 @@ def read_changes(repository: Repository, sha: str) -> tuple[tuple[CommitSha, ...
     return tuple(CommitSha(parent) for parent in parents.split()), paths
 
 
+def list_files(repository: Repository, tree: str, *, cwd: Path | None = None) -> bytes:
+    """Return `git ls-tree -r -z` of a tree, in the submodule at `cwd` if given, as `parse_tree` and others read it."""
+    return repository.run("ls-tree", "-r", "-z", "--full-tree", tree, cwd=cwd)
+
+
 def list_tree(repository: Repository, tree: str, *paths: str, recursive: bool = True) -> list[TreeEntry]:
     """Return the entries of a tree, all levels when recursive, restricted to literal `paths` if any."""
     options = ["-r"] if recursive else []
-    out = repository.run("--literal-pathspecs", "ls-tree", "-z", "--full-tree", *options, tree, "--", *paths)
+    return parse_tree(
+        repository.run("--literal-pathspecs", "ls-tree", "-z", "--full-tree", *options, tree, "--", *paths)
+    )
+
+
+def parse_tree(listing: bytes) -> list[TreeEntry]:
+    """Return the entries of a listing."""
     entries = []
-    for line in out.decode("utf-8", "surrogateescape").split("\0")[:-1]:
+    for line in listing.decode("utf-8", "surrogateescape").split("\0")[:-1]:
         meta, _, path = line.partition("\t")
         mode, kind, sha = meta.split(" ")
         entries.append(TreeEntry(mode, kind, sha, path))
@@ -136,13 +147,8 @@ def list_tree(repository: Repository, tree: str, *paths: str, recursive: bool = 
 
 def list_gitlinks(repository: Repository, commit: str, *, cwd: Path) -> list[tuple[str, str]]:
     """Return the submodules of a commit, path and sha, in the repository that `cwd` lies in."""
-    listing = repository.run("ls-tree", "-r", "-z", "--full-tree", commit, cwd=cwd).decode("utf-8", "surrogateescape")
-    found = []
-    for line in listing.split("\0"):
-        if line.startswith("160000 "):
-            meta, _, path = line.partition("\t")
-            found.append((path, meta.split(" ")[2]))
-    return found
+    entries = parse_tree(list_files(repository, commit, cwd=cwd))
+    return [(entry.path, entry.sha) for entry in entries if entry.kind == "commit"]
 
 
 def list_refs(

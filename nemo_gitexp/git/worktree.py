@@ -8,11 +8,11 @@ import shutil
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nemo_gitexp.errors import GitCommandError, StateDirectoryError, WorkspaceError
-from nemo_gitexp.git.objects import TreeEntry, list_gitlinks, list_tree
+from nemo_gitexp.git.objects import TreeEntry, list_files, list_gitlinks, parse_tree
 from nemo_gitexp.git.repository import Repository
 
 CHECKOUT_CONFIG = (
@@ -87,9 +87,9 @@ def unlock_worktree(repository: Repository, directory: Path) -> None:
 
 
 def verify_worktree(
-    repository: Repository, directory: Path, commit: str, *, populated: Collection[str]
+    repository: Repository, directory: Path, listing: bytes, *, populated: Collection[str]
 ) -> list[DiskFile]:
-    """Return every file of a worktree after comparing it with the commit, submodules included.
+    """Return every file of a worktree after comparing it with a listing, submodules included.
 
     Bytes are compared with the blob directly, and where they differ through the clean filter that made it
     (line ends, ident, LFS).
@@ -97,7 +97,7 @@ def verify_worktree(
     Args:
         repository: its repository.
         directory: the worktree.
-        commit: what it must hold.
+        listing: what it must hold, from `list_files`.
         populated: submodules that were there when the commit was recorded.
 
     Raises:
@@ -106,7 +106,7 @@ def verify_worktree(
     files: list[DiskFile] = []
     wrong: list[str] = []
     doubtful: list[TreeEntry] = []
-    for entry in list_tree(repository, commit):
+    for entry in parse_tree(listing):
         if entry.kind == "commit":
             files += _submodule_files(repository, directory, entry, populated)
             continue
@@ -169,24 +169,15 @@ def _submodule_files(
     status = repository.run(*_configured("status", "--porcelain", "-z"), cwd=place)
     if head != entry.sha or status:
         raise WorkspaceError(f"submodule {entry.path} is not at {entry.sha}", paths=[entry.path])
-    listing = repository.run("ls-tree", "-r", "-z", "--full-tree", entry.sha, cwd=place).decode(
-        "utf-8", "surrogateescape"
-    )
-    for line in listing.split("\0")[:-1]:
-        meta, _, path = line.partition("\t")
-        mode, kind, sha = meta.split(" ")
-        inner = TreeEntry(mode, kind, sha, path)
-        if kind == "commit":
-            nested = TreeEntry(mode, kind, sha, f"{entry.path}/{path}")
-            yield from _submodule_files(repository, directory, nested, populated)
+    for inner in parse_tree(list_files(repository, entry.sha, cwd=place)):
+        path = f"{entry.path}/{inner.path}"
+        if inner.kind == "commit":
+            yield from _submodule_files(repository, directory, replace(inner, path=path), populated)
             continue
-        found = _read_file(f"{place}/{path}", inner, repository.object_format)
+        found = _read_file(f"{place}/{inner.path}", inner, repository.object_format)
         if found is None:
-            raise WorkspaceError(
-                f"submodule {entry.path} is not what was recorded: {path}", paths=[f"{entry.path}/{path}"]
-            )
-        file = found[0]
-        yield DiskFile(f"{entry.path}/{path}", file.mode, file.size_bytes, file.sha256)
+            raise WorkspaceError(f"submodule {entry.path} is not what was recorded: {inner.path}", paths=[path])
+        yield replace(found[0], path=path)
 
 
 def _read_file(path: str, entry: TreeEntry, object_format: str) -> tuple[DiskFile, bool] | None:
