@@ -120,7 +120,6 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
         experiment.sha,
         experiment.record,
         site.workspace_root / paths.run,
-        site.git_config,
         progress=watcher.say,
     )
     prepare_run(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from nemo_gitexp.errors import WorkspaceError
@@ -18,7 +18,7 @@ from nemo_gitexp.record import FilteredFiles
 
 
 def look_at_filtered(
-    repository: Repository, root: Path, listing: bytes, submodules: Iterable[tuple[str, str]], config: Mapping[str, str]
+    repository: Repository, root: Path, listing: bytes, submodules: Iterable[tuple[str, str]]
 ) -> FilteredFiles | None:
     """Return what the filtered files of a work tree hold, None when no file has a filter.
 
@@ -27,13 +27,12 @@ def look_at_filtered(
         root: its directory.
         listing: its files, from `list_files`.
         submodules: its populated submodules and their commits.
-        config: git's effective configuration.
     """
-    found = find_filtered(repository, root, listing, config)
+    found = find_filtered(repository, root, listing)
     found = {path: driver for path, driver in found.items() if not _RECORDS.match(path)}
     for place, commit in submodules:
         inner = list_files(repository, commit, cwd=root / place)
-        named = find_filtered(repository, root / place, inner, config)
+        named = find_filtered(repository, root / place, inner)
         found.update((f"{place}/{path}", driver) for path, driver in named.items())
     if not found:
         return None

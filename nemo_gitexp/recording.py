@@ -151,7 +151,7 @@ def _code(site: Site, definition: StudyDefinition, snapshot: Snapshot, listing: 
         untracked=snapshot.untracked,
         remote=_remote(site.git_config),
         submodules=snapshot.submodules,
-        filtered=look_at_filtered(repository, repository.root, listing, snapshot.submodules, site.git_config),
+        filtered=look_at_filtered(repository, repository.root, listing, snapshot.submodules),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,6 @@ def restore(
     sha: str,
     record: ExperimentRecord,
     directory: Path,
-    config: Mapping[str, str],
     *,
     copy_data: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -57,7 +56,6 @@ def restore(
         sha: the record commit.
         record: its experiment.json.
         directory: must not exist yet.
-        config: git's effective configuration.
         copy_data: copy inputs instead of linking them to the cache.
         progress: told in one line what takes time.
 
@@ -71,7 +69,7 @@ def restore(
         add_worktree(repository, directory, sha, with_submodules=bool(populated))
         listing = list_files(repository, sha)
         files = verify_worktree(repository, directory, listing, populated=populated)
-        found = look_at_filtered(repository, directory, listing, record.code.submodules, config)
+        found = look_at_filtered(repository, directory, listing, record.code.submodules)
         require_filtered(record.code.filtered, found)
         pins = input_pins(record)
         with VerifiedFiles(repository.state_dir / "verified.db") as verified:

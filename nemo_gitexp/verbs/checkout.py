@@ -40,7 +40,6 @@ def checkout(site: Site, text: str, directory: Path, progress: Callable[[str], N
         experiment.sha,
         experiment.record,
         directory,
-        site.git_config,
         copy_data=True,
         progress=progress,
     )

@@ -231,7 +231,7 @@ def recorded_outcome(site: Site, experiment: Experiment) -> RunOutcome:
 def _restored_only(site: Site, trial: _Trial, watcher: Watcher) -> ReproduceAnswer:
     experiment = trial.experiment
     directory = site.workspace_root / f"{owner_token()}.{uuid.uuid4().hex[:8]}.restored"
-    restore(site.repository, experiment.sha, experiment.record, directory, site.git_config, progress=watcher.say)
+    restore(site.repository, experiment.sha, experiment.record, directory, progress=watcher.say)
     remove_worktree(site.repository, directory)
     verdict = _with_fact(site, experiment, _judge(trial, None), None, watcher)
     return ReproduceAnswer(trial.document, verdict, 1, _cost(trial.document))
