@@ -64,14 +64,6 @@ def open_site(repository: Repository, env: Mapping[str, str]) -> Site:
     return Site(repository, read_settings(repository.root, git_config, env), git_config)
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One listed experiment: its tip, and its document or why it cannot be read."""
-
-    tip: Tip
-    item: Entry | RecordError
-
-
 def refresh(site: Site, tips: Sequence[Tip], *, strictly: bool = False) -> tuple[list[Tip], dict[str, RunState]]:
     """Collect what has ended and return the same tips as they are now, with the live runs by record sha.
 
@@ -155,23 +147,23 @@ def _collect(site: Site, tip: Tip, run: RunState) -> bool:
     return True
 
 
-def list_entries(site: Site, tips: Sequence[Tip], live: Mapping[str, RunState]) -> list[Listed]:
-    """Return experiments as documents, in the order of the tips; both arguments come from `refresh`."""
+def list_entries(site: Site, tips: Sequence[Tip], live: Mapping[str, RunState]) -> list[Entry | RecordError]:
+    """Return each experiment, or why it cannot be read, in the order of the tips; both come from `refresh`."""
     repository = site.repository
-    branches = begin_branches(repository)
-    facts = group_facts(list_facts(repository, [tip.record for tip in tips] if len(tips) < FEW else None))
-    names = branch_names(branches)
+    branches = _begin_branches(repository)
+    facts = _group_facts(list_facts(repository, [tip.record for tip in tips] if len(tips) < FEW else None))
+    names = _branch_names(branches)
     # By both: a ref that somebody copied shares the commit, and is none of that name.
     by_key = {f"{tip.sha} {tip.ref}": tip for tip in tips}
     standings = {
-        key: standing_of(tip, live.get(tip.record), facts.get(tip.record, ()), names) for key, tip in by_key.items()
+        key: _standing_of(tip, live.get(tip.record), facts.get(tip.record, ()), names) for key, tip in by_key.items()
     }
 
     def read(keys: Sequence[str]) -> dict[str, ExperimentDoc | RecordError]:
         return dict(zip(keys, _read_documents(repository, [by_key[key] for key in keys]), strict=True))
 
     found = list_documents(repository.state_dir / "listing.db", standings, read)
-    return [Listed(tip, found[key]) for key, tip in by_key.items()]
+    return [found[key] for key in by_key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +201,11 @@ def read_current(site: Site, tip: Tip) -> Found:
     from nemo_gitexp.store import read_experiments
 
     repository = site.repository
-    branches = begin_branches(repository)
+    branches = _begin_branches(repository)
     (now,), live = refresh(site, [tip])
     (experiment,) = read_experiments(repository, [now])
     facts = list_facts(repository, [now.record])
-    standing = standing_of(now, live.get(now.record), facts, branch_names(branches))
+    standing = _standing_of(now, live.get(now.record), facts, _branch_names(branches))
     return Found(experiment, stand(_document(experiment), standing))
 
 
@@ -230,23 +222,23 @@ def document_of(site: Site, tip: Tip) -> ExperimentDoc:
     Raises:
         RecordError: it cannot be read.
     """
-    (listed,) = list_entries(site, *refresh(site, [tip]))
-    if isinstance(listed.item, RecordError):
-        raise listed.item
-    return listed.item.document
+    (entry,) = list_entries(site, *refresh(site, [tip]))
+    if isinstance(entry, RecordError):
+        raise entry
+    return entry.document
 
 
-def begin_branches(repository: Repository) -> Running:
-    """Start listing the branches below `exp/`; `branch_names` reads what it gives."""
+def _begin_branches(repository: Repository) -> Running:
+    """Start listing the branches below `exp/`; `_branch_names` reads what it gives."""
     return repository.begin("for-each-ref", "--format=%(refname:lstrip=2)", f"refs/heads/{BRANCH_PREFIX}")
 
 
-def branch_names(listing: Running) -> set[str]:
+def _branch_names(listing: Running) -> set[str]:
     """Return the names of the branches in the listing."""
     return set(listing.wait().decode("utf-8", "replace").splitlines())
 
 
-def group_facts(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
+def _group_facts(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
     """Return facts by the experiment that they are about."""
     grouped: dict[str, list[Fact]] = {}
     for fact in facts:
@@ -254,7 +246,7 @@ def group_facts(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
     return grouped
 
 
-def standing_of(tip: Tip, run: RunState | None, facts: Sequence[Fact], branches: Collection[str]) -> Standing:
+def _standing_of(tip: Tip, run: RunState | None, facts: Sequence[Fact], branches: Collection[str]) -> Standing:
     """Return what is known about an experiment beside its commits."""
     kinds = [fact.kind for fact in facts]
     branch = branch_name(tip.study, tip.name)

@@ -37,7 +37,7 @@ def status(site: Site, texts: Sequence[str]) -> list[ExperimentDoc]:
         return [document_of(site, find_experiment(site.repository, text, tips)) for text in texts]
     now, live = refresh(site, tips)
     unfinished = [tip for tip, before in zip(now, tips, strict=True) if before.status is None]
-    entries = [listed.item for listed in list_entries(site, unfinished, live)]
+    entries = list_entries(site, unfinished, live)
     documents = [item.document for item in entries if isinstance(item, Entry) and not item.standing.withdrawn]
     return sorted(documents, key=lambda document: document["name"], reverse=True)
 

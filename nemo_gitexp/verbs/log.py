@@ -56,7 +56,7 @@ def log(site: Site, options: LogOptions) -> LogAnswer:
     needs_all = bool(options.where or options.sort or options.status)
     # Twice a page: some of the newest may be archived or withdrawn, which only their facts tell.
     head = wanted if limit is None or needs_all else wanted[: limit * 2]
-    items = [listed.item for listed in list_entries(site, head, live)]
+    items = list_entries(site, head, live)
     faults = [item.message for item in items if isinstance(item, RecordError)]
     entries = [item for item in items if not isinstance(item, RecordError)]
     if not options.show_all:

@@ -122,7 +122,7 @@ def _earlier(site: Site, plan: Plan, watcher: Watcher) -> RunAnswer | None:
 
     tips = list_tips(site.repository)
     same = find_duplicates(plan, tips)
-    entries = [listed.item for listed in list_entries(site, *refresh(site, same))] if same else []
+    entries = list_entries(site, *refresh(site, same)) if same else []
     listed = [entry.document for entry in entries if not isinstance(entry, RecordError)]
     for wanted, outcome in ((("completed",), "duplicate"), (ONGOING, "ongoing")):
         found = [document for document in listed if document["status"] in wanted and not document["withdrawn"]]
