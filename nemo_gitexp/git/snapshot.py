@@ -20,7 +20,7 @@ from pathlib import Path
 
 from nemo_gitexp.errors import GitCommandError, RepositoryError, SnapshotRefusedError
 from nemo_gitexp.git.objects import list_gitlinks
-from nemo_gitexp.git.repository import CommitSha, Repository, TreeSha
+from nemo_gitexp.git.repository import CommitSha, Repository, Running, TreeSha
 from nemo_gitexp.git.worktree import list_worktrees
 from nemo_gitexp.owners import owner_token
 
@@ -91,26 +91,17 @@ class _Index:
     hidden: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
 class Look:
     """A look at work tree and index under way: git runs while its caller does something else."""
 
-    def __init__(self, repository: Repository) -> None:
-        """Start `git status` and `git ls-files`."""
-        self._status = repository.begin(*_STATUS_CALL)
-        self._index = repository.begin(*_INDEX_CALL)
-
-    def status(self) -> bytes:
-        """Return what `git status` said."""
-        return self._status.wait()
-
-    def index(self) -> bytes:
-        """Return what `git ls-files` said."""
-        return self._index.wait()
+    status: Running
+    index: Running
 
 
 def begin_look(repository: Repository) -> Look:
     """Start looking at the work tree; `take_snapshot` takes what is found."""
-    return Look(repository)
+    return Look(repository.begin(*_STATUS_CALL), repository.begin(*_INDEX_CALL))
 
 
 def take_snapshot(repository: Repository, limits: SnapshotLimits, look: Look) -> Snapshot:
@@ -128,8 +119,8 @@ def take_snapshot(repository: Repository, limits: SnapshotLimits, look: Look) ->
         SnapshotRefusedError: unmerged paths, embedded repositories, dirty submodules, hidden changes,
             likely secrets, or untracked files that are too large; `paths` names them.
     """
-    index = _parse_index(look.index())
-    status = _without_worktrees(repository, _parse_status(look.status()))
+    index = _parse_index(look.index.wait())
+    status = _without_worktrees(repository, _parse_status(look.status.wait()))
     if status.head == "(initial)":
         raise RepositoryError("the repository has no commit yet", hint='git add -A && git commit -m "first commit"')
     submodules = _populated_submodules(repository, index)
