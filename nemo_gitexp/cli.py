@@ -236,20 +236,15 @@ def run(
     from nemo_gitexp.verbs.run import RunOptions
     from nemo_gitexp.verbs.run import run as verb
 
-    words = list(what or [])
-    if _CALL.command is None and not words:
-        raise UsageError(
-            "what is to be run?", hint="nemo-gitexp run STUDY [key=value…], or nemo-gitexp run -- COMMAND ARGS"
-        )
+    study, changes = _study_and_changes(what or [])
     if determinism not in (None, "off", "seeded", "bitwise"):
         raise UsageError(f"--determinism {determinism} is none of off, seeded, bitwise", hint="--determinism seeded")
-    study = words.pop(0) if words and _CALL.command is None else None
     asked = Asked(
         cwd=_CALL.directory,
         env=os.environ,
         study=study,
         command=_CALL.command,
-        overrides=tuple(words),
+        overrides=changes,
         base_config=_config_of(base),
         seed=seed,
         executor=executor,
@@ -266,6 +261,17 @@ def run(
     if answer.outcome == "ongoing" and sys.stdin.isatty() and sys.stderr.isatty() and not _CALL.console.json:
         answer = _offer_to_follow(answer, watcher)
     _report_run(answer)
+
+
+def _study_and_changes(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the study and what is changed in it; beside a command no study is named."""
+    if _CALL.command is not None:
+        return None, tuple(words)
+    if not words:
+        raise UsageError(
+            "what is to be run?", hint="nemo-gitexp run STUDY [key=value…], or nemo-gitexp run -- COMMAND ARGS"
+        )
+    return words[0], tuple(words[1:])
 
 
 @app.command(epilog="Example: nemo-gitexp launch latest")
@@ -712,16 +718,17 @@ def _guarded(work: Callable[[], None]) -> int:
         work()
     except GitexpError as error:
         _fail(error)
-        return _CALL.failure_code or error.exit_code
+        code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
     except OSError as fault:
         _fail(_as_state_error(fault))
-        return _CALL.failure_code or EXIT_NO_ANSWER
+        code = EXIT_NO_ANSWER
     except Exception as bug:  # noqa: BLE001 - the last line of defence: a bug becomes a report, not a stack on the screen
         code = _report_bug(bug)
-        return _CALL.failure_code or code
-    return _CALL.exit_code
+    else:
+        return _CALL.exit_code
+    return _CALL.failure_code or code
 
 
 def _as_state_error(fault: OSError) -> GitexpError:
