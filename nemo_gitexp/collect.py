@@ -26,7 +26,8 @@ from nemo_gitexp.errors import CorruptDataError, DocumentError
 from nemo_gitexp.git.repository import CommitSha, Repository
 from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
-from nemo_gitexp.metrics import MetricRows, parse_metric_lines, parse_metrics_file, render_metric_rows
+from nemo_gitexp.metricform import render_metric_rows
+from nemo_gitexp.metrics import MetricRows, parse_metric_lines, parse_metrics_file
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.result import (
     LOG_TAIL_LINES,

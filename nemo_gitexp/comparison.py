@@ -23,7 +23,8 @@ from nemo_gitexp.documents import (
 )
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.keypath import render_key
-from nemo_gitexp.metrics import Number, as_float, exact_form
+from nemo_gitexp.metricform import exact_form
+from nemo_gitexp.metrics import Number, as_float
 
 Goal: TypeAlias = Literal["max", "min"]
 Side: TypeAlias = Literal["a", "b"]

@@ -15,7 +15,8 @@ from nemo_gitexp.documents import ErrorDoc, ExperimentDoc, InputDoc, MetricStats
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.fields import MD5, FieldReader
 from nemo_gitexp.jsontext import JsonValue, render_json
-from nemo_gitexp.metrics import MetricRows, metric_stats, render_metric_rows, split_volatile, stream_digest
+from nemo_gitexp.metricform import render_metric_rows, stream_digest
+from nemo_gitexp.metrics import MetricRows, metric_stats, split_volatile
 from nemo_gitexp.record import SCHEMA, ExperimentRecord
 
 FINAL_STATUSES = ("completed", "failed", "cancelled", "lost", "skipped")

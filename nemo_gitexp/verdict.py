@@ -25,17 +25,8 @@ from nemo_gitexp.documents import (
 )
 from nemo_gitexp.drift import EnvironmentClass, rank_drift
 from nemo_gitexp.errors import UsageError
-from nemo_gitexp.metrics import (
-    STEP,
-    MetricRow,
-    MetricRows,
-    Number,
-    exact_form,
-    metric_stats,
-    row_metrics,
-    row_step,
-    split_volatile,
-)
+from nemo_gitexp.metricform import exact_form
+from nemo_gitexp.metrics import STEP, MetricRow, MetricRows, Number, metric_stats, row_metrics, row_step, split_volatile
 
 Level: TypeAlias = Literal["recorded", "restored", "executed", "metrics", "bitwise"]
 InputStrength: TypeAlias = Literal["content", "manifest", "named", "none"]

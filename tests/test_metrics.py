@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 
 from nemo_gitexp.errors import DocumentError, GitexpError
 from nemo_gitexp.jsontext import render_json_line
-from nemo_gitexp.metrics import (
-    exact_form,
-    metric_stats,
-    parse_metric_lines,
-    parse_metrics_file,
-    render_metric_rows,
-    split_volatile,
-    stream_digest,
-)
+from nemo_gitexp.metricform import exact_form, render_metric_rows, stream_digest
+from nemo_gitexp.metrics import metric_stats, parse_metric_lines, parse_metrics_file, split_volatile
 
 
 def rows(*lines: dict) -> bytes:
