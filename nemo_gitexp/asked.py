@@ -9,7 +9,7 @@ import difflib
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nemo_gitexp.command import anchor_script, find_workdir
@@ -44,7 +44,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Defined:
-    """An entry point with its definition and resolved configuration; `workdir` is relative to the root."""
+    """An entry point with its definition and resolved configuration; `workdir` is relative to the root.
+
+    `carried` are files that the record itself holds, by name: functions that no module of the repository has.
+    """
 
     study: str
     definition: StudyDefinition
@@ -52,6 +55,7 @@ class Defined:
     config: Mapping[str, JsonValue]
     ad_hoc: bool
     workdir: str
+    carried: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def list_studies(root: Path) -> list[str]:

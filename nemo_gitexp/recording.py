@@ -48,12 +48,13 @@ from nemo_gitexp.versioning import config_hash
 class Plan:
     """An experiment ready to be recorded, and what surrounds it.
 
-    `notes` are worth a line each.
+    `carried` goes into the record beside the documents; `notes` are worth a line each.
     """
 
     record: ExperimentRecord
     config: Mapping[str, JsonValue]
     environment: bytes
+    carried: Mapping[str, bytes]
     snapshot: Snapshot
     interpreter: Path | None
     probe_interpreter: Path | None
@@ -68,8 +69,25 @@ def plan_experiment(site: Site, asked: Asked, now: datetime, look: Look | None =
     Raises:
         GitexpError: whatever makes it impossible, before anything is recorded.
     """
+    return plan_defined(site, asked, define(site.repository.root, asked), now, look)
+
+
+def plan_defined(site: Site, asked: Asked, defined: Defined, now: datetime, look: Look | None = None) -> Plan:
+    """Return the experiment that a definition means in the present state of the work tree.
+
+    Args:
+        site: where.
+        asked: what the person wants beside the definition: seed, executor, determinism.
+        defined: what runs, with its resolved configuration.
+        now: dates the experiment's name.
+        look: a look at the work tree under way, if one was started earlier.
+
+    Side effects: git objects for the snapshot; with `commit_data` the user's DVC pointers.
+
+    Raises:
+        GitexpError: whatever makes it impossible, before anything is recorded.
+    """
     repository = site.repository
-    defined = define(repository.root, asked)
     require_executor(site.settings, _executor(asked, defined.definition))
     _require_reason(asked, defined.definition)
     if asked.commit_data:
@@ -90,6 +108,7 @@ def plan_experiment(site: Site, asked: Asked, now: datetime, look: Look | None =
         record=record,
         config=defined.config,
         environment=render_json(environment.to_json() if environment else {"schema": 1, "captured": "job"}),
+        carried=defined.carried,
         snapshot=snapshot,
         interpreter=interpreter,
         probe_interpreter=probe,
@@ -174,6 +193,7 @@ def record_plan(site: Site, plan: Plan, who: Identities) -> tuple[Experiment, st
         head=plan.snapshot.head,
         config=render_json(plan.config),
         environment=plan.environment,
+        carried=plan.carried,
         author=author,
         committer=committer,
         sign="commit.gpgsign" in site.git_config and repository.flag("commit.gpgsign"),

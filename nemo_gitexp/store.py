@@ -55,12 +55,16 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An experiment about to be recorded: complete but for the name's suffix and the code commit."""
+    """An experiment about to be recorded: complete but for the name's suffix and the code commit.
+
+    `carried` are more files of the record, by name.
+    """
 
     record: ExperimentRecord
     head: CommitSha
     config: bytes
     environment: bytes
+    carried: Mapping[str, bytes]
     author: Identity
     committer: Identity
     sign: bool
@@ -156,11 +160,12 @@ def _code_commit(draft: Draft) -> NewCommit:
 def _record_commit(draft: Draft, code: CommitSha) -> NewCommit:
     record = _on_code(draft.record, code)
     directory = record_directory(record.study)
-    files = {
-        f"{directory}/experiment.json": render_record(record),
-        f"{directory}/config.json": draft.config,
-        f"{directory}/environment.json": draft.environment,
+    documents = {
+        "experiment.json": render_record(record),
+        "config.json": draft.config,
+        "environment.json": draft.environment,
     }
+    files = {f"{directory}/{name}": content for name, content in {**draft.carried, **documents}.items()}
     message = f"gitexp record: {record.study}/{record.name}\n\n{_one_line(record.purpose)}\n\n{_trailers(record)}"
     return NewCommit(message, draft.author, draft.committer, parent=code, removed=(directory,), files=files)
 
