@@ -14,11 +14,12 @@ from pathlib import Path
 
 from nemo_gitexp.command import anchor_script, find_workdir
 from nemo_gitexp.definition import StudyDefinition, parse_definition
-from nemo_gitexp.entry import Entry, FunctionEntry, parse_command, reads_program_from_stdin
+from nemo_gitexp.entry import FunctionEntry, parse_command, reads_program_from_stdin
 from nemo_gitexp.errors import DefinitionError, UnknownStudyError, UsageError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.naming import require_name, slug
 from nemo_gitexp.overrides import apply_overrides, parse_adhoc_arguments
+from nemo_gitexp.stages import AnyEntry, StagesEntry
 from nemo_gitexp.versioning import plain_config
 from nemo_gitexp.yaml12 import parse_yaml
 
@@ -51,7 +52,7 @@ class Defined:
 
     study: str
     definition: StudyDefinition
-    entry: Entry
+    entry: AnyEntry
     config: Mapping[str, JsonValue]
     ad_hoc: bool
     workdir: str
@@ -139,12 +140,11 @@ def _define_command(root: Path, asked: Asked) -> Defined:
 def _define_study(root: Path, asked: Asked) -> Defined:
     study = asked.study or ""
     definition = read_study(root, study)
-    if definition.recipe is not None or definition.stages is not None:
-        kind = "recipe" if definition.recipe is not None else "stages"
+    if definition.recipe is not None:
         raise DefinitionError(
-            f"experiments/{study}/experiment.yaml uses {kind}:, which this version cannot run",
-            hint="use command: or function:",
-            faults=[kind],
+            f"experiments/{study}/experiment.yaml uses recipe:, which this version cannot run",
+            hint="use command:, function: or stages:",
+            faults=["recipe"],
         )
     config = dict(definition.config)
     if asked.base_config is not None:
@@ -152,12 +152,19 @@ def _define_study(root: Path, asked: Asked) -> Defined:
     elif definition.config_file is not None:
         config = _read_config_file(root, definition.config_file)
     config = plain_config(apply_overrides(config, asked.overrides))
-    entry: Entry = (
-        FunctionEntry(definition.function) if definition.function else parse_command(definition.command or ())
-    )
     definition = replace(definition, purpose=asked.purpose or definition.purpose)
-    entry = anchor_script(entry, root, definition.workdir)
-    return Defined(study, definition, entry, config, ad_hoc=False, workdir=definition.workdir)
+    return Defined(study, definition, _entry(root, definition), config, ad_hoc=False, workdir=definition.workdir)
+
+
+def _entry(root: Path, definition: StudyDefinition) -> AnyEntry:
+    if definition.stages is not None:
+        anchored = [
+            replace(stage, entry=anchor_script(stage.entry, root, definition.workdir)) for stage in definition.stages
+        ]
+        return StagesEntry(tuple(anchored))
+    if definition.function is not None:
+        return FunctionEntry(definition.function)
+    return anchor_script(parse_command(definition.command or ()), root, definition.workdir)
 
 
 def _read_config_file(root: Path, name: str) -> dict[str, JsonValue]:

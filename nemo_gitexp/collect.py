@@ -36,12 +36,14 @@ from nemo_gitexp.result import (
     build_result,
     mapping,
     mappings,
+    merged_settings,
     sequence,
     without_places,
 )
 from nemo_gitexp.rundir import RunPaths, unwritable
 from nemo_gitexp.runs import RunState, end_orphan, give_up, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
+from nemo_gitexp.worker.merge import merged_result
 
 _TAIL_BYTES = 64 * 1024
 _PIECE_BYTES = 1024 * 1024
@@ -69,7 +71,7 @@ def collect_run(repository: Repository, experiment: Experiment, run: RunState) -
     store = output_store(repository)
     left = read_leavings(experiment, run)
     keep_outputs(store, run.paths, left.worker)
-    left = replace(left, log=_keep_log(store, run.paths, left.places))
+    left = replace(left, log=_keep_log(store, run.paths, left.worker or {}, left.places))
     files = build_result(experiment.record, left, store.add_bytes)
     sha = write_result(repository, experiment, files, left.ended)
     if sha is not None:
@@ -80,9 +82,10 @@ def collect_run(repository: Repository, experiment: Experiment, run: RunState) -
 def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
     """Return all that a run directory says about its run, but for the log."""
     paths = run.paths
-    worker = read_state_file(paths.result) or None
+    worker = read_state_file(paths.result) or merged_result(str(paths.root)) or None
     plan = read_state_file(paths.plan)
-    rows, bad = read_metric_rows(paths, worker or {})
+    parts = [(part, _own_result(part, paths, worker)) for part in _in_order(paths, plan)]
+    streams = {part.run: read_metric_rows(part, result) for part, result in parts}
     ended = str((worker or {}).get("ended") or "") or _iso(last_write(paths))
     started = str((worker or {}).get("started") or "") or run.started
     supervisor = read_state_file(paths.supervisor)
@@ -91,10 +94,10 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
         run=paths.run,
         executor=experiment.record.executor,
         jobs=(f"pid-{supervisor['pid']}",) if "pid" in supervisor else (),
-        worker=worker,
-        job=mapping(read_state_file(paths.job)),
-        rows=rows,
-        bad_metric_lines=bad,
+        worker=cast("Mapping[str, JsonValue] | None", worker),
+        job=merged_settings([mapping(read_state_file(part.job)) for part, _ in parts]),
+        streams={name: rows for name, (rows, _) in streams.items()},
+        bad_metric_lines=sum(bad for _, bad in streams.values()),
         log=None,
         started=started or None,
         ended=ended,
@@ -103,8 +106,18 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
     )
 
 
+def _in_order(paths: RunPaths, plan: Mapping[str, JsonValue]) -> list[RunPaths]:
+    """Return the directories of a run's workers in the order of its stages; the run's own where it has none."""
+    return [paths.stage(str(stage["name"])) for stage in mappings(plan.get("stages"))] or [paths]
+
+
+def _own_result(part: RunPaths, paths: RunPaths, worker: Mapping[str, object] | None) -> Mapping[str, JsonValue]:
+    result = worker if part == paths else read_state_file(part.result)
+    return cast("Mapping[str, JsonValue]", result or {})
+
+
 def read_metric_rows(paths: RunPaths, worker: Mapping[str, JsonValue]) -> tuple[MetricRows, int]:
-    """Return the metric stream of a run: logged lines, the declared file, what a function returned."""
+    """Return the metric stream of one worker: logged lines, the declared file, what a function returned."""
     lines = paths.metrics.read_bytes() if paths.metrics.is_file() else b""
     rows, bad = parse_metric_lines(lines)
     declared = worker.get("metrics_file")
@@ -145,6 +158,8 @@ def keep_outputs(store: ObjectStore, paths: RunPaths, worker: Mapping[str, JsonV
             continue
         place = paths.outputs / str(output["path"])
         files = sequence(output.get("files"))
+        if store.has(str(output["md5"])):
+            continue
         if output.get("is_dir"):
             rows = [(str(row[0]), str(row[1])) for row in files if isinstance(row, (list, tuple))]
             kept = [_keep_file(store, place / name, md5) for name, md5 in rows]
@@ -219,27 +234,55 @@ def read_pieces(open_file: Callable[[], BinaryIO]) -> Iterator[bytes]:
             yield piece
 
 
-def _keep_log(store: ObjectStore, paths: RunPaths, places: Mapping[str, str]) -> LogDigest | None:
-    if not paths.log.is_file():
+def log_heading(stage: str) -> bytes:
+    """Return the line that says which stage wrote what follows in a log."""
+    return f"── {stage} ──\n".encode()
+
+
+def log_pieces(paths: RunPaths) -> Iterator[bytes]:
+    """Return the log of a run so far, piece by piece; of a pipeline the logs of its stages in order, with headings."""
+    for part in _in_order(paths, read_state_file(paths.plan)):
+        if not part.log.is_file() or not part.log.stat().st_size:
+            continue
+        if part != paths:
+            yield log_heading(part.run)
+        yield from _file_pieces(part.log)
+
+
+def _file_pieces(path: Path) -> Iterator[bytes]:
+    return read_pieces(lambda: path.open("rb"))
+
+
+def _keep_log(
+    store: ObjectStore, paths: RunPaths, worker: Mapping[str, JsonValue], places: Mapping[str, str]
+) -> LogDigest | None:
+    logs = [part.log for part in paths.parts() if part.log.is_file()]
+    if not logs:
         return None
-    with paths.log.open("rb") as log:
-        size_bytes = log.seek(0, io.SEEK_END)
-        log.seek(max(0, size_bytes - _TAIL_BYTES))
+    blamed = [paths.stage(str(task["name"])).log for task in mappings(worker.get("tasks")) if task.get("error")]
+    telling = next((log for log in (*blamed, paths.log) if log.is_file()), logs[-1])
+    with telling.open("rb") as log:
+        log.seek(max(0, log.seek(0, io.SEEK_END) - _TAIL_BYTES))
         tail = tail_lines(log.read())
-    packed = _packed_log(paths)
+    packed, size_bytes = _packed_log(paths)
     pin = hash_file(packed)
     store.add_file(packed, pin)
     return LogDigest(pin, size_bytes, tuple(without_places(line, places) for line in tail))
 
 
-def _packed_log(paths: RunPaths) -> Path:
-    """Return the compressed log in the run directory: zlibs differ, so the first collector packs it for all."""
+def _packed_log(paths: RunPaths) -> tuple[Path, int]:
+    """Return the compressed log in the run directory, and its size uncompressed.
+
+    zlibs differ, so the first collector packs it for all.
+    """
     if paths.packed_log.exists():
-        return paths.packed_log
+        return paths.packed_log, sum(map(len, log_pieces(paths)))
     beside = paths.packed_log.with_name(f".{owner_token()}.log.gz")
+    size_bytes = 0
     try:
         with beside.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as target:
-            for piece in read_pieces(lambda: paths.log.open("rb")):
+            for piece in log_pieces(paths):
+                size_bytes += len(piece)
                 target.write(piece)
         with contextlib.suppress(FileExistsError):
             os.link(beside, paths.packed_log)
@@ -247,7 +290,7 @@ def _packed_log(paths: RunPaths) -> Path:
         raise unwritable(paths, fault) from fault
     finally:
         beside.unlink(missing_ok=True)
-    return paths.packed_log
+    return paths.packed_log, size_bytes
 
 
 def tail_lines(content: bytes, count: int = LOG_TAIL_LINES) -> list[str]:

@@ -17,6 +17,7 @@ from nemo_gitexp.entry import split_command_line
 from nemo_gitexp.errors import CanonicalFormError, DefinitionError, DocumentError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.keypath import find_nearest
+from nemo_gitexp.stages import FUNCTION, Stage, parse_stages
 from nemo_gitexp.versioning import plain_config
 
 Determinism: TypeAlias = Literal["off", "seeded", "bitwise"]
@@ -68,9 +69,9 @@ class MetricsSpec:
 class StudyDefinition:
     """One `experiment.yaml`. Of `command`, `function`, `recipe` and `stages` exactly one is not None.
 
-    `command` is split into arguments, placeholders untouched; `function` is `package.module:name`, `recipe`
-    `file.py:name`; `stages` stands as written. Paths are POSIX, normalised, relative to the repository root;
-    `config` is inline, or `config_file` names it. `code` empty means the whole tree.
+    `command` is split into arguments, placeholders untouched; `function` is `package.module:name` or `file.py:name`,
+    `recipe` `file.py:name`; `stages` are in order, each after its dependencies. Paths are POSIX, normalised, relative
+    to the repository root; `config` is inline, or `config_file` names it. `code` empty means the whole tree.
     """
 
     purpose: str
@@ -81,7 +82,7 @@ class StudyDefinition:
     command: tuple[str, ...] | None = None
     function: str | None = None
     recipe: str | None = None
-    stages: JsonValue = None
+    stages: tuple[Stage, ...] | None = None
     workdir: str = "."
     config: Mapping[str, JsonValue] = field(default_factory=dict)
     config_file: str | None = None
@@ -135,7 +136,6 @@ def parse_definition(text: bytes, source: str) -> StudyDefinition:
 _KEYS: Final = tuple(key for key in StudyDefinition.__dataclass_fields__ if key != "config_file")
 _RUNS: Final = ("command", "function", "recipe", "stages")
 _OTHER_WORDS: Final = {"inputs": "data", "cmd": "command", "params": "config", "parameters": "config", "args": "config"}
-_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _RECIPE = re.compile(r"(?P<file>[^:]+\.py):[^\W\d]\w*")
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://.+")
 _SCHEMES: Final = ("exp", "hf", "https", "http", "s3", "gs")
@@ -159,6 +159,8 @@ class _Reader:
         if determinism == "off" and not reason:
             self._fault("determinism: off needs a determinism_reason")
         self._require_one_run()
+        if self.document.get("stages") is not None and self.document.get("outputs"):
+            self._fault("outputs: of a pipeline stand below the stages that make them")
         config, config_file = self._config()
         return StudyDefinition(
             purpose=purpose,
@@ -167,7 +169,7 @@ class _Reader:
             dataset=self._text("dataset", "none"),
             type=self._text("type", "training"),
             command=self._command(),
-            function=self._matching("function", _FUNCTION, "package.module:name"),
+            function=self._matching("function", FUNCTION, "package.module:name or file.py:name"),
             recipe=self._matching("recipe", _RECIPE, "file.py:name"),
             stages=self._stages(),
             workdir=self._path(self.document.get("workdir") or ".", "workdir", root_ok=True),
@@ -248,11 +250,13 @@ class _Reader:
             self._fault(f"command: {fault.message}" + (f"; {fault.hint}" if fault.hint else ""))
             return None
 
-    def _stages(self) -> JsonValue:
+    def _stages(self) -> tuple[Stage, ...] | None:
         value = self.document.get("stages")
-        if value is not None and not (isinstance(value, (Mapping, list)) and value):
-            self._fault("stages must name at least one stage")
-        return value
+        if value is None:
+            return None
+        stages, faults = parse_stages(value)
+        self.faults += faults
+        return stages
 
     def _config(self) -> tuple[Mapping[str, JsonValue], str | None]:
         value = self.document.get("config")

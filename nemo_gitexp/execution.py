@@ -5,6 +5,7 @@ One path for `run`, `launch` and `reproduce`.
 
 from __future__ import annotations
 
+import functools
 import gc
 import shlex
 import stat
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from nemo_gitexp.catalog import Site, current_tip
-from nemo_gitexp.collect import collect_run, discard_run, read_pieces, tail_lines
+from nemo_gitexp.collect import collect_run, discard_run, log_heading, read_pieces, tail_lines
 from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.facts import write_fact
 from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
@@ -161,13 +162,13 @@ def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
     """Wait until a run has ended, handing its log and metrics on as they come."""
     gc.enable()  # it may take weeks
     begun = time.monotonic()
-    tail = _Tail(paths.log)
-    metrics = _LatestRow(paths.metrics)
+    tail, metrics = _Logs(paths), [_LatestRow(part.metrics) for part in paths.parts()]
     next_look = begun + LOOK_S
     while not paths.result.exists():
         tail.forward(watcher.log)
         now = time.monotonic()
-        watcher.progress(now - begun, metrics.row())
+        rows = [row for row in (latest.row() for latest in metrics) if row is not None]
+        watcher.progress(now - begun, rows[-1] if rows else None)
         if now > next_look:
             next_look = now + LOOK_S
             state = inspect_run(paths)
@@ -205,7 +206,7 @@ def require_start(site: Site, state: RunState) -> None:
             hint="nothing of this run can be recorded; run it again and keep below GITEXP_OUTPUTS",
             run=paths.run,
         )
-    if state.status == "finished" or paths.started.exists() or not give_up(paths):
+    if state.status == "finished" or paths.is_begun or not give_up(paths):
         return
     said = tail_lines(paths.supervisor_log.read_bytes()) if paths.supervisor_log.exists() else []
     discard_run(site.repository, paths)
@@ -220,7 +221,7 @@ def require_start(site: Site, state: RunState) -> None:
 def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
     """Ask the worker to stop and wait, but not for ever, until it has."""
     request_cancel(paths, iso_now())
-    tail = _Tail(paths.log, at_end=True)
+    tail = _Logs(paths, at_end=True)
     patience = time.monotonic() + CANCEL_PATIENCE_S
     while time.monotonic() < patience:
         state = inspect_run(paths)
@@ -236,6 +237,25 @@ def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
 def iso_now() -> str:
     """Return the present moment, ISO 8601 UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class _Logs:
+    """What all workers of a run have written since last time; stages say who speaks."""
+
+    def __init__(self, paths: RunPaths, *, at_end: bool = False) -> None:
+        self._tails = {part.run: _Tail(part.log, at_end=at_end) for part in paths.parts()}
+        self._speaker = paths.run
+
+    def forward(self, take: Callable[[bytes], None]) -> None:
+        """Hand on what is new."""
+        for name, tail in self._tails.items():
+            tail.forward(functools.partial(self._spoken, name, take))
+
+    def _spoken(self, name: str, take: Callable[[bytes], None], text: bytes) -> None:
+        if name != self._speaker:
+            self._speaker = name
+            take(log_heading(name))
+        take(text)
 
 
 class _Tail:

@@ -8,27 +8,34 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nemo_gitexp.catalog import Site
-from nemo_gitexp.entry import CommandEntry, Entry
 from nemo_gitexp.environment import find_interpreter
 from nemo_gitexp.errors import EnvironmentCaptureError
+from nemo_gitexp.stages import AnyEntry, command_of, python_of
 
 
-def resolve_interpreter(site: Site, entry: Entry, env: Mapping[str, str]) -> Path | None:
+def resolve_interpreter(site: Site, entry: AnyEntry, env: Mapping[str, str]) -> Path | None:
     """Return the interpreter that an entry names, None for commands that bring their own.
 
     A bare `python` or `python3` is the one of the setting `python`, else the first on PATH.
     """
-    if isinstance(entry, CommandEntry):
+    python = python_of(entry)
+    if python is None:
         return None
-    name = entry.python.interpreter
+    name = python.interpreter
     if name in ("python", "python3") and site.settings.python:
         name = site.settings.python
     return find_interpreter(name, env, cwd=site.repository.root)
 
 
-def probe_interpreter(entry: CommandEntry, env: Mapping[str, str], root: Path) -> Path | None:
-    """Return the Python that a wrapped command most likely runs: its own launcher's, else the first on PATH."""
-    for name in (_shebang(entry.argv[0], env), "python3", "python"):
+def probe_interpreter(entry: AnyEntry, env: Mapping[str, str], root: Path) -> Path | None:
+    """Return the Python that a wrapped command most likely runs: its own launcher's, else the first on PATH.
+
+    None where no command is wrapped, or no Python is found.
+    """
+    command = command_of(entry)
+    if command is None:
+        return None
+    for name in (_shebang(command.argv[0], env), "python3", "python"):
         try:
             if name:
                 return find_interpreter(name, env, cwd=root)

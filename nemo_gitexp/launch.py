@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +21,7 @@ from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.rundir import RunPaths, unwritable, write_beside
 from nemo_gitexp.sitevalues import bind_site, bind_text, site_words
+from nemo_gitexp.stages import Stage, StagesEntry, visible_config
 from nemo_gitexp.topology import NUMERIC_VARIABLES
 from nemo_gitexp.workspace import Workspace
 
@@ -30,7 +31,7 @@ _WORKER_SOURCES = Path(__file__).parent / "worker"
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """How an experiment is to be run this time."""
+    """How an experiment is to be run this time; `keys` tell of a pipeline's stages what their results depend on."""
 
     sha: str
     record: ExperimentRecord
@@ -44,6 +45,7 @@ class RunRequest:
     stop_after_steps: int | None = None
     keep_workspace: bool = False
     site: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def bound_config(self) -> Mapping[str, JsonValue]:
@@ -85,16 +87,61 @@ def prepare_run(paths: RunPaths, request: RunRequest) -> None:
             shutil.copyfile(source, (package.parent if source.name == "start.py" else package) / source.name)
         write_beside(paths.config, render_json(request.bound_config))
         write_beside(paths.manifest, request.workspace.manifest())
-        write_beside(paths.plan, render_json(_plan(paths, request)))
+        entry, plan = request.record.entry, _run_plan(paths, request)
+        if isinstance(entry, StagesEntry):
+            for stage in entry.stages:
+                _prepare_stage(paths, request, plan, stage, entry.ancestors(stage.name))
+            plan["stages"] = [
+                {"name": stage.name, "dependencies": list(stage.dependencies), "key": request.keys.get(stage.name)}
+                for stage in entry.stages
+            ]
+        else:
+            plan |= _entry_plan(paths, request, entry, request.config, {})
+            plan["outputs"] = [
+                {"path": bind_text(output.path, request.site), "keep": output.keep} for output in request.record.outputs
+            ]
+        write_beside(paths.plan, render_json(plan))
     except OSError as fault:
         raise unwritable(paths, fault) from fault
 
 
-def _plan(paths: RunPaths, request: RunRequest) -> JsonValue:
+def _prepare_stage(
+    paths: RunPaths, request: RunRequest, plan: Mapping[str, JsonValue], stage: Stage, ancestors: Sequence[str]
+) -> None:
+    """Fill the directory of one stage: the part of the configuration that it may see, and a worker's plan."""
+    own = paths.stage(stage.name)
+    own.root.mkdir(parents=True)
+    place = paths.outputs / stage.name
+    results = {name: str(paths.outputs / name) for name in ancestors}
+    seen = visible_config(stage, request.config)
+    write_beside(own.config, render_json({key: bind_site(value, request.site) for key, value in seen.items()}))
+    write_beside(own.results, render_json(dict(results)))
+    words = {"results": str(own.results), **{f"stages.{name}": place for name, place in results.items()}}
+    metrics_file = request.record.metrics.file
+    outputs: list[JsonValue] = [{"path": path, "keep": "dvc"} for path in (".", *stage.outputs)]
+    declared: JsonValue = {
+        "name": stage.name,
+        "run": str(paths.root),
+        "dependencies": list(stage.dependencies),
+        "results": dict(results),
+    }
+    stage_plan: dict[str, JsonValue] = {
+        **plan,
+        **_entry_plan(own, request, stage.entry, seen, words, place),
+        "run_dir": str(own.root),
+        "outputs_dir": str(place),
+        "config": str(own.config),
+        # Absolute: the working directory is everybody's, a file there could be any stage's.
+        "metrics_file": None if metrics_file is None else str(place / metrics_file),
+        "outputs": outputs,
+        "stage": declared,
+    }
+    write_beside(own.plan, render_json(stage_plan))
+
+
+def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
+    """Return what all workers of a run are told."""
     record, workspace = request.record, request.workspace
-    values = {"config": str(paths.config), "outputs": str(paths.outputs), "seed": str(record.seed)}
-    entry = _expanded(record.entry, values, request)
-    numeric = {str(k): str(v) for k, v in _mapping(record.topology.get("environment")).items()}
     return {
         "schema": 1,
         "kind": "reproduction" if request.reproduction else "run",
@@ -103,6 +150,8 @@ def _plan(paths: RunPaths, request: RunRequest) -> JsonValue:
         "name": record.name,
         "run": paths.run,
         "run_dir": str(paths.root),
+        "manifest": str(paths.manifest),
+        "cancel": str(paths.cancel),
         "workspace": str(workspace.path),
         "keep_workspace": request.keep_workspace,
         "cwd": str(workspace.path / record.workdir),
@@ -110,19 +159,15 @@ def _plan(paths: RunPaths, request: RunRequest) -> JsonValue:
         "site": site_words(request.site, [output.path for output in record.outputs]),
         "home": os.path.expanduser("~"),  # noqa: PTH111 - text to be recognised in messages, no path to open
         "trusted_roots": [str(request.common_dir), str(paths.root)],
-        "entry": entry,
         "interpreter": None if request.interpreter is None else str(request.interpreter),
-        "interpreter_flags": entry.get("interpreter_flags", []),
         "probe_interpreter": None if request.probe_interpreter is None else str(request.probe_interpreter),
-        "env": {**numeric, **_job_variables(paths, request)},
-        "unset_env": [name for name in NUMERIC_VARIABLES if name not in numeric],
+        "unset_env": [name for name in NUMERIC_VARIABLES if name not in _numeric(record)],
         "seed": record.seed,
         "determinism": record.determinism,
         "topology": {
             "nodes": record.topology.get("nodes", 1),
             "tasks_per_node": record.topology.get("tasks_per_node", 1),
         },
-        "outputs": [{"path": bind_text(output.path, request.site), "keep": output.keep} for output in record.outputs],
         "outputs_dir": str(paths.outputs),
         "config": str(paths.config),
         "metrics_file": record.metrics.file,
@@ -133,24 +178,48 @@ def _plan(paths: RunPaths, request: RunRequest) -> JsonValue:
     }
 
 
-def _job_variables(paths: RunPaths, request: RunRequest) -> dict[str, str]:
-    return {
-        "GITEXP_CONFIG": str(paths.config),
-        "GITEXP_OUTPUTS": str(paths.outputs),
+def _entry_plan(
+    own: RunPaths,
+    request: RunRequest,
+    entry: Entry,
+    seen: Mapping[str, JsonValue],
+    words: Mapping[str, str],
+    outputs: Path | None = None,
+) -> dict[str, JsonValue]:
+    """Return what one worker runs, with its environment; `words` are more placeholders, `seen` its configuration."""
+    place = str(outputs or own.outputs)
+    values = {"config": str(own.config), "outputs": place, "seed": str(request.record.seed), **words}
+    expanded = _expanded(entry, values, seen, request)
+    variables = {
+        "GITEXP_CONFIG": str(own.config),
+        "GITEXP_OUTPUTS": place,
         "GITEXP_SEED": str(request.record.seed),
         "GITEXP_EXPERIMENT": request.sha,
-        "GITEXP_RUN_DIR": str(paths.root),
-        "GITEXP_METRICS": str(paths.metrics),
+        "GITEXP_RUN_DIR": str(own.root),
+        "GITEXP_METRICS": str(own.metrics),
+    }
+    if words:
+        variables["GITEXP_RESULTS"] = words["results"]
+    return {
+        "entry": expanded,
+        "interpreter_flags": expanded.get("interpreter_flags", []),
+        "env": {**_numeric(request.record), **variables},
     }
 
 
-def _expanded(entry: Entry, values: Mapping[str, str], request: RunRequest) -> dict[str, JsonValue]:
+def _numeric(record: ExperimentRecord) -> dict[str, str]:
+    return {str(key): str(value) for key, value in _mapping(record.topology.get("environment")).items()}
+
+
+def _expanded(
+    entry: Entry, values: Mapping[str, str], seen: Mapping[str, JsonValue], request: RunRequest
+) -> dict[str, JsonValue]:
     document = entry.to_json()
     strict = not request.record.ad_hoc
     for key in ("args", "argv"):
         words = document.get(key)
         if isinstance(words, list):
-            expanded = expand_placeholders([str(word) for word in words], values, request.config, strict=strict)
+            expanded = expand_placeholders([str(word) for word in words], values, seen, strict=strict)
             document[key] = bind_site(expanded, request.site)
     return document
 

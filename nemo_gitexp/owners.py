@@ -10,11 +10,10 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from nemo_gitexp.jsontext import JsonValue
-from nemo_gitexp.worker.machine import boot_id, host_digest, pid_start
+from nemo_gitexp.worker.machine import boot_id, host_digest, pid_start, process_exists
 
 STRANGER_DAYS = 7
 """After that long, what belongs to a process of another host counts as left behind."""
@@ -41,18 +40,7 @@ def is_left_behind(name: str, changed_s: float | None = None) -> bool:
     if match["host"] != host_digest():
         return changed_s is not None and time.time() - changed_s > STRANGER_DAYS * 86400
     pid = int(match["pid"])
-    return not (_exists(pid) and match["start"] == _start_digest(pid))
-
-
-def process_lives(document: Mapping[str, JsonValue]) -> bool:
-    """Return whether the process described by a `started_document` lives; on another host: cannot be told, so yes."""
-    if document.get("host") != host_digest():
-        return True
-    pid = document.get("pid")
-    if not isinstance(pid, int) or document.get("boot_id") != boot_id():
-        return False
-    start = pid_start(pid) if _exists(pid) else None
-    return start is not None and start == document.get("pid_start")
+    return not (process_exists(pid) and match["start"] == _start_digest(pid))
 
 
 @contextlib.contextmanager
@@ -79,20 +67,3 @@ def taking_turns(lock: Path) -> Iterator[None]:
 
 def _start_digest(pid: int) -> str:
     return hashlib.sha256(f"{boot_id()} {pid_start(pid)}".encode()).hexdigest()[:12]
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return not _is_zombie(pid)
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return False

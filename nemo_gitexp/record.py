@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from nemo_gitexp.definition import MetricGoal, MetricsSpec, OutputSpec
-from nemo_gitexp.entry import Entry, parse_entry
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.fields import HASH, MD5, SHA, FieldReader
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
+from nemo_gitexp.stages import AnyEntry, parse_any_entry
 
 SCHEMA = 1
 DETERMINISM = ("off", "seeded", "bitwise")
@@ -105,7 +105,7 @@ class ExperimentRecord:
     topology: Mapping[str, JsonValue]
     inputs: tuple[Input, ...]
     environment_key: str | None
-    entry: Entry
+    entry: AnyEntry
     ad_hoc: bool
     workdir: str
     outputs: tuple[OutputSpec, ...]
@@ -305,9 +305,9 @@ def _parse_goals(metrics: FieldReader) -> tuple[MetricGoal, ...]:
     return tuple(goals)
 
 
-def _parse_entry(fields: FieldReader) -> Entry:
+def _parse_entry(fields: FieldReader) -> AnyEntry:
     try:
-        return parse_entry(fields.mapping("entry"))
+        return parse_any_entry(fields.mapping("entry"))
     except RecordError as fault:
         fields.fault(f"entry: {fault.message}")
-        return parse_entry({"kind": "command", "argv": ["false"]})
+        return parse_any_entry({"kind": "command", "argv": ["false"]})

@@ -15,12 +15,8 @@ from pathlib import Path
 from nemo_gitexp.asked import Asked, Defined, define
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.command import live_paths, require_script
-from nemo_gitexp.definition import DEFAULT_SEED, StudyDefinition
-from nemo_gitexp.entry import (
-    CommandEntry,
-    Entry,
-    expand_placeholders,
-)
+from nemo_gitexp.definition import DEFAULT_SEED, OutputSpec, StudyDefinition
+from nemo_gitexp.entry import CommandEntry, Entry, expand_placeholders
 from nemo_gitexp.environment import Environment, available_cores, capture_environment
 from nemo_gitexp.errors import (
     GitCommandError,
@@ -38,6 +34,7 @@ from nemo_gitexp.naming import ExperimentNaming
 from nemo_gitexp.record import CodeState, ExperimentRecord, Input, identity_of
 from nemo_gitexp.settings import require_executor
 from nemo_gitexp.sitevalues import bind_site
+from nemo_gitexp.stages import AnyEntry, StagesEntry, python_of, simple_entries, visible_config
 from nemo_gitexp.store import Draft, Experiment, write_experiment
 from nemo_gitexp.tips import write_branch
 from nemo_gitexp.topology import topology
@@ -122,7 +119,8 @@ def _record(
     """Return the record of this snapshot; its code commit is not made yet and stands as HEAD."""
     repository, definition = site.repository, defined.definition
     listing = list_files(repository, snapshot.tree)
-    require_script(defined.entry, repository.root, defined.workdir, listing, [spec.path for spec in definition.data])
+    for entry in simple_entries(defined.entry):
+        require_script(entry, repository.root, defined.workdir, listing, [spec.path for spec in definition.data])
     hashed = config_hash(defined.config)
     seed = _seed(asked, definition)
     determinism = _determinism(asked, definition)
@@ -150,12 +148,23 @@ def _record(
         entry=defined.entry,
         ad_hoc=defined.ad_hoc,
         workdir=defined.workdir,
-        outputs=definition.outputs,
+        outputs=_outputs(defined),
         metrics=definition.metrics,
         executor=_executor(asked, definition),
         identity=None,
     )
     return replace(record, identity=identity_of(record))
+
+
+def _outputs(defined: Defined) -> tuple[OutputSpec, ...]:
+    """Return what the job must make: of a pipeline every stage's directory, and the files in them that are named."""
+    if not isinstance(defined.entry, StagesEntry):
+        return defined.definition.outputs
+    return tuple(
+        OutputSpec(f"{stage.name}/{path}".rstrip("/"))
+        for stage in defined.entry.stages
+        for path in ("", *stage.outputs)
+    )
 
 
 def _code(site: Site, definition: StudyDefinition, snapshot: Snapshot, listing: bytes) -> CodeState:
@@ -270,13 +279,30 @@ def _name(definition: StudyDefinition, hashed: str, now: datetime) -> str:
 def _check_placeholders(record: ExperimentRecord, config: Mapping[str, JsonValue], site: Mapping[str, str]) -> None:
     """Find unknown placeholders and missing site values now, not when the job is about to start."""
     values = {"config": "-", "outputs": "-", "seed": "-"}
-    words = record.entry.argv if isinstance(record.entry, CommandEntry) else record.entry.arguments
-    expanded = expand_placeholders(words, values, config, strict=not record.ad_hoc)
-    bind_site([config, expanded, [output.path for output in record.outputs]], site)
+    bind_site([config, [output.path for output in record.outputs]], site)
+    for entry, known, seen in _scopes(record.entry, values, config):
+        words = entry.argv if isinstance(entry, CommandEntry) else entry.arguments
+        bind_site(list(expand_placeholders(words, known, seen, strict=not record.ad_hoc)), site)
+
+
+def _scopes(
+    entry: AnyEntry, values: Mapping[str, str], config: Mapping[str, JsonValue]
+) -> list[tuple[Entry, Mapping[str, str], Mapping[str, JsonValue]]]:
+    """Return each simple entry with the placeholders and the configuration that it may use."""
+    if not isinstance(entry, StagesEntry):
+        return [(entry, values, config)]
+    return [
+        (
+            stage.entry,
+            {**values, "results": "-", **{f"stages.{name}": "-" for name in entry.ancestors(stage.name)}},
+            visible_config(stage, config),
+        )
+        for stage in entry.stages
+    ]
 
 
 def _live_notes(record: ExperimentRecord, root: Path) -> list[str]:
-    live = live_paths(record.entry, root)
+    live = [path for entry in simple_entries(record.entry) for path in live_paths(entry, root)]
     return [f"warning: the job reads the live {path}; a relative path names the recorded one" for path in live]
 
 
@@ -288,18 +314,19 @@ def _notes(record: ExperimentRecord) -> list[str]:
     return [f"captured {len(captured)} untracked file{'s' if len(captured) != 1 else ''}: {shown}"]
 
 
-def _environment(site: Site, entry: Entry, asked: Asked) -> tuple[Path | None, Path | None, Environment | None]:
+def _environment(site: Site, entry: AnyEntry, asked: Asked) -> tuple[Path | None, Path | None, Environment | None]:
     """Return the job's interpreter, the one to ask inside the job, and the environment if it can be known now."""
-    root = site.repository.root
-    if isinstance(entry, CommandEntry):
-        return None, probe_interpreter(entry, asked.env, root), None
+    root, python = site.repository.root, python_of(entry)
     interpreter = resolve_interpreter(site, entry, asked.env)
+    probe = probe_interpreter(entry, asked.env, root)
+    if interpreter is None or entry.wrapped:
+        return interpreter, probe, None
     environment = capture_environment(
         interpreter,
         root=root,
         cache_dir=site.repository.state_dir / "cache",
         env=asked.env,
-        flags=entry.python.flags,
+        flags=python.flags if python else (),
     )
     return interpreter, None, environment
 

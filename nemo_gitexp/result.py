@@ -7,7 +7,7 @@ differs from run to run and is never compared.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,7 +16,7 @@ from nemo_gitexp.errors import RecordError
 from nemo_gitexp.fields import MD5, FieldReader
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.metricform import render_metric_rows, stream_digest
-from nemo_gitexp.metrics import MetricRows, metric_stats, split_volatile
+from nemo_gitexp.metrics import STEP, MetricRows, metric_stats, split_volatile
 from nemo_gitexp.record import SCHEMA, ExperimentRecord
 
 FINAL_STATUSES = ("completed", "failed", "cancelled", "lost", "skipped")
@@ -40,7 +40,8 @@ class RunLeavings:
     """All that a run directory says, read once.
 
     `worker` is the worker's result.json, None when the run was lost; `ended` the moment to date the result by.
-    `places` maps absolute directories of this run to the words that replace them in messages.
+    `streams` are the metrics of each worker, by the name of its stage. `places` maps absolute directories of this run
+    to the words that replace them in messages.
     """
 
     record_sha: str
@@ -49,13 +50,25 @@ class RunLeavings:
     jobs: tuple[str, ...]
     worker: Mapping[str, JsonValue] | None
     job: Mapping[str, JsonValue]
-    rows: MetricRows
+    streams: Mapping[str, MetricRows]
     bad_metric_lines: int
     log: LogDigest | None
     started: str | None
     ended: str
     places: Mapping[str, str]
     lost_reason: str | None = None
+
+    @property
+    def rows(self) -> MetricRows:
+        """The metric stream of the run: of stages one after the other; a name that several have tells whose it is."""
+        names = {stage: {name for row in rows for name in row if name != STEP} for stage, rows in self.streams.items()}
+        seen = [name for each in names.values() for name in each]
+        shared = {name for name in seen if seen.count(name) > 1}
+        return tuple(
+            {f"{stage}/{name}" if name in shared else name: value for name, value in row.items()}
+            for stage, rows in self.streams.items()
+            for row in rows
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +123,8 @@ def build_result(record: ExperimentRecord, left: RunLeavings, keep_long: Callabl
         "outputs": [item["path"] for item in outputs],
         "reused_from": None,
     }
-    result["tasks"] = [task]
+    stages = mappings(worker.get("tasks"))
+    result["tasks"] = [_stage_json(stage, left, volatile, keep_long) for stage in stages] or [task]
     run = _run_json(left, worker, cast("JsonValue", metric_stats(volatile_rows)))
     return ResultFiles(
         status=status,
@@ -118,6 +132,40 @@ def build_result(record: ExperimentRecord, left: RunLeavings, keep_long: Callabl
         run=render_json(run),
         metrics=None if long else stream,
     )
+
+
+def _stage_json(
+    stage: Mapping[str, JsonValue], left: RunLeavings, volatile: Collection[str], keep: Callable[[bytes], str]
+) -> JsonValue:
+    """Return the entry of one stage; `key` and `stream` let a later run take its result instead of running it."""
+    name = str(stage.get("name"))
+    rows, _ = split_volatile(left.streams.get(name, ()), volatile)
+    return {
+        "name": name,
+        "status": stage.get("status"),
+        "exit_code": stage.get("exit_code"),
+        "error": _without_traces(stage.get("error"), left.places),
+        "metrics": {metric: item["last"] for metric, item in metric_stats(rows).items()},
+        "outputs": stage.get("outputs", []),
+        "reused_from": stage.get("reused_from"),
+        "key": stage.get("key"),
+        "stream": keep(render_metric_rows(rows)) if rows else None,
+    }
+
+
+def merged_settings(reports: Sequence[Mapping[str, JsonValue]]) -> dict[str, JsonValue]:
+    """Return the settings read back in the workers of one run as one report; where stages differ the last one counts.
+
+    Mappings are joined, so that every package that any of them loaded is there.
+    """
+    merged: dict[str, JsonValue] = {}
+    for report in reports:
+        for key, value in report.items():
+            if isinstance(value, Mapping):
+                merged[key] = {**mapping(merged.get(key)), **value}
+            elif value or key not in merged:
+                merged[key] = value
+    return merged
 
 
 def check_result(result: Mapping[str, JsonValue], record_sha: str, source: str) -> None:
@@ -281,6 +329,10 @@ def _run_json(left: RunLeavings, worker: Mapping[str, JsonValue], volatile: Json
     if left.log is not None:
         log = {"pin": left.log.pin, "size_bytes": left.log.size_bytes, "tail": list(left.log.tail)}
     segment: JsonValue = {"started": left.started, "ended": left.ended, "status": worker.get("status", "lost")}
+    segments: list[JsonValue] = [
+        {"task": stage.get("name"), **{key: stage.get(key) for key in ("started", "ended", "duration_s", "status")}}
+        for stage in mappings(worker.get("tasks"))
+    ]
     return {
         "schema": SCHEMA,
         "record": left.record_sha,
@@ -290,7 +342,7 @@ def _run_json(left: RunLeavings, worker: Mapping[str, JsonValue], volatile: Json
         "duration_s": worker.get("duration_s"),
         "executor": left.executor,
         "jobs": list(left.jobs),
-        "segments": [segment],
+        "segments": segments or [segment],
         "volatile_metrics": volatile,
         "log": log,
         "settings": _private(left.job, left.places),
@@ -327,13 +379,17 @@ def _error_json(left: RunLeavings) -> JsonValue:
     if left.worker is None:
         reason = without_places(left.lost_reason or "nobody knows why", left.places)
         return {"type": "LostRunError", "message": f"the run ended without a result: {reason}"}
-    error = left.worker.get("error")
+    return _without_traces(left.worker.get("error"), left.places)
+
+
+def _without_traces(error: JsonValue, places: Mapping[str, str]) -> JsonValue:
+    """Return an error with this run's directories as words."""
     if not isinstance(error, Mapping):
         return None
     return {
         "type": error.get("type"),
-        "message": without_places(str(error.get("message", "")), left.places),
-        "paths": _private(error.get("paths", []), left.places),
+        "message": without_places(str(error.get("message", "")), places),
+        "paths": _private(error.get("paths", []), places),
     }
 
 

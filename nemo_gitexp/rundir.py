@@ -18,7 +18,7 @@ from nemo_gitexp.worker.machine import started_document
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
-    """The files of one run directory; the only place that knows their names."""
+    """The files of one run directory, or of a stage in it; the only place that knows their names."""
 
     root: Path
 
@@ -26,6 +26,23 @@ class RunPaths:
     def run(self) -> str:
         """The run's own name: `<record sha>[.repro].<nonce>`."""
         return self.root.name
+
+    def parts(self) -> list[RunPaths]:
+        """Return the directories of its workers: itself, or one of each stage, which has the same files."""
+        try:
+            names = sorted(entry.name for entry in os.scandir(self.root / "stages") if not entry.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return [self]
+        return [self.stage(name) for name in names]
+
+    def stage(self, name: str) -> RunPaths:
+        """Return the directory of one stage's worker."""
+        return RunPaths(self.root / "stages" / name)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a worker has started."""
+        return any(part.started.exists() for part in self.parts())
 
     @property
     def plan(self) -> Path:
@@ -41,6 +58,11 @@ class RunPaths:
     def config(self) -> Path:
         """The resolved configuration."""
         return self.root / "config.json"
+
+    @property
+    def results(self) -> Path:
+        """Where the outputs of a stage's ancestors lie, by name."""
+        return self.root / "results.json"
 
     @property
     def outputs(self) -> Path:

@@ -8,20 +8,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 from nemo_gitexp.errors import DocumentError
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
-from nemo_gitexp.owners import process_lives
 from nemo_gitexp.rundir import RunPaths, write_beside
-from nemo_gitexp.worker.machine import HEARTBEAT_S, host_digest
-
-SILENCE_S = 30 * HEARTBEAT_S
-"""A worker on another host that has not touched its file for that long is dead."""
+from nemo_gitexp.worker.machine import host_digest, process_lives, writer_lives
+from nemo_gitexp.worker.merge import is_alive, merged_result
 
 STATE_FILE_BYTES = 1 << 30
 """A plan and a result name every data and output file: 100,000 of them take 20 MB, more than any record may."""
@@ -73,46 +70,41 @@ def is_reproduction(paths: RunPaths) -> bool:
 
 def inspect_run(paths: RunPaths) -> RunState:
     """Return how a run stands, from its files and the processes that they name."""
-    started, supervisor = read_state_file(paths.started), read_state_file(paths.supervisor)
-    status, reason = _status(paths, started, supervisor)
-    at = started.get("at")
+    status, reason = _status(paths)
+    moments = [read_state_file(part.started).get("at") for part in paths.parts()]
     return RunState(
         paths=paths,
         record=paths.run.partition(".")[0],
         is_reproduction=is_reproduction(paths),
         status=status,
-        started=at if isinstance(at, str) else None,
+        started=min((at for at in moments if isinstance(at, str)), default=None),
         reason=reason,
     )
 
 
-def _status(
-    paths: RunPaths, started: Mapping[str, JsonValue], supervisor: Mapping[str, JsonValue]
-) -> tuple[str, str | None]:
+def _status(paths: RunPaths) -> tuple[str, str | None]:
     if paths.result.exists():
         return "finished", None
-    if started:
-        if _lives(paths.started, started):
-            return "running", None
-        # The worker may have written its result and left between the two looks.
-        return ("finished", None) if paths.result.exists() else ("dead", "the worker is gone and left no result")
+    supervisor = read_state_file(paths.supervisor)
+    is_launched = bool(supervisor) and writer_lives(str(paths.supervisor), supervisor)
+    parts = paths.parts()
+    if any(read_state_file(part.started) for part in parts):
+        return _begun_status(paths, parts, is_launched=is_launched)
     if paths.refused.exists():
         return "dead", str(read_state_file(paths.refused).get("message", "the launcher refused the job"))
     if supervisor:
-        alive = _lives(paths.supervisor, supervisor)
-        return ("launched", None) if alive else ("dead", "the launcher is gone and the job never started")
+        return ("launched", None) if is_launched else ("dead", "the launcher is gone and the job never started")
     launching = read_state_file(paths.launching)
     return ("launched", None) if launching and process_lives(launching) else ("void", "its launcher is gone")
 
 
-def _lives(path: Path, document: Mapping[str, JsonValue]) -> bool:
-    """Return whether the process that wrote the file lives; on another host: whether the file is fresh enough."""
-    if document.get("host") == host_digest():
-        return process_lives(document)
-    try:
-        return time.time() - path.stat().st_mtime < SILENCE_S
-    except FileNotFoundError:
-        return False
+def _begun_status(paths: RunPaths, parts: Sequence[RunPaths], *, is_launched: bool) -> tuple[str, str | None]:
+    """Return how a run stands of which a worker at least has started."""
+    is_waiting = any(not part.started.exists() and not part.result.exists() for part in parts)
+    if any(is_alive(str(part.root)) for part in parts) or (is_waiting and is_launched):
+        return "running", None
+    # The last worker may have written the result and left between the looks.
+    return ("finished", None) if paths.result.exists() else ("dead", "the worker is gone and left no result")
 
 
 def give_up(paths: RunPaths) -> bool:
@@ -121,8 +113,9 @@ def give_up(paths: RunPaths) -> bool:
     Whoever starts says so first and then looks for this word; here the word is said first: one of the two sees the
     other, however slow either is.
     """
-    if not paths.started.exists():
-        write_beside(paths.abandoned, b"{}\n")
+    for part in dict.fromkeys((paths, *paths.parts())):
+        if not part.started.exists() and not part.result.exists():
+            write_beside(part.abandoned, b"{}\n")
     now = inspect_run(paths).status
     return now in ("dead", "void")
 
@@ -139,10 +132,11 @@ def read_state_file(path: Path) -> Mapping[str, JsonValue]:
 def request_cancel(paths: RunPaths, now: str) -> None:
     """Ask the worker to stop the job: by file, which reaches every host, and by signal where it lives here."""
     write_beside(paths.cancel, render_json({"at": now}))
-    started = read_state_file(paths.started)
-    pid = started.get("pid")
-    if isinstance(pid, int) and started.get("host") == host_digest() and process_lives(started):
-        os.kill(pid, signal.SIGTERM)
+    for part in paths.parts():
+        started = read_state_file(part.started)
+        pid = started.get("pid")
+        if isinstance(pid, int) and started.get("host") == host_digest() and process_lives(started):
+            os.kill(pid, signal.SIGTERM)
 
 
 def leave_cancelled(paths: RunPaths) -> None:
@@ -153,15 +147,23 @@ def leave_cancelled(paths: RunPaths) -> None:
     write_beside(paths.result, render_json(result))
 
 
+def conclude(paths: RunPaths) -> None:
+    """Write the result of a run of stages that has none although all have ended: the last one was killed."""
+    merged = None if paths.result.exists() or paths.parts() == [paths] else merged_result(str(paths.root))
+    if merged is not None:
+        write_beside(paths.result, render_json(cast("JsonValue", merged)))
+
+
 def end_orphan(paths: RunPaths) -> None:
     """Kill what a dead worker's job still runs on this machine: nobody can record what it does any more."""
     if inspect_run(paths).status != "dead":
         return
-    child = read_state_file(paths.child)
-    pid = child.get("pid")
-    if isinstance(pid, int) and child.get("host") == host_digest() and process_lives(child):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
+    for part in paths.parts():
+        child = read_state_file(part.child)
+        pid = child.get("pid")
+        if isinstance(pid, int) and child.get("host") == host_digest() and process_lives(child):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
 
 
 def last_write(paths: RunPaths) -> float:
@@ -171,7 +173,7 @@ def last_write(paths: RunPaths) -> float:
 
 def _mtimes(root: Path) -> Iterable[float]:
     for base, _, files in os.walk(root):
-        is_top = base == str(root)
+        is_top = base == str(root) or Path(base).parent == root / "stages"
         for name in files:
             if not (is_top and (name in OBSERVERS_FILES or name.startswith("."))):
                 yield Path(base, name).lstat().st_mtime

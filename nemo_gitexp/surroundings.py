@@ -10,13 +10,13 @@ from pathlib import Path
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.documents import DriftDoc
 from nemo_gitexp.drift import EnvironmentClass, compare_environments, compare_settings, rank_drift
-from nemo_gitexp.entry import CommandEntry
 from nemo_gitexp.environment import capture_environment, parse_environment, recreate_environment
 from nemo_gitexp.errors import UsageError
 from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.result import RunLeavings, mapping
+from nemo_gitexp.stages import command_of, python_of
 from nemo_gitexp.store import Experiment, read_environment
 
 ENVIRONMENT_MODES = ("check", "recreate", "ignore")
@@ -25,7 +25,7 @@ _WHOLE = "gitexp-complete"
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a job is given: its interpreter (None: it brings its own, `probe` is then asked inside the job).
+    """What a job is given: its interpreter (None: it brings its own); `probe` is asked inside the job.
 
     `named` and `drift` compare the environment with the recorded one, as far as it is known before the job.
     """
@@ -34,6 +34,11 @@ class Surroundings:
     probe: Path | None
     named: EnvironmentClass
     drift: tuple[DriftDoc, ...] = ()
+
+    @property
+    def is_asked_inside(self) -> bool:
+        """Whether only the job itself can say what it runs in."""
+        return self.interpreter is None or self.probe is not None
 
 
 def find_surroundings(
@@ -53,10 +58,12 @@ def find_surroundings(
         EnvironmentCaptureError: no such interpreter, or its packages cannot be had.
     """
     entry = experiment.record.entry
-    if isinstance(entry, CommandEntry):
+    command, python = command_of(entry), python_of(entry)
+    if command is not None:
         if mode == "recreate":
-            raise UsageError(f"{entry.argv[0]} brings its own Python: nothing to recreate", hint="--env check")
-        return Surroundings(None, probe_interpreter(entry, env, site.repository.root), "unknown")
+            raise UsageError(f"{command.argv[0]} brings its own Python: nothing to recreate", hint="--env check")
+        probe = probe_interpreter(entry, env, site.repository.root)
+        return Surroundings(resolve_interpreter(site, entry, env), probe, "unknown")
     recorded = read_environment(site.repository, experiment)
     interpreter = resolve_interpreter(site, entry, env) if mode != "recreate" else None
     if interpreter is None:
@@ -68,7 +75,7 @@ def find_surroundings(
         root=site.repository.root,
         cache_dir=site.repository.state_dir / "cache",
         env=env,
-        flags=entry.python.flags,
+        flags=python.flags if python else (),
     )
     named, drift = compare_environments(recorded, here.to_json(), _loaded(experiment))
     return Surroundings(interpreter, None, named, drift)
@@ -80,7 +87,7 @@ def compare_surroundings(
     """Return the environment class and the ranked drift of a run that has ended, from what was read back in it."""
     recorded, worker = experiment.run or {}, left.worker or {}
     named, drift = around.named, around.drift
-    if around.interpreter is None and mode != "ignore":
+    if around.is_asked_inside and mode != "ignore":
         here = mapping(worker.get("job_environment"))
         named, drift = compare_environments(mapping(recorded.get("environment")), here, _loaded(experiment))
     settings = compare_settings(mapping(recorded.get("settings")), left.job)

@@ -18,10 +18,11 @@ from nemo_gitexp.errors import GitCommandError
 from nemo_gitexp.git.objects import TEMPORARY_REFS, delete_ref, list_refs
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.git.worktree import list_worktrees, remove_worktree
-from nemo_gitexp.owners import is_left_behind, process_lives
+from nemo_gitexp.owners import is_left_behind
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import inspect_run, list_run_directories, read_state_file
 from nemo_gitexp.tips import BRANCH_PREFIX, Tip, branch_name, list_tips, move_branch, remove_stale_locks
+from nemo_gitexp.worker.machine import process_lives
 
 STALE_LOCK_S = 600.0
 """No git process of ours holds a lock on a ref for that long."""

@@ -18,7 +18,9 @@ from nemo_gitexp.definition import (
     parse_definition,
     render_definition_template,
 )
+from nemo_gitexp.entry import CommandEntry
 from nemo_gitexp.errors import DefinitionError
+from nemo_gitexp.stages import Stage
 
 FULL = """\
 purpose: One sentence. Why does this experiment exist?
@@ -102,7 +104,7 @@ def test_a_purpose_and_a_command_are_enough():
         ("function: pkg.train:main", "function", "pkg.train:main"),
         ("recipe: recipes.py:digits", "recipe", "recipes.py:digits"),
         ("recipe: conf/recipes.py:digits", "recipe", "conf/recipes.py:digits"),
-        ("stages: {load: {command: x}}", "stages", {"load": {"command": "x"}}),
+        ("stages: {load: {command: x}}", "stages", (Stage("load", CommandEntry(("x",))),)),
         ("command: [python, 'a b.py']", "command", ("python", "a b.py")),
         ("command: >\n  python x.py\n  --lr 1\n", "command", ("python", "x.py", "--lr", "1")),
         ("command: x\nconfig: conf/base.yaml", "config_file", "conf/base.yaml"),

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_gitexp.owners import STRANGER_DAYS, is_left_behind, owner_token, process_lives, taking_turns
-from nemo_gitexp.worker.machine import process_document
+from nemo_gitexp.owners import STRANGER_DAYS, is_left_behind, owner_token, taking_turns
+from nemo_gitexp.worker.machine import process_document, process_lives
 
 SAY_TOKEN = "from nemo_gitexp.owners import owner_token; print(owner_token(), flush=True); input()"
 

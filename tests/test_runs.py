@@ -13,7 +13,6 @@ import pytest
 
 from nemo_gitexp.rundir import RunPaths, reserve_run, write_beside
 from nemo_gitexp.runs import (
-    SILENCE_S,
     give_up,
     inspect_run,
     last_write,
@@ -21,7 +20,7 @@ from nemo_gitexp.runs import (
     list_run_directories,
     read_state_file,
 )
-from nemo_gitexp.worker.machine import process_document, started_document
+from nemo_gitexp.worker.machine import SILENCE_S, process_document, started_document
 
 RECORD = "a" * 40
 

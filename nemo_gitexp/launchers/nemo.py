@@ -15,15 +15,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_gitexp.handover import accept, take_order
-from nemo_gitexp.owners import owner_token, process_lives
-from nemo_gitexp.runs import end_orphan, read_state_file
-from nemo_gitexp.worker.machine import started_document
+from nemo_gitexp.owners import owner_token
+from nemo_gitexp.runs import conclude, end_orphan, read_state_file
+from nemo_gitexp.worker.machine import process_lives, started_document
 
 if TYPE_CHECKING:
     from nemo_gitexp.rundir import RunPaths
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 POLL_S = 0.05
 NOTICE_S = 5.0
 """How long NeMo Run may take to see that its job has ended; it looks when it is asked."""
+START_VARIABLE = "_GITEXP_START_"
 WORKER_LINE = """\
-eval "$_GITEXP_START"
+eval "${}"
 """
-"""Starts the worker. No path stands in it: NeMo Run replaces `/nemo_run` in the text of a script (measured)."""
+"""Starts a worker. No path stands in it: NeMo Run replaces `/nemo_run` in the text of a script (measured)."""
 
 TOUCHED_VARIABLES = (
     "OLDPWD",
@@ -145,10 +146,20 @@ def _redirect_output(paths: RunPaths) -> None:
 
 
 def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
-    """Start the worker as an inline script and wait for its result file, then for NeMo Run to notice."""
+    """Start the workers as inline scripts and wait until all have ended, then for NeMo Run to notice.
+
+    Stages wait for each other themselves: NeMo Run would start what depends on a failed one, and would hold a stage
+    back until all of the level above has ended (measured).
+    """
     plan = json.loads(paths.plan.read_bytes())
-    os.environ["_GITEXP_START"] = start_line(
-        [plan["interpreter"] or sys.executable, str(paths.worker), str(paths.plan)], os.environ
+    waiting = [part for part in paths.parts() if not part.result.exists()]
+    variables = {f"{START_VARIABLE}{number}": part for number, part in enumerate(waiting)}
+    interpreter = plan["interpreter"] or sys.executable
+    os.environ.update(
+        {
+            name: start_line([interpreter, str(paths.worker), str(part.plan)], os.environ, variables)
+            for name, part in variables.items()
+        }
     )
     with nemo_run.Experiment(
         "gitexp",
@@ -158,19 +169,24 @@ def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
         skip_status_at_exit=True,
         serialize_metadata_for_scripts=False,
         log_level="ERROR",
+        threadpool_workers=max(1, len(waiting)),
     ) as experiment:
-        experiment.add(nemo_run.Script(inline=WORKER_LINE), name="job", tail_logs=False)
-        experiment.run(detach=False)
-        _wait(experiment, paths)
+        for name, part in variables.items():
+            task = "job" if part == paths else part.run
+            experiment.add(nemo_run.Script(inline=WORKER_LINE.format(name)), name=task, tail_logs=False)
+        if waiting:
+            experiment.run(detach=False)
+            _wait(experiment, waiting)
     _refuse(paths, f"the worker did not start: {_last_words(home)}")
+    conclude(paths)
     if not paths.result.exists():
         end_orphan(paths)
 
 
-def start_line(argv: Sequence[str], env: Mapping[str, str]) -> str:
-    """Return a line of shell that puts the environment back as it was and becomes the program."""
+def start_line(argv: Sequence[str], env: Mapping[str, str], own: Iterable[str]) -> str:
+    """Return a line of shell that puts the environment back as it was, without `own`, and becomes the program."""
     kept = [f"{name}={env[name]}" for name in TOUCHED_VARIABLES if name in env]
-    gone = ["_GITEXP_START", *(name for name in TOUCHED_VARIABLES if name not in env)]
+    gone = [*own, *(name for name in TOUCHED_VARIABLES if name not in env)]
     return f"exec {shlex.join(['env', *(word for name in gone for word in ('-u', name)), *kept, *argv])}"
 
 
@@ -178,7 +194,7 @@ def _refuse(paths: RunPaths, message: str) -> None:
     """Say why the job did not start, unless it did."""
     from nemo_gitexp.rundir import write_beside
 
-    if not paths.started.exists():
+    if not paths.is_begun and not paths.result.exists():
         write_beside(paths.refused, json.dumps({"message": message}).encode())
 
 
@@ -189,13 +205,13 @@ def _last_words(home: Path) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _wait(experiment: Any, paths: RunPaths) -> None:
-    """Wait for the worker's process to end, and then a little for NeMo Run to notice.
+def _wait(experiment: Any, workers: Sequence[RunPaths]) -> None:
+    """Wait for the workers' processes to end, and then a little for NeMo Run to notice.
 
     Leaving the context at once would bring NeMo Run's own 2 s poll; and where its own files are gone (a full disk) it
     never notices: then there is nothing to wait for all the same.
     """
-    while _job_lives(experiment, paths):
+    while any(_worker_lives(experiment, worker, alone=len(workers) == 1) for worker in workers):
         time.sleep(POLL_S)
     patience = time.monotonic() + NOTICE_S
     while (unnoticed := _is_running(experiment)) and time.monotonic() < patience:
@@ -204,14 +220,14 @@ def _wait(experiment: Any, paths: RunPaths) -> None:
         experiment.detach = True
 
 
-def _job_lives(experiment: Any, paths: RunPaths) -> bool:
-    """Return whether the job goes on: by the worker's own word, before that by our child process."""
-    if not paths.root.exists():
+def _worker_lives(experiment: Any, worker: RunPaths, *, alone: bool) -> bool:
+    """Return whether a worker goes on: by its own word, before that by our child process or NeMo Run's."""
+    if not worker.root.exists():
         return False
-    started = read_state_file(paths.started)
+    started = read_state_file(worker.started)
     if started:
         return process_lives(started)
-    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+    if not alone or not hasattr(os, "waitid"):  # macOS before Python 3.13
         return _is_running(experiment)
     try:
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None

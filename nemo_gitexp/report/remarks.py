@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.entry import Entry
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.report.terminal import plural, value_text
+from nemo_gitexp.stages import AnyEntry
 
 _NAMED = 5
 
@@ -45,7 +45,7 @@ def _metrics_remarks(declared_file: str | None, document: ExperimentDoc) -> tupl
     return (f"has no metrics: nothing could be read from its metrics file {declared_file}",)
 
 
-def _seeding_remarks(entry: Entry, determinism: str) -> tuple[str, ...]:
+def _seeding_remarks(entry: AnyEntry, determinism: str) -> tuple[str, ...]:
     """Return what to say about a command whose interpreter is not ours to seed."""
     if not entry.wrapped or determinism == "off":
         return ()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from nemo_gitexp.catalog import Site, document_of, list_entries, refresh
-from nemo_gitexp.collect import read_log, read_pieces
+from nemo_gitexp.collect import log_pieces, read_log
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import AlreadyFinishedError, GitexpError, UnknownExperimentError
 from nemo_gitexp.execution import Watcher, cancel_and_wait, finish_run, follow_run
@@ -50,8 +50,7 @@ def read_logs(site: Site, text: str) -> LogText:
     """
     tip, run = _look(site, text)
     if run is not None:
-        log = run.paths.log
-        return LogText(tip, read_pieces(lambda: log.open("rb")) if log.exists() else (), run)
+        return LogText(tip, log_pieces(run.paths), run)
     (experiment,) = read_experiments(site.repository, [tip])
     kept = read_log(site.repository, experiment.run or {})
     if kept is None:

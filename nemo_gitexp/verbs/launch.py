@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from nemo_gitexp.catalog import Site, document_of, read_current
-from nemo_gitexp.entry import CommandEntry
 from nemo_gitexp.errors import AlreadyFinishedError, LaunchError
 from nemo_gitexp.execution import (
     Conditions,
@@ -59,7 +58,7 @@ def launch(
         entry = experiment.record.entry
         require_local(site.settings, experiment.record.executor)
         interpreter = resolve_interpreter(site, entry, env)
-        probe = probe_interpreter(entry, env, site.repository.root) if isinstance(entry, CommandEntry) else None
+        probe = probe_interpreter(entry, env, site.repository.root)
         if isinstance(launcher, Background):
             launcher.take(reserved, interpreter, probe, keep=options.keep)
             return RunAnswer("detached", document_of(site, tip))

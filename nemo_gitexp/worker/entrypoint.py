@@ -31,7 +31,7 @@ def run_entry(entry: EntryPlan, config: dict[str, JsonValue]) -> object:
     """
     kind = entry["kind"]
     if kind == "function":
-        return _run_function(entry["target"], config)
+        return _call(load_function(entry), config)
     if kind == "module":
         _run_module(entry["module"], entry["args"])
     elif kind == "code":
@@ -72,7 +72,9 @@ def _run_code(text: str, args: list[str]) -> None:
     exec(compile(text, "<string>", "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - as `python -c`
 
 
-def _run_function(target: str, config: dict[str, JsonValue]) -> object:
+def load_function(entry: EntryPlan) -> Callable[..., object]:
+    """Return the function of a function entry, imported as `python -m` would find it; `__main__` is a fresh one."""
+    target = entry["target"]
     sys.argv = [target]
     if not _is_safe_path():
         sys.path.insert(0, os.getcwd())
@@ -81,7 +83,7 @@ def _run_function(target: str, config: dict[str, JsonValue]) -> object:
     function: object = __import__(module_name, fromlist=["_"])
     for part in attribute.split("."):
         function = getattr(function, part)
-    return _call(function, config)  # type: ignore[arg-type]
+    return function  # type: ignore[return-value]
 
 
 def _call(function: Callable[..., object], config: dict[str, JsonValue]) -> object:

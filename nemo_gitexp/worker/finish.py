@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .shapes import ErrorReport, JobEnd, Plan
 
 SIGNAL_EXIT_BASE = 128
+SKIPPED = "SkippedError"
+"""The type of error of a stage that never ran because another did not complete."""
+
 FULL_DISK_LISTS = ("outputs", "undeclared_outputs", "stray_files", "changed_files")
 """What is left out of a result that is too long for the space a full disk has left; the status never is."""
 
@@ -52,6 +55,7 @@ def write_result(plan: Plan, end: JobEnd, left: Mapping[str, object], started: f
         "signal": end["signal"],
         "error": error,
         "started": iso_time(started),
+        "begun_s": started,
         "ended": iso_time(time.time()),
         "duration_s": round(duration_s, 6),
         "job_started": end["started"],
@@ -106,7 +110,7 @@ def _status(end: JobEnd, error: ErrorReport | None) -> str:
     if end["cancelled"] and not end["error"]:
         return "cancelled"
     if error:
-        return "failed"
+        return "skipped" if error["type"] == SKIPPED else "failed"
     return "stopped" if end["stopped"] else "completed"
 
 

@@ -11,7 +11,7 @@ import marshal
 import os
 import sys
 
-from .entrypoint import run_entry
+from .entrypoint import load_function, run_entry
 from .plainjson import write_plain
 from .readback import JobReport
 from .redirect import RedirectRule, editable_targets, redirect_editables, redirect_paths, redirected_pythonpath
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Iterable
 
-    from .shapes import JobOrder, JsonValue
+    from .shapes import JobOrder, JsonValue, StageOrder
 
 OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 IMPORT_FRAMES = "<frozen importlib._bootstrap"
@@ -43,7 +43,7 @@ def main(order_path: str) -> None:
     seeding.install()
     process = os.getpid()
     try:
-        returned = run_entry(order["entry"], order["config"])
+        returned = _run_stage(order, order["stage"]) if order["stage"] else run_entry(order["entry"], order["config"])
         if hasattr(returned, "items") and os.getpid() == process:
             _write_returned(order["returned"], returned.items())
     except BaseException as error:
@@ -53,6 +53,30 @@ def main(order_path: str) -> None:
         raise
     finally:
         report.write()
+
+
+def _run_stage(order: JobOrder, stage: StageOrder) -> object:
+    """Run a stage and keep its result: what its function returned; of anything else the directory of its outputs."""
+    from .results import RESULT, load_result, save_result
+
+    own, workspace = stage["outputs"], order["workspace"]
+    returned: object = None
+    if order["entry"]["kind"] == "function":
+        from .stagecall import call_stage
+
+        earlier = {
+            name: load_result(os.path.join(place, RESULT), {"outputs": place, "workspace": workspace})
+            for name, place in stage["results"].items()
+        }
+        returned = call_stage(load_function(order["entry"]), order["config"], earlier, order["seed"], own)
+        kept = returned
+    else:
+        from pathlib import Path
+
+        run_entry(order["entry"], order["config"])
+        kept = Path(own)
+    save_result(kept, os.path.join(own, RESULT), {"outputs": own, "workspace": workspace})
+    return returned
 
 
 def _redirect_imports(rule: RedirectRule) -> None:

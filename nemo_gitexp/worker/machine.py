@@ -8,6 +8,8 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Mapping
+
     from .shapes import JsonValue
 
 NUMERIC_FLAGS = ("avx", "avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16", "fma")
@@ -16,6 +18,9 @@ NUMERIC_FLAGS = ("avx", "avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vn
 
 HEARTBEAT_S = 30.0
 """How often a worker touches its own file: on another host nothing else tells whether it lives."""
+
+SILENCE_S = 30 * HEARTBEAT_S
+"""A worker on another host that has not touched its file for that long is dead."""
 
 
 def started_document(now: str) -> dict[str, JsonValue]:
@@ -36,6 +41,38 @@ def keep_fresh(path: str) -> None:
             os.utime(path)
         except OSError:
             return
+
+
+def process_lives(document: Mapping[str, object]) -> bool:
+    """Return whether the process described by a `started_document` lives; on another host: cannot be told, so yes."""
+    if document.get("host") != host_digest():
+        return True
+    pid = document.get("pid")
+    if not isinstance(pid, int) or document.get("boot_id") != boot_id():
+        return False
+    start = pid_start(pid) if process_exists(pid) else None
+    return start is not None and start == document.get("pid_start")
+
+
+def writer_lives(path: str, document: Mapping[str, object]) -> bool:
+    """Return whether the process that wrote the file lives; on another host: whether the file is fresh enough."""
+    if document.get("host") == host_digest():
+        return process_lives(document)
+    try:
+        return time.time() - os.stat(path).st_mtime < SILENCE_S
+    except OSError:
+        return False
+
+
+def process_exists(pid: int) -> bool:
+    """Return whether there is a process of this id that is no zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return _text(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] not in (["Z"], ["X"])
 
 
 def pid_start(pid: int) -> str | None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 20
 LINK = "120000"
+UNEXPECTED = "unexpected"
 
 
 class Verification:
@@ -41,7 +42,7 @@ def verify_workspace(root: str, rows: Iterable[ManifestRow], is_allowed: Callabl
         row = expected.pop(path, None)
         if row is None:
             if not is_allowed(path):
-                found.faults[path] = "unexpected"
+                found.faults[path] = UNEXPECTED
             continue
         status = entry.stat(follow_symlinks=False)
         fault = _fault(entry.path, status, row)

@@ -22,6 +22,7 @@ from .outputs import nothing_to_check
 from .ranks import Ranks
 from .refusal import find_refusal, verify_plan
 from .remains import NOTHING_LEFT, Remains
+from .stage import StagePlace
 from .steps import StepCounter
 from .watch import CancelledError, Canceller, Job, never_started, start_job, watch_job
 
@@ -53,7 +54,9 @@ class Node:
         self._plan = plan
         self._run_dir = plan["run_dir"]
         self._ranks = Ranks(plan, os.environ)
-        self._canceller = Canceller(self._path("cancel.json"))
+        self._canceller = Canceller(plan["cancel"])
+        self._stage = StagePlace(plan) if plan.get("stage") else None
+        self._is_command = plan["entry"]["kind"] == "command"
         self._remains: Remains | None = None
 
     def run(self) -> int:
@@ -76,7 +79,10 @@ class Node:
         if not self._ranks.is_first:
             return exit_code(end)
         left = self._what_is_left(end)
-        return write_result(self._plan, end, left, started, time.monotonic() - clock)
+        code = write_result(self._plan, end, left, started, time.monotonic() - clock)
+        if self._stage:
+            self._stage.conclude()
+        return code
 
     def _prepare(self, started: float) -> None:
         own = self._ranks.file("started.json")
@@ -87,6 +93,9 @@ class Node:
         os.makedirs(self._plan["outputs_dir"], exist_ok=True)
 
     def _verified_run(self) -> JobEnd:
+        blocked = self._stage.wait(self._canceller.reason) if self._stage else None
+        if blocked:
+            return never_started(blocked)
         verification, refusal = self._verify() if self._ranks.is_verifier else (Verification(), None)
         refusal = refusal or self._ranks.wait(self._canceller.reason)
         if refusal:
@@ -103,7 +112,10 @@ class Node:
             message = f"{argv[0]} cannot be started: {fault.strerror or fault}"
             return never_started({"type": "CommandNotFoundError", "message": message})
         self._remains = remains
-        return self._watch(job)
+        end = self._watch(job)
+        if self._stage and self._is_command and end["exit_code"] == 0:
+            self._stage.keep_directory(self._plan["outputs_dir"])
+        return end
 
     def _what_is_left(self, end: JobEnd) -> dict[str, object]:
         """Return what the job left; who cancels while that is read, which may be long, cancels the run."""
@@ -148,7 +160,7 @@ class Node:
         env["PWD"] = self._plan["cwd"]  # as a shell there would
         for name in self._plan["unset_env"]:
             env.pop(name, None)
-        if self._plan["entry"]["kind"] == "command" and self._plan["probe_interpreter"]:
+        if self._is_command and self._plan["probe_interpreter"]:
             from .probe import probe_environment
 
             probed = probe_environment(self._plan, env)
@@ -160,7 +172,7 @@ class Node:
 
     def _job_argv(self) -> list[str]:
         plan = self._plan
-        if plan["entry"]["kind"] == "command":
+        if self._is_command:
             return plan["entry"]["argv"]
         order = self._ranks.file("job.order")
         write_bytes(order, marshal.dumps(dict(self._job_order()), 2))  # 2: the form that every Python 3 reads
@@ -169,6 +181,7 @@ class Node:
     def _job_order(self) -> JobOrder:
         plan = self._plan
         is_function = plan["entry"]["kind"] == "function"
+        stage = plan.get("stage")
         return {
             "run_dir": self._run_dir,
             "report": self._ranks.file("job.json"),
@@ -179,6 +192,7 @@ class Node:
             "trusted_roots": plan["trusted_roots"],
             "entry": plan["entry"],
             "config": (read_document(plan["config"]) or {}) if is_function else {},
+            "stage": {"results": stage["results"], "outputs": plan["outputs_dir"]} if stage else None,
             "seed": plan["seed"],
             "determinism": plan["determinism"],
             "interpreter_flags": plan["interpreter_flags"],

@@ -87,6 +87,8 @@ def find_undeclared(outputs_dir: str, declared: Collection[str], ignored: Iterab
         links = sorted(os.listdir(outputs_dir)) if os.path.isdir(outputs_dir) else []
         return [name for name in links if _leads_out(os.path.join(outputs_dir, name), outputs_dir)]
     named = {os.path.normpath(path) for path in [*declared, *ignored]}
+    if "." in named:
+        return []
     heads = tuple(f"{path}/" for path in named)
     below = walk_files(outputs_dir) if os.path.isdir(outputs_dir) else ()
     return sorted(path for path, _ in below if path not in named and not path.startswith(heads))

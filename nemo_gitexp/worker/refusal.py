@@ -6,7 +6,7 @@ import os
 
 from .documents import read_document
 from .inputs import find_wrong_inputs
-from .manifest import Verification, allowance, verify_workspace
+from .manifest import UNEXPECTED, Verification, allowance, verify_workspace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,14 +21,17 @@ def verify_plan(plan: Plan) -> Verification:
     Raises:
         ValueError: the manifest is missing or damaged.
     """
-    path = os.path.join(plan["run_dir"], "manifest.json")
+    path = plan["manifest"]
     rows = (read_document(path) or {}).get("files")
     if not isinstance(rows, list):
         raise ValueError(f"{path} is missing or damaged")  # noqa: TRY004 - damage in a file, no wrong argument
     data = [row[0] for item in plan["inputs"] for row in item["files"]]
     unlisted = [item["path"] for item in plan["inputs"] if not item["files"]]
     allowed = allowance(data, [*plan["allow_extra"], *unlisted])
-    return verify_workspace(plan["workspace"], rows, allowed)  # type: ignore[arg-type]  # the launcher's contract
+    found = verify_workspace(plan["workspace"], rows, allowed)  # type: ignore[arg-type]  # the launcher's contract
+    if plan.get("stage"):  # what other stages wrote is named by them
+        found.faults = {path: fault for path, fault in found.faults.items() if fault != UNEXPECTED}
+    return found
 
 
 def find_refusal(plan: Plan, verification: Verification) -> ErrorReport | None:

@@ -51,12 +51,30 @@ class TopologyPlan(TypedDict):
     tasks_per_node: int
 
 
+class StagePlan(TypedDict):
+    """A stage among those of its run: what it waits for, and where its ancestors' outputs are."""
+
+    name: str
+    run: str
+    dependencies: List[str]
+    results: Dict[str, str]
+
+
+class StageOrder(TypedDict):
+    """What the job of a stage is told beside its entry: where earlier results lie and where its own goes."""
+
+    results: Dict[str, str]
+    outputs: str
+
+
 class PlanRequired(TypedDict):
     """The keys that every plan has."""
 
     schema: int
     kind: str
     run_dir: str
+    manifest: str
+    cancel: str
     workspace: str
     cwd: str
     user_root: Optional[str]
@@ -87,6 +105,7 @@ class Plan(PlanRequired, total=False):
     name: str
     run: str
     topology: TopologyPlan
+    stage: StagePlan
 
 
 class JobOrder(TypedDict):
@@ -101,6 +120,7 @@ class JobOrder(TypedDict):
     trusted_roots: List[str]
     entry: EntryPlan
     config: Dict[str, JsonValue]
+    stage: Optional[StageOrder]
     seed: int
     determinism: str
     interpreter_flags: List[str]

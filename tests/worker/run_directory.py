@@ -141,6 +141,8 @@ def new_run(root: Path) -> Run:
         "name": "n",
         "run": "run",
         "run_dir": str(run.dir),
+        "manifest": str(run.dir / "manifest.json"),
+        "cancel": str(run.dir / "cancel.json"),
         "workspace": str(run.workspace),
         "cwd": str(run.workspace),
         "user_root": None,

@@ -1,0 +1,137 @@
+"""One result for a run of several stages, from the results of each; the same results give the same document."""
+
+from __future__ import annotations
+
+import os
+
+from .documents import read_document
+from .machine import writer_lives
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable, Mapping
+
+    from .shapes import JsonValue
+
+MOST_LISTED = 100
+LISTS = ("stray_files", "changed_files", "inputs_changed", "smuggled")
+RANKED = ("lost", "failed", "cancelled", "skipped")
+"""What a run of several stages came to, the worst first; completed when none of these is there."""
+
+
+def merged_result(run_dir: str) -> dict[str, object] | None:
+    """Return the result of a run of stages, in the form of a worker's own; None while one goes on, or without stages.
+
+    A stage whose process is gone without a result is lost; what depends on it is skipped.
+    """
+    plan = read_document(os.path.join(run_dir, "plan.json")) or {}
+    stages = [stage for stage in _items(plan.get("stages")) if isinstance(stage, dict)]
+    results: dict[str, Mapping[str, JsonValue]] = {}
+    for stage in stages:
+        name = str(stage["name"])
+        directory = os.path.join(run_dir, "stages", name)
+        result = read_document(os.path.join(directory, "result.json"))
+        if result is None and is_alive(directory):
+            return None
+        results[name] = result or _without_result(directory, stage, results)
+        if not results[name]:
+            return None
+    return _merged(stages, results) if stages else None
+
+
+def is_alive(directory: str) -> bool:
+    """Return whether the process of a stage goes on."""
+    started = os.path.join(directory, "started.json")
+    document = read_document(started)
+    return document is not None and writer_lives(started, document)
+
+
+def _without_result(
+    directory: str, stage: Mapping[str, JsonValue], results: Mapping[str, Mapping[str, JsonValue]]
+) -> dict[str, JsonValue]:
+    """Return what stands for the result of a stage that has none: lost, or skipped; empty while it may still start."""
+    if os.path.exists(os.path.join(directory, "started.json")):
+        error: dict[str, JsonValue] = {"type": "LostRunError", "message": "the worker is gone and left no result"}
+        return {"status": "lost", "error": error, "job_started": True}
+    failed = [str(name) for name in _items(stage["dependencies"]) if results[str(name)].get("status") != "completed"]
+    if failed or os.path.exists(os.path.join(directory, "abandoned.json")):
+        reason = f"stage {failed[0]} did not complete" if failed else "it was never started"
+        return {"status": "skipped", "error": {"type": "SkippedError", "message": reason}}
+    return {}
+
+
+def _merged(
+    stages: Iterable[Mapping[str, JsonValue]], results: Mapping[str, Mapping[str, JsonValue]]
+) -> dict[str, object]:
+    statuses = [str(result.get("status")) for result in results.values()]
+    status = next((word for word in RANKED if word in statuses), "completed")
+    worst = next((name for name in results if results[name].get("status") == status), "")
+    blamed = results.get(worst, {}) if status != "completed" else {}
+    times = [result for result in results.values() if result.get("started") and not result.get("reused_from")]
+    lists = {key: _union(results.values(), key)[:MOST_LISTED] for key in LISTS}
+    return {
+        **lists,
+        "schema": 1,
+        "status": status,
+        "exit_code": 0 if status == "completed" else blamed.get("exit_code"),
+        "signal": blamed.get("signal"),
+        "error": _blame(worst, blamed.get("error")),
+        "outputs": [report for name, result in results.items() for report in _placed(name, result)],
+        "missing_outputs": [
+            f"{name}/{path}" for name in results for path in _items(results[name].get("missing_outputs"))
+        ],
+        "undeclared_outputs": [],
+        "metrics_file": None,
+        "started": min((str(result["started"]) for result in times), default=None),
+        "ended": max((str(result["ended"]) for result in times), default=None),
+        "duration_s": _span(times),
+        "job_started": any(result.get("job_started") for result in results.values()),
+        "function_metrics": None,
+        "log_bytes": sum(_number(result.get("log_bytes")) for result in results.values()),
+        "hardware": next((result["hardware"] for result in times if result.get("hardware")), {}),
+        "job_environment": next((result["job_environment"] for result in times if result.get("job_environment")), None),
+        "tasks": [_task(stage, results[str(stage["name"])]) for stage in stages],
+    }
+
+
+def _task(stage: Mapping[str, JsonValue], result: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    name = str(stage["name"])
+    keys = ("status", "exit_code", "signal", "error", "reused_from", "started", "ended", "duration_s")
+    found: dict[str, JsonValue] = {key: result.get(key) for key in keys}
+    outputs: list[JsonValue] = [report["path"] for report in _placed(name, result)]
+    return {"name": name, "key": stage.get("key"), "outputs": outputs, **found}
+
+
+def _placed(name: str, result: Mapping[str, JsonValue]) -> list[dict[str, JsonValue]]:
+    """Return a stage's output reports, relative to the outputs of the whole run."""
+    reports = [report for report in _items(result.get("outputs")) if isinstance(report, dict)]
+    return [{**report, "path": os.path.normpath(f"{name}/{report['path']}")} for report in reports]
+
+
+def _blame(name: str, error: JsonValue) -> JsonValue:
+    if not isinstance(error, dict):
+        return None
+    return {**error, "message": f"stage {name}: {error.get('message')}"}
+
+
+def _union(results: Iterable[Mapping[str, JsonValue]], key: str) -> list[JsonValue]:
+    found: list[JsonValue] = []
+    for result in results:
+        found += [item for item in _items(result.get(key)) if item not in found]
+    return found
+
+
+def _span(times: list[Mapping[str, JsonValue]]) -> float | None:
+    if not times:
+        return None
+    begun = [_number(result.get("begun_s")) for result in times]
+    ended = [_number(result.get("begun_s")) + _number(result.get("duration_s")) for result in times]
+    return round(max(ended) - min(begun), 6)
+
+
+def _number(value: JsonValue) -> float:
+    return value if isinstance(value, (int, float)) else 0
+
+
+def _items(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,93 @@
+"""A stage among those of its pipeline: waits for what it depends on, is skipped when that failed, concludes the run.
+
+Stages are processes of their own that share the run directory; each tells the others by its `result.json` alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from .documents import read_document, write_document
+from .finish import SKIPPED
+from .machine import writer_lives
+from .merge import merged_result
+from .results import RESULT, save_result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from .shapes import ErrorReport, Plan
+
+POLL_S = 0.1
+MOST_WAIT_UNSTARTED_S = 120.0
+"""How long a stage waits for another that has not started while its launcher is gone."""
+
+
+class StagePlace:
+    """This stage among those of its run.
+
+    Args:
+        plan: the stage's plan.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._stage = plan["stage"]
+        self._run = self._stage["run"]
+
+    def wait(self, is_cancelled: Callable[[], object]) -> ErrorReport | None:
+        """Wait until everything that this stage depends on has completed; return why it never will.
+
+        None, too, when somebody cancelled.
+        """
+        waiting = list(self._stage["dependencies"])
+        since = time.monotonic()
+        while waiting and not is_cancelled():
+            for name in list(waiting):
+                word = self._word_of(name, time.monotonic() - since)
+                if word == "completed":
+                    waiting.remove(name)
+                elif word:
+                    return {"type": SKIPPED, "message": f"stage {name} {_SAID.get(word, word)}"}
+            if waiting:
+                time.sleep(POLL_S)
+        return None
+
+    def keep_directory(self, outputs_dir: str) -> None:
+        """Make the directory of its outputs the result of a stage that is no function.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        save_result(Path(outputs_dir), os.path.join(outputs_dir, RESULT), {"outputs": outputs_dir})
+
+    def conclude(self) -> None:
+        """Write the result of the whole run when all stages have ended; whoever ends last does."""
+        document = merged_result(self._run)
+        if document is not None and not os.path.exists(os.path.join(self._run, "result.json")):
+            write_document(os.path.join(self._run, "result.json"), document, durable=True)
+
+    def _word_of(self, name: str, waited_s: float) -> str | None:
+        """Return the status of another stage, `lost` when its process is gone; None while it goes on."""
+        directory = os.path.join(self._run, "stages", name)
+        result = read_document(os.path.join(directory, "result.json"))
+        if result:
+            return str(result.get("status"))
+        started = os.path.join(directory, "started.json")
+        document = read_document(started)
+        if document:
+            # It may have written its result and left between the two looks.
+            is_gone = not writer_lives(started, document) and not os.path.exists(os.path.join(directory, "result.json"))
+            return "lost" if is_gone else None
+        return "unstarted" if waited_s > MOST_WAIT_UNSTARTED_S and self._launcher_is_gone() else None
+
+    def _launcher_is_gone(self) -> bool:
+        path = os.path.join(self._run, "supervisor.json")
+        document = read_document(path)
+        return document is not None and not writer_lives(path, document)
+
+
+_SAID = {"failed": "failed", "skipped": "was skipped", "cancelled": "was cancelled", "lost": "was killed"}
+_SAID["unstarted"] = "was never started"
