@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+from importlib import import_module
 from pathlib import Path, PurePath
 
 TYPE_CHECKING = False
@@ -143,15 +144,14 @@ class _Saver:
         return name
 
     def _tensor(self, value: Any, where: str) -> object:
-        import torch
-
+        torch = sys.modules["torch"]
         if value.layout is not torch.strided or value.is_quantized:
             raise StageResultError(f"{where} is a sparse or quantised tensor; return it dense")
         plain = value.detach().cpu().contiguous()
         view = TENSOR_VIEWS.get(str(value.dtype))
         if view:
             plain = plain.view(getattr(torch, view))
-        return {"$tensor": self._array(sys.modules["numpy"], plain.numpy(), where), "dtype": str(value.dtype)}
+        return {"$tensor": self._array(import_module("numpy"), plain.numpy(), where), "dtype": str(value.dtype)}
 
 
 class _Loader:
@@ -189,13 +189,10 @@ class _Loader:
         return Path(os.path.normpath(os.path.join(root, plain["$path"]))) if root else Path(plain["$path"])
 
     def _array(self, name: str) -> Any:
-        import numpy as np
-
-        return np.load(os.path.join(self._directory, os.path.basename(name)), allow_pickle=False)
+        return import_module("numpy").load(os.path.join(self._directory, os.path.basename(name)), allow_pickle=False)
 
     def _tensor(self, plain: dict[str, str]) -> object:
-        import torch
-
+        torch = import_module("torch")
         tensor = torch.from_numpy(self._array(plain["$tensor"]))
         kind = plain["dtype"]
         return tensor.view(getattr(torch, kind.rpartition(".")[2])) if kind in TENSOR_VIEWS else tensor
