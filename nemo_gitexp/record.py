@@ -127,7 +127,7 @@ def identity_of(record: ExperimentRecord) -> str | None:
         "config": record.config_hash,
         "seed": record.seed,
         "inputs": sorted([item.path, item.pin] for item in record.inputs),
-        "entry": record.entry.to_json(),
+        "entry": _entry_identity(record.entry),
         "workdir": record.workdir,
         "determinism": record.determinism,
         "topology": record.topology,
@@ -136,6 +136,11 @@ def identity_of(record: ExperimentRecord) -> str | None:
     if filtered is not None:
         parts["filtered"] = filtered.md5
     return f"sha256:{hashlib.sha256(render_json(parts)).hexdigest()}"
+
+
+def _entry_identity(entry: Entry) -> JsonValue:
+    """Return the entry point without a carried file's hash: pickles of one function differ, its digest does not."""
+    return {key: value for key, value in entry.to_json().items() if key != "sha256"}
 
 
 def render_record(record: ExperimentRecord) -> bytes:

@@ -43,9 +43,9 @@ def main(order_path: str) -> None:
     seeding.install()
     process = os.getpid()
     try:
-        returned = run_entry(order["entry"], order["config"])
-        if hasattr(returned, "items") and os.getpid() == process:
-            _write_returned(order["returned"], returned.items())
+        returned = run_entry(order["entry"], order["config"], order["workspace"], order["seed"])
+        if returned is not None and os.getpid() == process:
+            _write_returned(order["returned"], returned, order["entry"].get("returns") or {})
     except BaseException as error:
         if os.getpid() == process:  # the error of a forked child is no error of the job
             _report_error(order["error"], error)
@@ -81,14 +81,40 @@ def _pretend_command_line(order: JobOrder) -> None:
         sys.orig_argv[:] = [sys.orig_argv[0], *order["interpreter_flags"], *command, *entry.get("args", [])]
 
 
-def _write_returned(path: str, items: Iterable[tuple[object, object]]) -> None:
-    """Keep the numbers of a returned mapping for the worker."""
+def _write_returned(path: str, returned: object, wanted: dict[str, list[str]]) -> None:
+    """Keep the numbers of a returned mapping or record for the worker, and what is wanted under a name of its own.
+
+    Args:
+        path: where to.
+        returned: what the function returned; anything without named values leaves nothing.
+        wanted: name to the names under which the returned value may have it, also as attributes.
+    """
     numbers: dict[str, JsonValue] = {}
-    for key, value in items:
-        number = value.item() if hasattr(value, "item") and getattr(value, "shape", ()) == () else value
-        if isinstance(number, (int, float)) and not isinstance(number, bool):
-            numbers[str(key)] = number
-    write_plain(path, numbers)
+    items = _items_of(returned)
+    for key, value in items or ():
+        _keep_number(numbers, str(key), value)
+    for name, aliases in wanted.items():
+        for alias in aliases:
+            if name not in numbers:
+                _keep_number(numbers, name, numbers[alias] if alias in numbers else getattr(returned, alias, None))
+    if items is not None or numbers:
+        write_plain(path, numbers)
+
+
+def _items_of(returned: object) -> Iterable[tuple[object, object]] | None:
+    """Return the named values of a mapping, dataclass, named tuple or namespace; None for anything else."""
+    if hasattr(returned, "items"):
+        return returned.items()  # type: ignore[no-any-return]
+    names = getattr(type(returned), "__dataclass_fields__", None) or getattr(type(returned), "_fields", None)
+    if names is None and type(returned).__name__ in ("SimpleNamespace", "Namespace"):
+        names = list(vars(returned))
+    return None if names is None else [(name, getattr(returned, name, None)) for name in names]
+
+
+def _keep_number(numbers: dict[str, JsonValue], name: str, value: object) -> None:
+    number = value.item() if hasattr(value, "item") and getattr(value, "shape", ()) == () else value
+    if isinstance(number, (int, float)) and not isinstance(number, bool):
+        numbers[name] = number
 
 
 def _report_error(path: str, error: BaseException) -> None:
