@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nemo_gitexp.entry import CommandEntry, Entry, ScriptEntry
+from nemo_gitexp.entry import CommandEntry, Entry, FunctionEntry, ScriptEntry
 from nemo_gitexp.errors import UsageError
 
 
@@ -56,7 +56,7 @@ def live_paths(entry: Entry, root: Path) -> list[str]:
 
 
 def require_script(entry: Entry, root: Path, workdir: str, listing: bytes, inputs: Sequence[str]) -> None:
-    """Check that a script will be there when the job looks for it.
+    """Check that a script, or the file of a function, will be there when the job looks for it.
 
     Args:
         entry: what runs.
@@ -68,9 +68,12 @@ def require_script(entry: Entry, root: Path, workdir: str, listing: bytes, input
     Raises:
         UsageError: there is no such file, or git ignores it.
     """
-    if not isinstance(entry, ScriptEntry) or entry.path.startswith("/"):
+    if isinstance(entry, FunctionEntry) and (entry.file or "").endswith(".py"):
+        path = posixpath.normpath(entry.file or "")
+    elif isinstance(entry, ScriptEntry) and not entry.path.startswith("/"):
+        path = posixpath.normpath(posixpath.join(workdir, entry.path))
+    else:
         return
-    path = posixpath.normpath(posixpath.join(workdir, entry.path))
     if _is_recorded(path, listing) or any(path == data or path.startswith(f"{data}/") for data in inputs):
         return
     place = root / path

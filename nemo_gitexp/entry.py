@@ -97,24 +97,64 @@ class CodeEntry:
 
 @dataclass(frozen=True, slots=True)
 class FunctionEntry:
-    """`function: package.module:train`, called with the configuration."""
+    """A function that is called with the configuration.
+
+    Args:
+        target: `package.module:train`; `path/to/file.py:train`, relative to the root of the repository, imported as a
+            module of the file's name; or `experiments/<study>/record/<name>.pkl`, carried by value.
+        python: what runs it.
+        build: the objects that the configuration describes by `_target_` are made before the call.
+        digest: `sha256:…` over what a carried function does; None where the code key knows it.
+        sha256: hex, of the carried file.
+        bytecode: the Python that a carried function was compiled for: `3.11`.
+        search: the directory, relative to the root, that leads the import path; None: the working directory, or the
+            one of the target's file.
+        call: parameter to dotted key of the configuration, `{seed}` for the seed; empty: as the signature suggests.
+        returns: metric to the names under which the returned value may have it, in order of preference.
+    """
 
     target: str
     python: Python = Python()
+    build: bool = False
+    digest: str | None = None
+    sha256: str | None = None
+    bytecode: str | None = None
+    search: str | None = None
+    call: tuple[tuple[str, str], ...] = ()
+    returns: tuple[tuple[str, tuple[str, ...]], ...] = ()
     arguments: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[str] = "function"
     wrapped: ClassVar[bool] = False
 
     @property
+    def file(self) -> str | None:
+        """The file that holds the function, relative to the root; None when it is named by its module."""
+        place, colon, _ = self.target.rpartition(":")
+        if not colon:
+            return self.target
+        return place if place.endswith(".py") else None
+
+    @property
     def study_stem(self) -> str:
-        """The last part of the module's name."""
+        """The last part of the module's name, or the file's."""
+        if self.file is not None:
+            return posixpath.basename(self.file).removesuffix(".py").removesuffix(".pkl")
         return _module_stem(self.target.partition(":")[0])
 
     def to_json(self) -> EntryJson:
-        """Return what the record and the plan hold."""
+        """Return what the record and the plan hold; what is not set is left out, so that old identities stay."""
         shape = _python_json(self.kind, self.python, ())
         del shape["args"]
-        return {**shape, "target": self.target}
+        known: EntryJson = {
+            "build": self.build or None,
+            "digest": self.digest,
+            "sha256": self.sha256,
+            "bytecode": self.bytecode,
+            "search": self.search,
+            "call": dict(self.call) or None,
+            "returns": {name: list(aliases) for name, aliases in self.returns} or None,
+        }
+        return {**shape, "target": self.target, **{key: value for key, value in known.items() if value is not None}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +233,23 @@ def parse_entry(document: JsonValue) -> Entry:
     if kind == "code":
         return CodeEntry(_text(document, "code"), _texts(document, "args"), python)
     if kind == "function":
-        return FunctionEntry(_text(document, "target"), python)
+        return _parse_function(document, python)
     raise RecordError(f"the recorded entry point is of an unknown kind: {kind!r}", hint="upgrade nemo-gitexp")
+
+
+def _parse_function(document: Mapping[str, JsonValue], python: Python) -> FunctionEntry:
+    call, returns = _mapping(document, "call"), _mapping(document, "returns")
+    return FunctionEntry(
+        _text(document, "target"),
+        python,
+        build=document.get("build") is True,
+        digest=_text_or_none(document, "digest"),
+        sha256=_text_or_none(document, "sha256"),
+        bytecode=_text_or_none(document, "bytecode"),
+        search=_text_or_none(document, "search"),
+        call=tuple((name, _text(call, name)) for name in sorted(call)),
+        returns=tuple((name, _texts(returns, name)) for name in sorted(returns)),
+    )
 
 
 def _parse_python(argv: tuple[str, ...]) -> PythonEntry | None:
@@ -278,6 +333,17 @@ def _text(document: Mapping[str, JsonValue], key: str) -> str:
     value = document.get(key)
     if not isinstance(value, str):
         raise RecordError(f"the recorded entry point has no text {key!r}", key=key)
+    return value
+
+
+def _text_or_none(document: Mapping[str, JsonValue], key: str) -> str | None:
+    return _text(document, key) if key in document else None
+
+
+def _mapping(document: Mapping[str, JsonValue], key: str) -> Mapping[str, JsonValue]:
+    value = document.get(key, {})
+    if not isinstance(value, Mapping):
+        raise RecordError(f"the recorded entry point has no mapping {key!r}", key=key)
     return value
 
 

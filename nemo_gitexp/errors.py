@@ -9,6 +9,8 @@ GitexpError                       exit 3: could not answer
 │   ├── UnknownExecutorError      names the nearest executor
 │   └── ConflictingConfigError    a configuration that already says something else
 ├── CanonicalFormError            a config value without a stable form
+├── UnbuildableConfigError        a config object that a job would get differently
+├── UnportableFunctionError       a function that no job can be given
 ├── DocumentError                 JSON or YAML text that cannot be accepted
 │   ├── DefinitionError           experiment.yaml
 │   └── RecordError               a record or result that is damaged, too large or too new
@@ -97,6 +99,14 @@ class ConflictingConfigError(UsageError):
 
 class CanonicalFormError(GitexpError):
     """A config value without a stable form; `key` is its dotted path."""
+
+
+class UnbuildableConfigError(GitexpError):
+    """A configuration object that a job cannot make again as it was given; `key` is its dotted path."""
+
+
+class UnportableFunctionError(GitexpError):
+    """A function that no job can be given; `function` is its name."""
 
 
 class DocumentError(GitexpError):

@@ -86,11 +86,11 @@ class _Plain:
         """What a container can be, the narrower first: an OmegaConf node is a Mapping, a named tuple a tuple."""
         return (
             (lambda value: _is_from(value, "omegaconf"), self._omegaconf),
-            (lambda value: _is_from(value, "fiddle", "Buildable"), self._buildable),
+            (is_buildable, self._buildable),
             (_is_array, self._array),
             (lambda value: isinstance(value, Mapping), self._of_mapping),
             (lambda value: isinstance(value, functools.partial), self._of_partial),
-            (lambda value: _fields(value) is not None, self._of_fields),
+            (lambda value: declared_fields(value) is not None, self._of_fields),
             (lambda value: isinstance(value, (list, tuple, range, deque)), self._of_sequence),
             (lambda value: isinstance(value, AbstractSet), self._of_set),
             (_is_namespace, lambda value, path: self._mapping(vars(value).items(), path)),
@@ -104,7 +104,7 @@ class _Plain:
         return self._called(call.func, call.args, call.keywords, path) | {PARTIAL: True}
 
     def _of_fields(self, value: object, path: _Path) -> JsonValue:
-        return self._called(type(value), (), _fields(value) or {}, path)
+        return self._called(type(value), (), declared_fields(value) or {}, path)
 
     def _of_sequence(self, value: object, path: _Path) -> JsonValue:
         items = cast("Sequence[object]", value)
@@ -272,7 +272,7 @@ def _reference(target: object, path: _Path) -> str:
     if "<" in name:
         what = "a lambda" if "<lambda>" in name else f"{name.rpartition('.')[2]}, defined inside a function"
         _refuse(path, f"is {what}: another process cannot import it", hint="define it at the top level of a module")
-    return f"{_main_name() if module == '__main__' else module}:{name}"
+    return f"{main_module_name() if module == '__main__' else module}:{name}"
 
 
 _LEAVES: Final[tuple[tuple[type | tuple[type, ...], Callable[..., object]], ...]] = (
@@ -289,7 +289,7 @@ _LEAVES: Final[tuple[tuple[type | tuple[type, ...], Callable[..., object]], ...]
 _TORCH_NAMES: Final = frozenset({"dtype", "device", "layout", "memory_format"})
 
 
-def _main_name() -> str:
+def main_module_name() -> str:
     """Return the name that the running script has when it is imported, so that both spell their classes alike."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
@@ -302,7 +302,7 @@ def _main_name() -> str:
 # ------------------------------------------------------------------------------------------------------- containers
 
 
-def _fields(value: object) -> dict[str, object] | None:
+def declared_fields(value: object) -> dict[str, object] | None:
     """Return the fields of a dataclass, named tuple, attrs or pydantic object; None for anything else."""
     names: Iterable[str] | None = None
     if dataclasses.is_dataclass(value):
@@ -315,6 +315,11 @@ def _fields(value: object) -> dict[str, object] | None:
         attributes = getattr(type(value), "__attrs_attrs__", None)
         names = None if attributes is None else [field.name for field in attributes]
     return None if names is None else {name: getattr(value, name) for name in names if hasattr(value, name)}
+
+
+def is_buildable(value: object) -> bool:
+    """Return whether a value is a Fiddle or NeMo Run `Config` or `Partial`."""
+    return _is_from(value, "fiddle", "Buildable")
 
 
 def _default_factories(target: object) -> dict[str, Callable[[], object]]:

@@ -14,7 +14,7 @@ from nemo_gitexp.definition import MetricGoal, MetricsSpec, OutputSpec
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.fields import HASH, MD5, SHA, FieldReader
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
-from nemo_gitexp.stages import AnyEntry, parse_any_entry
+from nemo_gitexp.stages import AnyEntry, entry_identity, parse_any_entry
 
 SCHEMA = 1
 DETERMINISM = ("off", "seeded", "bitwise")
@@ -127,7 +127,7 @@ def identity_of(record: ExperimentRecord) -> str | None:
         "config": record.config_hash,
         "seed": record.seed,
         "inputs": sorted([item.path, item.pin] for item in record.inputs),
-        "entry": record.entry.to_json(),
+        "entry": entry_identity(record.entry),
         "workdir": record.workdir,
         "determinism": record.determinism,
         "topology": record.topology,

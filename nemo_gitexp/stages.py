@@ -81,6 +81,17 @@ class StagesEntry:
 AnyEntry: TypeAlias = Entry | StagesEntry
 
 
+def entry_identity(entry: AnyEntry) -> EntryJson:
+    """Return what of an entry point decides results: all but a carried file's hash.
+
+    Pickles of one function differ from process to process, its digest does not.
+    """
+    if isinstance(entry, StagesEntry):
+        parts: list[JsonValue] = [{**stage.to_json(), "entry": entry_identity(stage.entry)} for stage in entry.stages]
+        return {"kind": entry.kind, "stages": parts}
+    return {key: value for key, value in entry.to_json().items() if key != "sha256"}
+
+
 def simple_entries(entry: AnyEntry) -> tuple[Entry, ...]:
     """Return the entry points of a pipeline's stages, or the one there is."""
     return tuple(stage.entry for stage in entry.stages) if isinstance(entry, StagesEntry) else (entry,)

@@ -19,19 +19,21 @@ if TYPE_CHECKING:
 PYC_HEADER_BYTES = 16
 
 
-def run_entry(entry: EntryPlan, config: dict[str, JsonValue]) -> object:
+def run_entry(entry: EntryPlan, config: dict[str, JsonValue], workspace: str = ".", seed: int = 0) -> object:
     """Run the entry point; whatever it raises passes through.
 
     Args:
         entry: a script, module, code or function entry.
         config: what a function is called with.
+        workspace: the root of the restored state, which a function's file is relative to.
+        seed: for a function that asks for it.
 
     Returns:
         What the function returned, None for all other kinds.
     """
     kind = entry["kind"]
     if kind == "function":
-        return _call(load_function(entry), config)
+        return _run_function(entry, config, workspace, seed)
     if kind == "module":
         _run_module(entry["module"], entry["args"])
     elif kind == "code":
@@ -72,31 +74,29 @@ def _run_code(text: str, args: list[str]) -> None:
     exec(compile(text, "<string>", "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - as `python -c`
 
 
-def load_function(entry: EntryPlan) -> Callable[..., object]:
-    """Return the function of a function entry, imported as `python -m` would find it; `__main__` is a fresh one."""
-    target = entry["target"]
-    sys.argv = [target]
+def ready_function(entry: EntryPlan, workspace: str) -> Callable[..., object]:
+    """Return the function of a function entry, imported as any module would be; `__main__` is a fresh one."""
+    from .function import find_search_directory, load_function
+
+    sys.argv = [entry["target"]]
     if not _is_safe_path():
-        sys.path.insert(0, os.getcwd())
+        sys.path.insert(0, find_search_directory(entry, workspace))
     _fresh_main()
-    module_name, _, attribute = target.partition(":")
-    function: object = __import__(module_name, fromlist=["_"])
-    for part in attribute.split("."):
-        function = getattr(function, part)
-    return function  # type: ignore[return-value]
+    return load_function(entry, workspace)
 
 
-def _call(function: Callable[..., object], config: dict[str, JsonValue]) -> object:
-    """Call with `config=` if there is such a parameter, else the one parameter there is, else one argument a key."""
-    import inspect
+def _run_function(entry: EntryPlan, config: dict[str, JsonValue], workspace: str, seed: int) -> object:
+    from .function import call_arguments, call_by_signature
 
-    parameters = inspect.signature(function).parameters
-    if "config" in parameters:
-        return function(config=config)
-    single = [item for item in parameters.values() if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)]
-    if len(single) == len(parameters) == 1 and single[0].name not in config:
-        return function(config)
-    return function(**config)
+    function = ready_function(entry, workspace)
+    given: object = config
+    if entry.get("build"):
+        from .rebuild import rebuild
+
+        given = rebuild(config)
+    if entry.get("call"):
+        return function(**call_arguments(entry["call"], given, seed))
+    return call_by_signature(function, given)
 
 
 def _run_as_main(name: str, alter_argv: bool) -> None:  # noqa: FBT001 - runpy's own parameter

@@ -11,7 +11,7 @@ import marshal
 import os
 import sys
 
-from .entrypoint import load_function, run_entry
+from .entrypoint import ready_function, run_entry
 from .plainjson import write_plain
 from .readback import JobReport
 from .redirect import RedirectRule, editable_targets, redirect_editables, redirect_paths, redirected_pythonpath
@@ -43,9 +43,12 @@ def main(order_path: str) -> None:
     seeding.install()
     process = os.getpid()
     try:
-        returned = _run_stage(order, order["stage"]) if order["stage"] else run_entry(order["entry"], order["config"])
-        if hasattr(returned, "items") and os.getpid() == process:
-            _write_returned(order["returned"], returned.items())
+        if order["stage"]:
+            returned = _run_stage(order, order["stage"])
+        else:
+            returned = run_entry(order["entry"], order["config"], order["workspace"], order["seed"])
+        if returned is not None and os.getpid() == process:
+            _write_returned(order["returned"], returned, order["entry"].get("returns") or {})
     except BaseException as error:
         if os.getpid() == process:  # the error of a forked child is no error of the job
             _report_error(order["error"], error)
@@ -68,12 +71,12 @@ def _run_stage(order: JobOrder, stage: StageOrder) -> object:
             name: load_result(os.path.join(place, RESULT), {"outputs": place, "workspace": workspace})
             for name, place in stage["results"].items()
         }
-        returned = call_stage(load_function(order["entry"]), order["config"], earlier, order["seed"], own)
+        returned = call_stage(ready_function(order["entry"], workspace), order["config"], earlier, order["seed"], own)
         kept = returned
     else:
         from pathlib import Path
 
-        run_entry(order["entry"], order["config"])
+        run_entry(order["entry"], order["config"], workspace, order["seed"])
         kept = Path(own)
     save_result(kept, os.path.join(own, RESULT), {"outputs": own, "workspace": workspace})
     return returned
@@ -105,14 +108,40 @@ def _pretend_command_line(order: JobOrder) -> None:
         sys.orig_argv[:] = [sys.orig_argv[0], *order["interpreter_flags"], *command, *entry.get("args", [])]
 
 
-def _write_returned(path: str, items: Iterable[tuple[object, object]]) -> None:
-    """Keep the numbers of a returned mapping for the worker."""
+def _write_returned(path: str, returned: object, wanted: dict[str, list[str]]) -> None:
+    """Keep the numbers of a returned mapping or record for the worker, and what is wanted under a name of its own.
+
+    Args:
+        path: where to.
+        returned: what the function returned; anything without named values leaves nothing.
+        wanted: name to the names under which the returned value may have it, also as attributes.
+    """
     numbers: dict[str, JsonValue] = {}
-    for key, value in items:
-        number = value.item() if hasattr(value, "item") and getattr(value, "shape", ()) == () else value
-        if isinstance(number, (int, float)) and not isinstance(number, bool):
-            numbers[str(key)] = number
-    write_plain(path, numbers)
+    items = _items_of(returned)
+    for key, value in items or ():
+        _keep_number(numbers, str(key), value)
+    for name, aliases in wanted.items():
+        for alias in aliases:
+            if name not in numbers:
+                _keep_number(numbers, name, numbers[alias] if alias in numbers else getattr(returned, alias, None))
+    if items is not None or numbers:
+        write_plain(path, numbers)
+
+
+def _items_of(returned: object) -> Iterable[tuple[object, object]] | None:
+    """Return the named values of a mapping, dataclass, named tuple or namespace; None for anything else."""
+    if hasattr(returned, "items"):
+        return returned.items()  # type: ignore[no-any-return]
+    names = getattr(type(returned), "__dataclass_fields__", None) or getattr(type(returned), "_fields", None)
+    if names is None and type(returned).__name__ in ("SimpleNamespace", "Namespace"):
+        names = list(vars(returned))
+    return None if names is None else [(name, getattr(returned, name, None)) for name in names]
+
+
+def _keep_number(numbers: dict[str, JsonValue], name: str, value: object) -> None:
+    number = value.item() if hasattr(value, "item") and getattr(value, "shape", ()) == () else value
+    if isinstance(number, (int, float)) and not isinstance(number, bool):
+        numbers[name] = number
 
 
 def _report_error(path: str, error: BaseException) -> None:

@@ -24,6 +24,12 @@ class EntryPlan(TypedDict, total=False):
     module: str
     code: str
     target: str
+    build: bool
+    sha256: str
+    bytecode: str
+    search: str
+    call: Dict[str, str]
+    returns: Dict[str, List[str]]
     args: List[str]
     argv: List[str]
 
