@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,9 +19,12 @@ from nemo_gitexp.errors import DefinitionError, UnknownStudyError, UsageError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.naming import require_name, slug
 from nemo_gitexp.overrides import apply_overrides, parse_adhoc_arguments
-from nemo_gitexp.stages import AnyEntry, StagesEntry
+from nemo_gitexp.reach import Signature, find_signature
+from nemo_gitexp.stages import AnyEntry, Stage, StagesEntry, fit_stage
 from nemo_gitexp.versioning import plain_config
 from nemo_gitexp.yaml12 import parse_yaml
+
+_MODULE_ENDS = (".py", "/__init__.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +156,33 @@ def _define_study(root: Path, asked: Asked) -> Defined:
         config = _read_config_file(root, definition.config_file)
     config = plain_config(apply_overrides(config, asked.overrides))
     definition = replace(definition, purpose=asked.purpose or definition.purpose)
-    return Defined(study, definition, _entry(root, definition), config, ad_hoc=False, workdir=definition.workdir)
+    entry = _entry(root, definition, config)
+    return Defined(study, definition, entry, config, ad_hoc=False, workdir=definition.workdir)
 
 
-def _entry(root: Path, definition: StudyDefinition) -> AnyEntry:
+def _entry(root: Path, definition: StudyDefinition, config: Mapping[str, JsonValue]) -> AnyEntry:
     if definition.stages is not None:
-        anchored = [
-            replace(stage, entry=anchor_script(stage.entry, root, definition.workdir)) for stage in definition.stages
-        ]
-        return StagesEntry(tuple(anchored))
+        return _stages(root, definition.stages, definition.workdir, config)
     if definition.function is not None:
         return FunctionEntry(definition.function)
     return anchor_script(parse_command(definition.command or ()), root, definition.workdir)
+
+
+def _stages(root: Path, stages: Sequence[Stage], workdir: str, config: Mapping[str, JsonValue]) -> StagesEntry:
+    """Return the pipeline; where the source of a stage's function can be read, it sees the config that it asks for."""
+    pipeline = StagesEntry(tuple(replace(stage, entry=anchor_script(stage.entry, root, workdir)) for stage in stages))
+    fitted = []
+    for stage in pipeline.stages:
+        signature = _signature(root, workdir, stage.entry) if isinstance(stage.entry, FunctionEntry) else None
+        fitted.append(fit_stage(stage, signature, config, pipeline.ancestors(stage.name)) if signature else stage)
+    return StagesEntry(tuple(fitted))
+
+
+def _signature(root: Path, workdir: str, entry: FunctionEntry) -> Signature | None:
+    place, _, name = entry.target.rpartition(":")
+    paths = [place] if place.endswith(".py") else [f"{workdir}/{place.replace('.', '/')}{end}" for end in _MODULE_ENDS]
+    found = next((root / path for path in paths if (root / path).is_file()), None)
+    return None if found is None else find_signature(found.read_bytes(), name)
 
 
 def _read_config_file(root: Path, name: str) -> dict[str, JsonValue]:

@@ -41,7 +41,7 @@ from nemo_gitexp.result import (
     without_places,
 )
 from nemo_gitexp.rundir import RunPaths, unwritable
-from nemo_gitexp.runs import RunState, end_orphan, give_up, last_write, read_state_file
+from nemo_gitexp.runs import RunState, end_orphans, give_up, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
 from nemo_gitexp.worker.merge import merged_result
 
@@ -64,10 +64,9 @@ def collect_run(repository: Repository, experiment: Experiment, run: RunState) -
     Returns:
         The result commit; None when somebody else moved the ref meanwhile, or the run lives after all (look again).
     """
-    if run.status == "dead":
-        if not give_up(run.paths):
-            return None
-        end_orphan(run.paths)
+    if run.status == "dead" and not give_up(run.paths):
+        return None
+    end_orphans(run.paths)
     store = output_store(repository)
     left = read_leavings(experiment, run)
     keep_outputs(store, run.paths, left.worker)

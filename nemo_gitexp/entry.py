@@ -106,6 +106,7 @@ class FunctionEntry:
         build: the objects that the configuration describes by `_target_` are made before the call.
         digest: `sha256:…` over what a carried function does; None where the code key knows it.
         sha256: hex, of the carried file.
+        refers: modules of the repository that a carried function refers to by name.
         bytecode: the Python that a carried function was compiled for: `3.11`.
         search: the directory, relative to the root, that leads the import path; None: the working directory, or the
             one of the target's file.
@@ -118,6 +119,7 @@ class FunctionEntry:
     build: bool = False
     digest: str | None = None
     sha256: str | None = None
+    refers: tuple[str, ...] = ()
     bytecode: str | None = None
     search: str | None = None
     call: tuple[tuple[str, str], ...] = ()
@@ -149,6 +151,7 @@ class FunctionEntry:
             "build": self.build or None,
             "digest": self.digest,
             "sha256": self.sha256,
+            "refers": list(self.refers) or None,
             "bytecode": self.bytecode,
             "search": self.search,
             "call": dict(self.call) or None,
@@ -245,6 +248,7 @@ def _parse_function(document: Mapping[str, JsonValue], python: Python) -> Functi
         build=document.get("build") is True,
         digest=_text_or_none(document, "digest"),
         sha256=_text_or_none(document, "sha256"),
+        refers=_texts(document, "refers") if "refers" in document else (),
         bytecode=_text_or_none(document, "bytecode"),
         search=_text_or_none(document, "search"),
         call=tuple((name, _text(call, name)) for name in sorted(call)),

@@ -19,12 +19,15 @@ from typing import BinaryIO, Protocol
 
 from nemo_gitexp.catalog import Site, current_tip
 from nemo_gitexp.collect import collect_run, discard_run, log_heading, read_pieces, tail_lines
+from nemo_gitexp.environment import capture_environment
 from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.facts import write_fact
 from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
+from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, give_up, inspect_run, leave_cancelled, request_cancel
+from nemo_gitexp.stages import StagesEntry, python_of
 from nemo_gitexp.store import Experiment, read_experiments
 from nemo_gitexp.tidy import tidy
 from nemo_gitexp.tips import Tip
@@ -63,13 +66,17 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """How an experiment is to be executed this time."""
+    """How an experiment is to be executed this time.
+
+    `reuse`: stages of a pipeline whose results are known are not run; in a reproduction all are.
+    """
 
     interpreter: Path | None
     probe_interpreter: Path | None = None
     reproduction: bool = False
     stop_after_steps: int | None = None
     keep: bool = False
+    reuse: bool = True
 
 
 def start_run(
@@ -123,6 +130,7 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
         site.workspace_root / paths.run,
         progress=watcher.say,
     )
+    keys = _stage_keys(site, experiment, conditions)
     prepare_run(
         paths,
         RunRequest(
@@ -138,8 +146,29 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
             stop_after_steps=conditions.stop_after_steps,
             keep_workspace=conditions.keep,
             site=site.settings.site,
+            keys=keys,
         ),
     )
+    if conditions.reuse and not conditions.reproduction:
+        for name, made_by in reuse_stages(site, experiment, paths, keys).items():
+            watcher.say(f"stage {name}: unchanged, its result is the one of {made_by[:12]}")
+
+
+def _stage_keys(site: Site, experiment: Experiment, conditions: Conditions) -> dict[str, str | None]:
+    """Return what the results of a pipeline's stages depend on; nothing for anything else."""
+    record = experiment.record
+    if not isinstance(record.entry, StagesEntry):
+        return {}
+    key, python = record.environment_key, python_of(record.entry)
+    if key is None and conditions.interpreter is not None:  # a command among the stages has another one
+        environment = capture_environment(
+            conditions.interpreter,
+            root=site.repository.root,
+            cache_dir=site.repository.state_dir / "cache",
+            flags=python.flags if python else (),
+        )
+        key = environment.key
+    return stage_keys(site.repository, experiment, key)
 
 
 def after_start(site: Site, experiment: Experiment, paths: RunPaths, watcher: Watcher) -> None:

@@ -41,16 +41,18 @@ _CLASS_BOOKKEEPING = frozenset(
 )
 
 
-def fingerprint(function: Callable[..., object], carried_modules: AbstractSet[str]) -> str:
-    """Return `sha256:…` of what a function does.
+def fingerprint(function: Callable[..., object], carried_modules: AbstractSet[str]) -> tuple[str, list[str]]:
+    """Return `sha256:…` of what a function does, and the names of the modules that it refers to, sorted.
 
     Args:
         function: any callable.
         carried_modules: names of modules whose functions and classes are carried by value; those of other modules
             count by name alone, for the code key or the environment knows what they are.
     """
-    described = _Description(carried_modules).value(function)
-    return "sha256:" + hashlib.sha256(canonical_text(described).encode()).hexdigest()
+    description = _Description(carried_modules)
+    described = description.value(function)
+    digest = "sha256:" + hashlib.sha256(canonical_text(described).encode()).hexdigest()
+    return digest, sorted(description.modules)
 
 
 class _Description:
@@ -59,6 +61,7 @@ class _Description:
     def __init__(self, carried_modules: AbstractSet[str]) -> None:
         self._carried = carried_modules
         self._met: dict[int, tuple[int, object]] = {}
+        self.modules: set[str] = set()
 
     def value(self, value: object) -> JsonValue:
         """Return a description of any value, which decides what it is."""
@@ -75,7 +78,7 @@ class _Description:
     @property
     def _forms(self) -> tuple[tuple[type | tuple[type, ...], Callable[[object], JsonValue]], ...]:
         return (
-            (types.ModuleType, lambda value: ["module", getattr(value, "__name__", "")]),
+            (types.ModuleType, lambda value: ["module", self._referred(str(getattr(value, "__name__", "")))]),
             (types.FunctionType, self._function),
             (types.MethodType, self._method),
             (types.CodeType, self._code),
@@ -94,7 +97,7 @@ class _Description:
         if not isinstance(function, types.FunctionType):  # for the type checker: the table above has seen to it
             return None
         if not self._is_carried(function.__module__, function.__qualname__):
-            return ["function", function.__module__, function.__qualname__]
+            return ["function", self._referred(function.__module__), function.__qualname__]
         closure = function.__closure__ or ()
         return [
             "function",
@@ -115,6 +118,7 @@ class _Description:
         code = value
         if not isinstance(code, types.CodeType):
             return None
+        self.modules |= _imported_names(code)
         names: JsonValue = [
             list(part) for part in (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
         ]
@@ -146,7 +150,7 @@ class _Description:
         if not isinstance(kind, type):
             return None
         if not self._is_carried(kind.__module__, kind.__qualname__):
-            return ["class", kind.__module__, kind.__qualname__]
+            return ["class", self._referred(kind.__module__), kind.__qualname__]
         own = {
             name: item
             for name, item in vars(kind).items()
@@ -178,6 +182,10 @@ class _Description:
             return ["object", kind, self._named(vars(value))]
         return ["pickle", kind, _pickle_hash(value)]
 
+    def _referred(self, module: str) -> str:
+        self.modules.add(module)
+        return module
+
     def _is_carried(self, module: str | None, qualified_name: str) -> bool:
         if module is None or module in self._carried or "<" in qualified_name:
             return True
@@ -192,6 +200,19 @@ def _found(module: object, qualified_name: str) -> object:
     for part in qualified_name.split("."):
         module = getattr(module, part, None)
     return module
+
+
+def _imported_names(code: types.CodeType) -> set[str]:
+    """Return the modules that byte code imports when it runs; a name taken from a package may be a module, too."""
+    names: set[str] = set()
+    package = ""
+    for step in dis.get_instructions(code):
+        if step.opname == "IMPORT_NAME":
+            package = str(step.argval)
+            names.add(package)
+        elif step.opname == "IMPORT_FROM":
+            names.add(f"{package}.{step.argval}")
+    return names
 
 
 def _global_names(function: types.FunctionType) -> list[str]:

@@ -184,15 +184,27 @@ def _by_value(
     content = _pickled(function, root, [sys.modules[each] for each in carried if each != "__main__"])
     home = main_file if main_file is not None and _is_ours(main_file, root) else None
     search = "." if home is None else home.parent.relative_to(root).as_posix()
+    digest, modules = fingerprint(function, carried)
     entry = FunctionEntry(
         f"experiments/{study}/record/{name}.pkl",
-        digest=fingerprint(function, carried),
+        digest=digest,
+        refers=tuple(each for each in modules if each not in carried and _may_be_ours(each, root)),
         sha256=hashlib.sha256(content).hexdigest(),
         bytecode=f"{sys.version_info.major}.{sys.version_info.minor}",
         search=None if search == "." else search,
     )
     source = _source(function)
     return entry, {f"{name}.pkl": content, **({} if source is None else {f"{name}.py": source})}
+
+
+def _may_be_ours(module_name: str, root: Path) -> bool:
+    """Return whether a module belongs to the repository, or is not imported yet and might."""
+    module = sys.modules.get(module_name)
+    if module is None:
+        parent = sys.modules.get(module_name.rpartition(".")[0])
+        return not hasattr(parent, module_name.rpartition(".")[2])
+    file = _module_file(module)
+    return file is not None and _is_ours(file, root)
 
 
 def _home(function: object) -> types.ModuleType | None:

@@ -154,11 +154,11 @@ def conclude(paths: RunPaths) -> None:
         write_beside(paths.result, render_json(cast("JsonValue", merged)))
 
 
-def end_orphan(paths: RunPaths) -> None:
-    """Kill what a dead worker's job still runs on this machine: nobody can record what it does any more."""
-    if inspect_run(paths).status != "dead":
-        return
+def end_orphans(paths: RunPaths) -> None:
+    """Kill what the jobs of dead workers still run on this machine: nobody can record what they do any more."""
     for part in paths.parts():
+        if part.result.exists() or not read_state_file(part.started) or is_alive(str(part.root)):
+            continue
         child = read_state_file(part.child)
         pid = child.get("pid")
         if isinstance(pid, int) and child.get("host") == host_digest() and process_lives(child):

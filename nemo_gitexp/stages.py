@@ -6,8 +6,8 @@ A stage sees the results of all its ancestors and no others; what it returns or 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
 from nemo_gitexp.entry import (
@@ -24,6 +24,7 @@ from nemo_gitexp.errors import DefinitionError, InvalidNameError, RecordError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.keypath import find_nearest, parse_key
 from nemo_gitexp.naming import require_name
+from nemo_gitexp.reach import WORDS, Signature
 
 FUNCTION = re.compile(r"(?:[^\W\d]\w*(?:\.[^\W\d]\w*)*|[^:\s][^:]*\.py):[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 """`package.module:name`, or `path/to/file.py:name` relative to the repository root."""
@@ -135,6 +136,28 @@ def _copy_key(source: Mapping[str, JsonValue], path: Sequence[str], into: dict[s
     inner = into.setdefault(name, {})
     if isinstance(inner, dict):
         _copy_key(value, rest, inner, what)
+
+
+def fit_stage(stage: Stage, signature: Signature, config: Mapping[str, JsonValue], ancestors: Collection[str]) -> Stage:
+    """Return the stage of a function with the configuration narrowed to what its parameters ask for.
+
+    Raises:
+        DefinitionError: a parameter without a default that stands for nothing.
+    """
+    seen = visible_config(stage, config)
+    known = {*WORDS, *ancestors, *seen}
+    unknown = [name for name in signature.required if name not in known]
+    if unknown and unknown != [signature.names[0]]:  # a single one, the first, gets the results of all ancestors
+        raise DefinitionError(
+            f"stage {stage.name}: its function asks for {', '.join(unknown)}, which is nothing here",
+            hint=f"parameters are {', '.join(WORDS)}, stages before it, and keys of its config",
+            stage=stage.name,
+            unknown=unknown,
+        )
+    if stage.config is not None or signature.takes_all or "config" in signature.names:
+        return stage
+    asked = [name for name in signature.names if name in seen and name not in WORDS and name not in ancestors]
+    return replace(stage, config=tuple(asked))
 
 
 def parse_any_entry(document: JsonValue) -> AnyEntry:

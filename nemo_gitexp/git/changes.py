@@ -85,6 +85,17 @@ def code_key(listing: bytes, *, paths: Sequence[str], config_files: Collection[s
         paths: restrict to these files and directories; empty means all.
         config_files: exact paths that hold configuration.
     """
+    return "sha256:" + hashlib.sha256(_code_lines(listing, paths, config_files)).hexdigest()
+
+
+def code_files(listing: bytes, *, paths: Sequence[str], config_files: Collection[str]) -> dict[str, str]:
+    """Return path and object sha of the files that count as code; the arguments are those of `code_key`."""
+    lines = (line for line in _code_lines(listing, paths, config_files).split(b"\0") if line)
+    found = (line.partition(b"\t")[::2] for line in lines)
+    return {path.decode("utf-8", "surrogateescape"): head.split()[2].decode() for head, path in found}
+
+
+def _code_lines(listing: bytes, paths: Sequence[str], config_files: Collection[str]) -> bytes:
     code = _without_records(listing)
     left_out = tuple(b"\t" + name.encode("utf-8", "surrogateescape") for name in config_files)
     if left_out:
@@ -93,7 +104,7 @@ def code_key(listing: bytes, *, paths: Sequence[str], config_files: Collection[s
         inside = [b"\t" + path.rstrip("/").encode("utf-8", "surrogateescape") for path in paths]
         lines = code.split(b"\0")
         code = b"\0".join(line for line in lines if any(line.endswith(path) or path + b"/" in line for path in inside))
-    return "sha256:" + hashlib.sha256(code).hexdigest()
+    return code
 
 
 def _without_records(listing: bytes) -> bytes:

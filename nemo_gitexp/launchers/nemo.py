@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_gitexp.handover import accept, take_order
 from nemo_gitexp.owners import owner_token
-from nemo_gitexp.runs import conclude, end_orphan, read_state_file
+from nemo_gitexp.runs import conclude, end_orphans, read_state_file
 from nemo_gitexp.worker.machine import process_lives, started_document
 
 if TYPE_CHECKING:
@@ -178,9 +178,8 @@ def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
             experiment.run(detach=False)
             _wait(experiment, waiting)
     _refuse(paths, f"the worker did not start: {_last_words(home)}")
+    end_orphans(paths)
     conclude(paths)
-    if not paths.result.exists():
-        end_orphan(paths)
 
 
 def start_line(argv: Sequence[str], env: Mapping[str, str], own: Iterable[str]) -> str:

@@ -209,10 +209,19 @@ def _tasks(tasks: Sequence[Mapping[str, object]], style: Style) -> str:
     if len(tasks) < 2:
         return ""
     rows = [
-        (str(task.get("name", "?")), Cell(str(task.get("status", "?")), STATUS_TINTS.get(str(task.get("status")), "")))
+        (
+            str(task.get("name", "?")),
+            Cell(str(task.get("status", "?")), STATUS_TINTS.get(str(task.get("status")), "")),
+            f"result of {short_hash(str(task['reused_from']))}" if task.get("reused_from") else "",
+            _task_metrics(task.get("metrics")),
+        )
         for task in tasks
     ]
     return heading("Tasks", "", style) + render_table(Table((), rows, indent=2), style)
+
+
+def _task_metrics(metrics: object) -> str:
+    return metrics_line(metrics) if isinstance(metrics, Mapping) else ""
 
 
 def _next_commands(document: ExperimentDoc, style: Style) -> str:
