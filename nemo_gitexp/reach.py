@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import posixpath
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -335,7 +336,9 @@ def _targets(node: ast.Assign | ast.AnnAssign) -> set[str]:
 
 
 def _read_names(node: ast.AST) -> set[str]:
-    """Return the names that a source reads; texts count too, for annotations are often quoted."""
+    """Return the names that a source reads, those in quoted annotations too."""
     names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and not isinstance(each.ctx, ast.Store)}
-    quoted = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str))
-    return names | {text for text in quoted if text.isidentifier()}
+    hints = (getattr(each, field, None) for each in ast.walk(node) for field in ("annotation", "returns"))
+    quoted = (part for hint in hints if isinstance(hint, ast.AST) for part in ast.walk(hint))
+    texts = (part.value for part in quoted if isinstance(part, ast.Constant) and isinstance(part.value, str))
+    return names | {name for text in texts for name in re.findall(r"[^\W\d]\w*", text)}

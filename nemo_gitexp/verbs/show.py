@@ -77,8 +77,14 @@ def outputs(site: Site, text: str, paths: Sequence[str], target: Path | None) ->
     wanted = [
         item for item in mappings((found.experiment.result or {}).get("outputs")) if item["path"] in set(paths or known)
     ]
+    # A pipeline's stage is a directory; the files in it that were declared come with it.
+    wanted = [item for item in wanted if not any(_is_below(str(item["path"]), str(other["path"])) for other in wanted)]
     run = str((found.experiment.run or {}).get("run", ""))
     return OutputsAnswer(document, _write(site, tip.record, [_Made.find(site, run, item) for item in wanted], target))
+
+
+def _is_below(path: str, other: str) -> bool:
+    return path.startswith(f"{other}/")
 
 
 @dataclass(frozen=True, slots=True)

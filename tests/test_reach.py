@@ -1,0 +1,219 @@
+"""Which code a stage can reach: what changes its value, and what must not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import pytest
+
+from nemo_gitexp.entry import CommandEntry, Entry, FunctionEntry, ModuleEntry, ScriptEntry
+from nemo_gitexp.reach import find_signature, reached_code
+
+FLOW = '''\
+"""Stages."""
+import json
+import helpers
+from package import tools as t
+from package.deep import clean
+import registry_of_effects
+
+FACTOR = 2
+LIMITS = {"low": 1}
+
+def scale(x):
+    return x * FACTOR
+
+def load(results):
+    return helpers.read()
+
+def pre(results):
+    return scale(clean(results["load"]))
+
+def train(results):
+    def inner():
+        return t.fit(LIMITS)
+    return inner()
+
+if __name__ == "__main__":
+    print("never on import")
+'''
+TREE = {
+    "flow.py": FLOW,
+    "helpers.py": "from more import other\ndef read(): return other\n",
+    "more.py": "other = 1\n",
+    "package/__init__.py": "",
+    "package/tools.py": "from . import sub\ndef fit(x): return sub.y\n",
+    "package/sub.py": "y = 1\n",
+    "package/deep.py": "def clean(x): return x\n",
+    "registry_of_effects.py": "x = 1\n",
+    "unrelated.py": "z = 1\n",
+    "params.txt": "1",
+    "README.md": "words",
+    "data/x.npz.dvc": "outs: []",
+    ".gitignore": "data",
+}
+
+
+def reach(entry: Entry, files: dict[str, str], workdir: str = ".") -> object:
+    tree = {path: hashlib.sha1(text.encode()).hexdigest() for path, text in files.items()}
+
+    def read(paths: Sequence[str]) -> dict[str, bytes]:
+        return {path: files[path].encode() for path in paths}
+
+    return reached_code(entry, workdir, tree, read)
+
+
+def stages_changed_by(path: str, old: str, new: str) -> set[str]:
+    """Return the stages that count a change of one file."""
+    changed = {**TREE, path: TREE[path].replace(old, new)}
+    assert changed != TREE
+    stages = [FunctionEntry(f"flow:{name}") for name in ("load", "pre", "train")]
+    return {stage.target[5:] for stage in stages if reach(stage, TREE) != reach(stage, changed)}
+
+
+@pytest.mark.parametrize(
+    "path, old, new, stages",
+    [
+        ("flow.py", "helpers.read()", "helpers.read() + 1", {"load"}),
+        ("flow.py", "FACTOR = 2", "FACTOR = 3", {"pre"}),
+        ("flow.py", "x * FACTOR", "x + FACTOR", {"pre"}),
+        ("flow.py", '{"low": 1}', '{"low": 2}', {"train"}),
+        ("flow.py", "t.fit(LIMITS)", "t.fit({})", {"train"}),
+        ("flow.py", "never on import", "never", set()),
+        ("flow.py", '"""Stages."""', '"""What the stages do."""', set()),
+        ("flow.py", "def load", "# a comment\n\ndef load", set()),
+        ("flow.py", "import json", "import json\nprint('an effect')", {"load", "pre", "train"}),
+        ("helpers.py", "return other", "return other + 1", {"load"}),
+        ("more.py", "1", "2", {"load"}),
+        ("package/tools.py", "sub.y", "sub.y + 1", {"train"}),
+        ("package/sub.py", "1", "2", {"train"}),
+        ("package/deep.py", "return x", "return -x", {"pre"}),
+        ("registry_of_effects.py", "1", "2", {"load", "pre", "train"}),
+        ("unrelated.py", "1", "2", set()),
+        ("params.txt", "1", "2", {"load", "pre", "train"}),
+        ("README.md", "words", "others", set()),
+        ("data/x.npz.dvc", "[]", "[x]", set()),
+        (".gitignore", "data", "more", set()),
+    ],
+)
+def test_a_change_counts_for_the_stages_that_can_reach_it(path: str, old: str, new: str, stages: set[str]) -> None:
+    assert stages_changed_by(path, old, new) == stages
+
+
+def test_an_init_of_a_package_counts_where_a_module_below_it_is_imported() -> None:
+    changed = {**TREE, "package/__init__.py": "import os"}
+    assert reach(FunctionEntry("flow:pre"), TREE) != reach(FunctionEntry("flow:pre"), changed)
+    assert reach(FunctionEntry("flow:load"), TREE) == reach(FunctionEntry("flow:load"), changed)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "exec(open('x').read())",
+        "__import__('unrelated')",
+        "import importlib; importlib.import_module('unrelated')",
+        "import subprocess; subprocess.run(['x'])",
+        "import os; os.system('x')",
+        "from os import popen; popen('x')",
+        "globals()['x']()",
+    ],
+)
+def test_code_that_runs_what_it_does_not_name_can_reach_everything(body: str) -> None:
+    files = {**TREE, "flow.py": f"def load(results):\n    {body}\n"}
+    changed = {**files, "unrelated.py": "z = 2\n"}
+    assert reach(FunctionEntry("flow:load"), files) != reach(FunctionEntry("flow:load"), changed)
+
+
+def test_a_dynamic_helper_makes_everything_count_too() -> None:
+    files = {**TREE, "helpers.py": "import importlib\ndef read(): return importlib.import_module('unrelated').z\n"}
+    changed = {**files, "unrelated.py": "z = 2\n"}
+    assert reach(FunctionEntry("flow:load"), files) != reach(FunctionEntry("flow:load"), changed)
+    assert reach(FunctionEntry("flow:pre"), files) == reach(FunctionEntry("flow:pre"), changed)
+
+
+def test_prose_counts_when_the_code_names_it() -> None:
+    files = {**TREE, "flow.py": "def load(results):\n    return open('README.md').read()\n"}
+    changed = {**files, "README.md": "others"}
+    assert reach(FunctionEntry("flow:load"), files) != reach(FunctionEntry("flow:load"), changed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from flow2 import *\ndef load(results): return 1\n",
+        "def load(results: return 1\n",
+        "class Loader:\n    def load(self): return 1\n",
+    ],
+)
+def test_what_is_hard_to_read_counts_as_a_whole(text: str) -> None:
+    files = {"flow.py": text + "unused = 1\n"}
+    changed = {"flow.py": text + "unused = 2\n"}
+    assert reach(FunctionEntry("flow:load"), files) != reach(FunctionEntry("flow:load"), changed)
+
+
+@pytest.mark.parametrize("decorator, counts", [("@register", True), ("@lru_cache", False), ("@app.task()", True)])
+def test_a_decorator_that_may_register_something_counts_wherever_its_function_is_used(
+    decorator: str, counts: bool
+) -> None:
+    text = f"def load(results): return 1\n\n{decorator}\ndef other(): return 1\n"
+    changed = text.replace("other(): return 1", "other(): return 2")
+    same = reach(FunctionEntry("flow:load"), {"flow.py": text}) == reach(
+        FunctionEntry("flow:load"), {"flow.py": changed}
+    )
+    assert same != counts
+
+
+def test_an_assignment_that_calls_or_changes_something_counts_always() -> None:
+    for line in ("x = build(1)", "config.debug = 1", "table[1] = 1", "x += 1"):
+        text = f"def load(results): return 1\n{line}\n"
+        changed = text.replace("1\n", "2\n").replace("return 2", "return 1").replace("(1)", "(2)")
+        assert changed != text
+        entry = FunctionEntry("flow.py:load")
+        assert reach(entry, {"flow.py": text}) != reach(entry, {"flow.py": changed}), line
+
+
+def test_what_a_quoted_annotation_names_counts() -> None:
+    text = "class Options:\n    width = 1\n\ndef load(results: 'list[Options]'): return results\n"
+    entry = FunctionEntry("flow:load")
+    assert reach(entry, {"flow.py": text}) != reach(entry, {"flow.py": text.replace("width = 1", "width = 2")})
+
+
+def test_scripts_and_modules_count_whole_with_what_they_import() -> None:
+    changed = {**TREE, "more.py": "other = 2\n"}
+    entries: list[Entry] = [ScriptEntry("flow.py"), ModuleEntry("flow")]
+    for entry in entries:
+        assert reach(entry, TREE) != reach(entry, changed)
+        assert reach(entry, TREE) == reach(entry, {**TREE, "unrelated.py": "z = 2\n"})
+    assert reach(ScriptEntry("../flow.py"), TREE, "sub") == reach(ScriptEntry("flow.py"), TREE)
+
+
+def test_a_command_or_a_script_that_is_not_there_can_reach_everything() -> None:
+    changed = {**TREE, "unrelated.py": "z = 2\n"}
+    for entry in (CommandEntry(("bash", "x.sh")), ScriptEntry("/elsewhere/x.py")):
+        assert reach(entry, TREE) != reach(entry, changed)
+
+
+def test_a_carried_function_counts_the_modules_that_it_refers_to() -> None:
+    entry = FunctionEntry("experiments/x/record/a.pkl", digest="sha256:0", refers=("helpers",))
+    assert reach(entry, TREE) != reach(entry, {**TREE, "more.py": "other = 2\n"})
+    assert reach(entry, TREE) == reach(entry, {**TREE, "flow.py": "pass\n"})
+
+
+def test_a_module_is_found_wherever_the_import_path_begins() -> None:
+    files = {"src/flow.py": "import near\ndef load(results): return near.x\n", "src/near.py": "x = 1\n"}
+    assert reach(FunctionEntry("flow:load"), files) != reach(
+        FunctionEntry("flow:load"), {**files, "src/near.py": "x = 2\n"}
+    )
+
+
+def test_the_parameters_of_a_function_are_read_from_its_source() -> None:
+    source = b"def f(a, b=1, *, c, d=2, **more): pass\ng = lambda results: 1\n@x\ndef h(a): pass\nclass C: pass\n"
+    found = find_signature(source, "f")
+    assert found is not None
+    assert (found.names, found.required, found.takes_all) == (("a", "b", "c", "d"), ("a", "c"), True)
+    lambda_ = find_signature(source, "g")
+    assert lambda_ is not None
+    assert lambda_.names == ("results",)
+    assert [find_signature(source, name) for name in ("h", "C", "missing")] == [None, None, None]
+    assert find_signature(b"def f(:", "f") is None
