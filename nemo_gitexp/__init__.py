@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nemo_gitexp.comparator import ExperimentComparator as ExperimentComparator
     from nemo_gitexp.errors import GitexpError as GitexpError
+    from nemo_gitexp.factories import create_comparison_experiment as create_comparison_experiment
+    from nemo_gitexp.factories import create_organized_experiment as create_organized_experiment
+    from nemo_gitexp.factories import create_reproducible_experiment as create_reproducible_experiment
+    from nemo_gitexp.factories import create_tracked_experiment as create_tracked_experiment
+    from nemo_gitexp.factories import create_versioned_experiment as create_versioned_experiment
     from nemo_gitexp.naming import ExperimentNaming as ExperimentNaming
     from nemo_gitexp.reproducibility import ReproducibilityManager as ReproducibilityManager
     from nemo_gitexp.tracking import log_metrics as log_metrics
@@ -26,6 +31,11 @@ _ROOMS = {
     "GitexpError": "errors",
     "ReproducibilityManager": "reproducibility",
     "config_hash": "versioning",
+    "create_comparison_experiment": "factories",
+    "create_organized_experiment": "factories",
+    "create_reproducible_experiment": "factories",
+    "create_tracked_experiment": "factories",
+    "create_versioned_experiment": "factories",
     "log_metrics": "tracking",
 }
 

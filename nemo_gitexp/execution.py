@@ -161,7 +161,7 @@ def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
     """Wait until a run has ended, handing its log and metrics on as they come."""
     gc.enable()  # it may take weeks
     begun = time.monotonic()
-    tail = _Tail(paths.log)
+    tail = LogTail(paths.log)
     metrics = _LatestRow(paths.metrics)
     next_look = begun + LOOK_S
     while not paths.result.exists():
@@ -220,7 +220,7 @@ def require_start(site: Site, state: RunState) -> None:
 def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
     """Ask the worker to stop and wait, but not for ever, until it has."""
     request_cancel(paths, iso_now())
-    tail = _Tail(paths.log, at_end=True)
+    tail = LogTail(paths.log, at_end=True)
     patience = time.monotonic() + CANCEL_PATIENCE_S
     while time.monotonic() < patience:
         state = inspect_run(paths)
@@ -238,7 +238,7 @@ def iso_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class _Tail:
+class LogTail:
     """Reads what a growing file has gained since last time."""
 
     def __init__(self, path: Path, *, at_end: bool = False) -> None:
@@ -267,7 +267,7 @@ class _LatestRow:
     """The last whole line of a metrics stream, read again only when the file has grown."""
 
     def __init__(self, path: Path) -> None:
-        self._tail = _Tail(path)
+        self._tail = LogTail(path)
         self._row: MetricRow | None = None
 
     def row(self) -> MetricRow | None:

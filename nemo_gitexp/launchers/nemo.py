@@ -31,10 +31,15 @@ if TYPE_CHECKING:
 POLL_S = 0.05
 NOTICE_S = 5.0
 """How long NeMo Run may take to see that its job has ended; it looks when it is asked."""
-WORKER_LINE = """\
-eval "$_GITEXP_START"
-"""
-"""Starts the worker. No path stands in it: NeMo Run replaces `/nemo_run` in the text of a script (measured)."""
+START_VARIABLE = "_GITEXP_START"
+QUIET: Mapping[str, Any] = {
+    "clean_mode": True,
+    "enable_goodbye_message": False,
+    "skip_status_at_exit": True,
+    "serialize_metadata_for_scripts": False,
+    "log_level": "ERROR",
+}
+"""What makes NeMo Run's experiments say and write no more than they must."""
 
 TOUCHED_VARIABLES = (
     "OLDPWD",
@@ -69,7 +74,7 @@ def main() -> int:
             # Whatever NeMo Run raises here, the run must not look as if it went on.
             inbox.join()
             if inbox.paths is not None:
-                _refuse(inbox.paths, f"{type(fault).__name__}: {fault}")
+                refuse_start(inbox.paths, f"{type(fault).__name__}: {fault}")
             raise
     return 0
 
@@ -100,13 +105,19 @@ class _Inbox(threading.Thread):
         accept()
 
 
+def private_home(state_dir: Path, nonce: str = "gitexp") -> Path:
+    """Return a directory for NeMo Run's own files, named after this process; whoever uses it removes it."""
+    home = state_dir / "nemo" / f"{owner_token()}.{nonce}"
+    if "/nemo_run" in str(home):
+        # NeMo Run replaces that in its own scripts' paths too, and then finds nothing (measured).
+        return Path(tempfile.gettempdir(), f"{owner_token()}.{nonce}")
+    return home
+
+
 @contextmanager
 def _nemo_home(state_dir: Path) -> Iterator[Path]:
     """Give NeMo Run a home of its own that goes away: named after this process, should it be killed."""
-    home = state_dir / "nemo" / owner_token()
-    if "/nemo_run" in str(home):
-        # NeMo Run replaces that in its own scripts' paths too, and then finds nothing (measured).
-        home = Path(tempfile.gettempdir(), f"{owner_token()}.gitexp")
+    home = private_home(state_dir)
     try:
         yield home
     finally:
@@ -147,34 +158,42 @@ def _redirect_output(paths: RunPaths) -> None:
 def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
     """Start the worker as an inline script and wait for its result file, then for NeMo Run to notice."""
     plan = json.loads(paths.plan.read_bytes())
-    os.environ["_GITEXP_START"] = start_line(
-        [plan["interpreter"] or sys.executable, str(paths.worker), str(paths.plan)], os.environ
-    )
-    with nemo_run.Experiment(
-        "gitexp",
-        executor=nemo_run.LocalExecutor(),
-        clean_mode=True,
-        enable_goodbye_message=False,
-        skip_status_at_exit=True,
-        serialize_metadata_for_scripts=False,
-        log_level="ERROR",
-    ) as experiment:
-        experiment.add(nemo_run.Script(inline=WORKER_LINE), name="job", tail_logs=False)
+    os.environ[START_VARIABLE] = start_line(paths, plan["interpreter"], os.environ)
+    with nemo_run.Experiment("gitexp", executor=nemo_run.LocalExecutor(), **QUIET) as experiment:
+        experiment.add(nemo_run.Script(inline=worker_line()), name="job", tail_logs=False)
         experiment.run(detach=False)
         _wait(experiment, paths)
-    _refuse(paths, f"the worker did not start: {_last_words(home)}")
+    refuse_start(paths, f"the worker did not start: {last_words(home)}")
     if not paths.result.exists():
         end_orphan(paths)
 
 
-def start_line(argv: Sequence[str], env: Mapping[str, str]) -> str:
-    """Return a line of shell that puts the environment back as it was and becomes the program."""
+def worker_line(variable: str = START_VARIABLE) -> str:
+    """Return the script that starts a worker: `start_line` stands in an environment variable.
+
+    No path stands in it: NeMo Run replaces `/nemo_run` in the text of a script (measured).
+    """
+    return f'eval "${variable}"\n'
+
+
+def start_line(
+    paths: RunPaths, interpreter: str | None, env: Mapping[str, str], variables: Sequence[str] = (START_VARIABLE,)
+) -> str:
+    """Return a line of shell that puts the environment back as it was and becomes the worker of a run.
+
+    Args:
+        paths: the prepared run directory.
+        interpreter: what runs the worker; None: this one.
+        env: the environment to put back.
+        variables: what was added to hold such lines.
+    """
+    argv = [interpreter or sys.executable, str(paths.worker), str(paths.plan)]
     kept = [f"{name}={env[name]}" for name in TOUCHED_VARIABLES if name in env]
-    gone = ["_GITEXP_START", *(name for name in TOUCHED_VARIABLES if name not in env)]
+    gone = [*variables, *(name for name in TOUCHED_VARIABLES if name not in env)]
     return f"exec {shlex.join(['env', *(word for name in gone for word in ('-u', name)), *kept, *argv])}"
 
 
-def _refuse(paths: RunPaths, message: str) -> None:
+def refuse_start(paths: RunPaths, message: str) -> None:
     """Say why the job did not start, unless it did."""
     from nemo_gitexp.rundir import write_beside
 
@@ -182,7 +201,7 @@ def _refuse(paths: RunPaths, message: str) -> None:
         write_beside(paths.refused, json.dumps({"message": message}).encode())
 
 
-def _last_words(home: Path) -> str:
+def last_words(home: Path) -> str:
     """Return the last line that the process which NeMo Run started has written, which is why it could not go on."""
     logs = sorted(home.glob("experiments/**/std*.log"))
     lines = [line for log in logs for line in log.read_text(errors="replace").splitlines() if line.strip()]
