@@ -17,13 +17,15 @@ from nemo_gitexp.tips import Tip, list_tips
 ONGOING = ("launched", "running", "requeued")
 
 
-def find_earlier(site: Site, plan: Plan, say: Callable[[str], None]) -> tuple[str, ExperimentDoc] | None:
+def find_earlier(
+    site: Site, plan: Plan, say: Callable[[str], None], *, within_study: bool = False
+) -> tuple[str, ExperimentDoc] | None:
     """Return an experiment of the same identity that completed ("duplicate") or still goes on ("ongoing").
 
-    One that is nearly the same is worth a line to `say`.
+    With `within_study` one of another study does not count. One that is nearly the same is worth a line to `say`.
     """
     tips = list_tips(site.repository)
-    same = find_duplicates(plan, tips)
+    same = [tip for tip in find_duplicates(plan, tips) if not within_study or tip.study == plan.record.study]
     entries = list_entries(site, *refresh(site, same)) if same else []
     listed = [entry.document for entry in entries if not isinstance(entry, RecordError)]
     for wanted, outcome in ((("completed",), "duplicate"), (ONGOING, "ongoing")):

@@ -118,7 +118,7 @@ def create_tracked_experiment(
     if not hasattr(tracker, "study"):
         raise UsageError(f"{type(tracker).__name__} is no tracker", hint="tracker = gitexp.ExperimentTracker()")
     wish = _wish(train_fn, sys._getframe(1), "tracked", None)  # noqa: SLF001 - whose train_model is meant
-    wish = replace(wish, returns=TRACKED_METRICS, study=tracker.study, is_own_study=tracker.study is None)
+    wish = replace(wish, returns=TRACKED_METRICS, study=tracker.study, is_tracked=True)
     return _experiment(_prepared(wish, model_config, training_config))
 
 
@@ -191,7 +191,7 @@ class _Wish:
     dataset: str | None
     more: Mapping[str, object]
     study: str | None = None
-    is_own_study: bool = False
+    is_tracked: bool = False
     sweep: str | None = None
     returns: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
@@ -255,7 +255,7 @@ def _prepared(wish: _Wish, model_config: object, training_config: object, index:
     )
     asked = Asked(cwd=Path.cwd(), env=_environment(), study=study, sweep=wish.sweep)
     task = ExperimentNaming.create_task_name("train", model_config, index)
-    return _Prepared(name, wish.site, Intent(task, asked, defined, wish.now))
+    return _Prepared(name, wish.site, Intent(task, asked, defined, wish.now, within_study=wish.is_tracked))
 
 
 def _experiment(prepared: _Prepared) -> Experiment:
@@ -267,7 +267,7 @@ def _experiment(prepared: _Prepared) -> Experiment:
 def _study(wish: _Wish, model: str, dataset: str, name: str) -> str:
     if wish.study is not None:
         return require_name(wish.study, "study")
-    if wish.is_own_study:
+    if wish.is_tracked:
         return slug(name)
     return slug(f"{slug(model)}-{slug(dataset) if dataset != 'none' else wish.type}")
 

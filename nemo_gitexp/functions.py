@@ -5,6 +5,7 @@ By name wherever a job can find the function by it: then the record shows which 
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib.util
@@ -91,7 +92,7 @@ def _is_at(module: types.ModuleType, qualified_name: str, function: object) -> b
 
 def _of_main(main: types.ModuleType, name: str, root: Path) -> FunctionEntry | None:
     file = _module_file(main)
-    if file is None or not _is_ours(file, root):
+    if file is None or not _is_ours(file, root) or not _is_defined_on_import(file, name.partition(".")[0]):
         return None
     spec = getattr(main, "__spec__", None)
     if spec is not None:  # python -m package.train
@@ -100,6 +101,28 @@ def _of_main(main: types.ModuleType, name: str, root: Path) -> FunctionEntry | N
     if file.suffix != ".py":
         return None
     return FunctionEntry(f"{file.relative_to(root).as_posix()}:{name}")
+
+
+def _is_defined_on_import(file: Path, name: str) -> bool:
+    """Return whether a script defines a name also when it is imported: not only below `if __name__ == …`."""
+    try:
+        waiting: list[ast.AST] = list(ast.parse(file.read_bytes()).body)
+    except SyntaxError:  # edited since it was started
+        return False
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "__name__" in {
+            part.id for part in ast.walk(node.test) if isinstance(part, ast.Name)
+        }:
+            waiting += node.orelse
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            if node.name == name:
+                return True
+        elif isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store):
+            return True
+        else:
+            waiting += ast.iter_child_nodes(node)
+    return False
 
 
 def _search_directory(module: types.ModuleType, root: Path) -> str | None:
@@ -117,14 +140,19 @@ def _search_directory(module: types.ModuleType, root: Path) -> str | None:
 
 def _base_directory(module_name: str, file: Path, root: Path) -> str | None:
     """Return the directory below the root in which a module's name begins; empty: the root, or found without."""
-    parts = module_name.split(".")
-    tail = (*parts, "__init__.py") if file.name == "__init__.py" else (*parts[:-1], f"{parts[-1]}.py")
-    if file.parts[-len(tail) :] != tail:
+    base = _base_of(module_name, file)
+    if base is None:
         return None
-    base = Path(*file.parts[: -len(tail)])
     if base == root or base in _standing_paths():
         return ""
     return base.relative_to(root).as_posix() if base.is_relative_to(root) else None
+
+
+def _base_of(module_name: str, file: Path) -> Path | None:
+    """Return the directory in which a module's name begins; None when its file is not called after it."""
+    parts = module_name.split(".")
+    tail = (*parts, "__init__.py") if file.name == "__init__.py" else (*parts[:-1], f"{parts[-1]}.py")
+    return Path(*file.parts[: -len(tail)]) if file.parts[-len(tail) :] == tail else None
 
 
 def _standing_paths() -> set[Path]:
@@ -151,7 +179,7 @@ def _is_installed(module_name: str, file: Path) -> bool:
     finders = [getattr(module, "MAPPING", {}) for name, module in list(sys.modules.items()) if "__editable__" in name]
     if any(module_name.partition(".")[0] in mapping for mapping in finders):
         return True
-    return any(file.is_relative_to(path) for path in _standing_paths())
+    return _base_of(module_name, file) in _standing_paths()
 
 
 def _is_ours(file: Path, root: Path) -> bool:

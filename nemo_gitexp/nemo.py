@@ -7,15 +7,13 @@ worker's files in the run directory are the truth.
 from __future__ import annotations
 
 import contextlib
-import graphlib
 import logging
 import os
 import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,13 +22,12 @@ import nemo_run
 from nemo_run.run.experiment import _current_experiment
 from nemo_run.run.torchx_backend.schedulers import local as nemo_local
 
-from nemo_gitexp.attempt import Attempt, Intent
+from nemo_gitexp.attempt import Attempt, Intent, require_dependencies
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.errors import GitexpError, InsideJobError, LaunchError, UnknownDependencyError, UsageError
+from nemo_gitexp.errors import GitexpError, InsideJobError, LaunchError, UsageError
 from nemo_gitexp.execution import LogTail, Silence, cancel_and_wait, iso_now
-from nemo_gitexp.jsontext import render_json
-from nemo_gitexp.launch import Receipt
+from nemo_gitexp.launchers.inprocess import Acceptance, start_lines, users_logging
 from nemo_gitexp.launchers.nemo import (
     NOTICE_S,
     POLL_S,
@@ -39,14 +36,12 @@ from nemo_gitexp.launchers.nemo import (
     last_words,
     private_home,
     refuse_start,
-    start_line,
     worker_line,
 )
-from nemo_gitexp.rundir import RunPaths, write_beside
-from nemo_gitexp.runs import inspect_run, leave_cancelled, read_state_file, request_cancel
-from nemo_gitexp.worker.machine import started_document
+from nemo_gitexp.runs import inspect_run, leave_cancelled, request_cancel
 
 LOOK_S = 0.5
+_USUAL_HOME = Path("~/.nemo_run").expanduser()
 _STATES = {"completed": "SUCCEEDED", "failed": "FAILED", "cancelled": "CANCELLED", "running": "RUNNING"}
 _LOGGER = logging.getLogger("nemo_gitexp")
 
@@ -84,20 +79,21 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
     ) -> None:
         executor = executor or nemo_run.LocalExecutor()
         _require_plain(executor)
-        _require_dependencies(intents)
+        require_dependencies(intents)
         self._site = site
         self._again = again
         self._width = width or len(intents)
         self._home = None if _has_own_home() else private_home(site.repository.state_dir, uuid.uuid4().hex[:8])
-        self._attempts = [Attempt(_with_environment(intent, executor.env_vars)) for intent in intents]
+        self._attempts = [Attempt(intent.with_environment(executor.env_vars)) for intent in intents]
         self._by_task = {attempt.intent.task: attempt for attempt in self._attempts}
         self._waiting: list[Attempt] = []
         self._running: list[Attempt] = []
         self._ended: list[Attempt] = []
         self._jobs: list[Any]
         self._is_recorded = self._is_over = self._tails_logs = False
-        with _own_logging():
-            super().__init__(title, executor=executor, base_dir=self._home and str(self._home), **QUIET)
+        with users_logging():
+            place = str(self._home) if self._home else os.environ.get("NEMORUN_HOME")
+            super().__init__(title, executor=executor, base_dir=place, **QUIET)
         self._add_jobs()
 
     # ------------------------------------------------------------------------------------------------- what it is
@@ -239,7 +235,7 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
         for attempt in self._attempts:
             if attempt.record(self._site, again=again):
                 self._waiting.append(attempt)
-                attempt.start(self._site, _Acceptance())
+                attempt.start(self._site, Acceptance())
         self._launch_ready()
         for attempt in self._attempts:
             if attempt in self._waiting or attempt in self._running:
@@ -253,7 +249,7 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
         if not chosen:
             return
         names = {attempt: self._attempts.index(attempt) for attempt in chosen}
-        with self._registry(), _start_lines({number: attempt.paths for attempt, number in names.items()}):
+        with self._registry(), start_lines({number: attempt.paths for attempt, number in names.items()}):
             if self._launched:
                 for number in names.values():
                     self._launch_late(self._jobs[number])
@@ -387,59 +383,9 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
             nemo_local.LOCAL_JOB_DIRS = before
 
 
-class _Acceptance:
-    """Takes a prepared run over: this process launches it when its turn comes."""
-
-    def submit(self, paths: RunPaths) -> Receipt:
-        """Say who launches.
-
-        Raises:
-            LaunchError: somebody gave the run up meanwhile.
-        """
-        write_beside(paths.supervisor, render_json(started_document(iso_now())))
-        # First said, then looked: whoever gave the run up meanwhile did it the other way round.
-        if paths.abandoned.exists() or not paths.plan.exists():
-            raise LaunchError("the run was given up before it was launched", run=paths.run)
-        return Receipt("local", (f"pid-{os.getpid()}",))
-
-
-@contextlib.contextmanager
-def _start_lines(runs: Mapping[int, RunPaths | None]) -> Iterator[None]:
-    """Set the variables that start workers, for as long as NeMo Run launches."""
-    variables = [f"{START_VARIABLE}_{number}" for number in runs]
-    lines = {}
-    for (number, paths), variable in zip(runs.items(), variables, strict=True):
-        if paths is None:
-            raise LaunchError(f"task {number} has no run")
-        interpreter = read_state_file(paths.plan).get("interpreter")
-        lines[variable] = start_line(
-            paths, interpreter if isinstance(interpreter, str) else None, os.environ, variables
-        )
-    os.environ.update(lines)
-    try:
-        yield
-    finally:
-        for variable in variables:
-            os.environ.pop(variable, None)
-
-
-@contextlib.contextmanager
-def _own_logging() -> Iterator[None]:
-    """Keep the user's logging: NeMo Run replaces and closes the root's handlers, and sets its level."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers[:] = []
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-
-
 def _has_own_home() -> bool:
     """Return whether the user has said where NeMo Run keeps its files."""
-    usual = Path("~/.nemo_run").expanduser()
-    return bool(os.environ.get("NEMORUN_HOME")) or Path(nemo_run.config.get_nemorun_home()) != usual
+    return bool(os.environ.get("NEMORUN_HOME")) or Path(nemo_run.config.get_nemorun_home()) != _USUAL_HOME
 
 
 def _require_launchable(*, direct: bool) -> None:
@@ -464,31 +410,6 @@ def _require_plain(executor: Any) -> None:
             hint="executor=nemo_run.LocalExecutor()",
             executor=type(executor).__name__,
         )
-
-
-def _require_dependencies(intents: Sequence[Intent]) -> None:
-    known = {intent.task for intent in intents}
-    if len(known) < len(intents):
-        raise UsageError("two tasks have the same name", hint="name each once")
-    for intent in intents:
-        missing = [name for name in intent.after if name not in known]
-        if missing:
-            raise UnknownDependencyError(
-                f"{intent.task} depends on {missing[0]}, which there is not",
-                hint=f"there is {', '.join(sorted(known))}",
-                task=intent.task,
-                missing=missing,
-            )
-    try:
-        graphlib.TopologicalSorter({intent.task: intent.after for intent in intents}).prepare()
-    except graphlib.CycleError as fault:
-        circle = " -> ".join(fault.args[1])
-        raise UsageError(f"these tasks wait for each other: {circle}", hint="take one dependency out") from fault
-
-
-def _with_environment(intent: Intent, variables: Mapping[str, str]) -> Intent:
-    asked = intent.asked
-    return replace(intent, asked=replace(asked, env={**asked.env, **{k: str(v) for k, v in variables.items()}}))
 
 
 def _print_log(text: bytes) -> None:

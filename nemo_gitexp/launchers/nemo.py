@@ -203,7 +203,7 @@ def refuse_start(paths: RunPaths, message: str) -> None:
 
 def last_words(home: Path) -> str:
     """Return the last line that the process which NeMo Run started has written, which is why it could not go on."""
-    logs = sorted(home.glob("experiments/**/std*.log"))
+    logs = sorted(home.glob("**/std*.log"))
     lines = [line for log in logs for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
 
