@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Protocol, SupportsIndex
 
 from nemo_gitexp.asked import Asked, Defined
 from nemo_gitexp.attempt import Intent
+from nemo_gitexp.carried import function_name
 from nemo_gitexp.catalog import Site, open_site
 from nemo_gitexp.definition import StudyDefinition
 from nemo_gitexp.entry import Python
 from nemo_gitexp.environment import available_cores
 from nemo_gitexp.errors import UsageError
-from nemo_gitexp.functions import function_entry, function_name
+from nemo_gitexp.functions import function_entry
 from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.naming import ExperimentNaming, model_type, require_name, slug

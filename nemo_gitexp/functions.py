@@ -6,30 +6,21 @@ By name wherever a job can find the function by it: then the record shows which 
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import importlib.util
-import inspect
-import io
 import os
-import pickle
 import site
 import sys
 import sysconfig
 import types
-from collections import ChainMap
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
+from nemo_gitexp.carried import carry_function
 from nemo_gitexp.entry import FunctionEntry
-from nemo_gitexp.errors import UnportableFunctionError, UsageError
+from nemo_gitexp.errors import UsageError
 from nemo_gitexp.fingerprint import fingerprint
 from nemo_gitexp.naming import require_name
-
-PICKLE_PROTOCOL = 4
-"""The newest that Python 3.7 reads; byte code ties a carried function to one minor version anyway."""
 
 
 def function_entry(
@@ -59,13 +50,6 @@ def function_entry(
     if named is not None:
         return named, {}
     return _by_value(function, top, study, require_name(name, "function"))
-
-
-def function_name(function: object) -> str:
-    """Return what to call a function in a message."""
-    if isinstance(function, functools.partial):
-        return f"partial of {function_name(function.func)}"
-    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
 
 
 def _by_name(function: Callable[..., object], root: Path) -> FunctionEntry | None:
@@ -197,136 +181,31 @@ def _module_file(module: types.ModuleType) -> Path | None:
     return path if path.exists() else None
 
 
-# -------------------------------------------------------------------------------------------------------- by value
-
-
 def _by_value(
     function: Callable[..., object], root: Path, study: str, name: str
 ) -> tuple[FunctionEntry, dict[str, bytes]]:
-    module = _home(function)
-    main_file = _module_file(sys.modules["__main__"])
-    carried = {"__main__"}
-    is_ours = module is not None and _search_directory(module, root) is not None
-    if module is not None and module.__name__ != "__main__" and not is_ours:
-        carried.add(module.__name__)
-    content = _pickled(function, root, [sys.modules[each] for each in carried if each != "__main__"])
-    home = main_file if main_file is not None and _is_ours(main_file, root) else None
-    search = "." if home is None else home.parent.relative_to(root).as_posix()
+    def is_there(module: types.ModuleType) -> bool:
+        return _module_file(module) is None or _search_directory(module, root) is not None
+
+    carried = carry_function(function, root, is_there)
+    search = _live_search(root)
     entry = FunctionEntry(
         f"experiments/{study}/record/{name}.pkl",
-        digest=fingerprint(function, carried),
-        sha256=hashlib.sha256(content).hexdigest(),
+        digest=fingerprint(function, carried.modules),
+        sha256=hashlib.sha256(carried.content).hexdigest(),
         bytecode=f"{sys.version_info.major}.{sys.version_info.minor}",
         search=None if search == "." else search,
     )
-    source = _source(function)
-    return entry, {f"{name}.pkl": content, **({} if source is None else {f"{name}.py": source})}
+    source = {} if carried.source is None else {f"{name}.py": carried.source}
+    return entry, {f"{name}.pkl": carried.content, **source}
 
 
-def _home(function: object) -> types.ModuleType | None:
-    """Return the module that a callable comes from."""
-    return sys.modules.get(str(getattr(_plain_function(function), "__module__", None)))
-
-
-def _plain_function(function: object) -> object:
-    """Return the function that is in a partial, a method, or an object that can be called."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    function = getattr(function, "__func__", function)
-    is_plain = inspect.isroutine(function) or inspect.isclass(function)
-    return function if is_plain else getattr(type(function), "__call__", function)  # noqa: B004 - its function
-
-
-def _source(function: object) -> bytes | None:
-    try:
-        text = inspect.getsource(_plain_function(function))  # type: ignore[arg-type]  # what has none raises
-    except (OSError, TypeError):
-        return None
-    return inspect.cleandoc(f"\n{text}").encode() + b"\n"
-
-
-def _pickled(function: Callable[..., object], root: Path, modules: list[types.ModuleType]) -> bytes:
-    stream = io.BytesIO()
-    try:
-        with _registered(modules), _relative_file(function, root):
-            _pickler(stream, root).dump(function)
-    except Exception as fault:
-        # Whatever a value's own way of pickling raises: locks, sockets, open files, generators, …
-        raise UnportableFunctionError(
-            f"{function_name(function)} cannot be given to a job: {_reason(function, fault)}",
-            hint="define it at the top level of a module, and make such things inside it",
-            function=function_name(function),
-        ) from fault
-    return stream.getvalue()
-
-
-def _reason(function: object, fault: Exception) -> str:
-    """Return what cannot be pickled, by the name that the function has for it."""
-    import cloudpickle
-
-    said = str(fault) or type(fault).__name__
-    if not isinstance(function, types.FunctionType):
-        return said
-    seen = inspect.getclosurevars(function)
-    for name, value in {**seen.globals, **seen.nonlocals}.items():
-        try:
-            cloudpickle.dumps(value)
-        except Exception:  # noqa: BLE001 - as above
-            return f"it refers to {name}, a {type(value).__name__} ({said})"
-    return said
-
-
-@contextmanager
-def _registered(modules: list[types.ModuleType]) -> Iterator[None]:
-    """Let cloudpickle carry what these modules define by value, for a while."""
-    import cloudpickle
-
-    mine = [module for module in modules if module.__name__ not in cloudpickle.list_registry_pickle_by_value()]
-    for module in mine:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        yield
-    finally:
-        for module in mine:
-            cloudpickle.unregister_pickle_by_value(module)
-
-
-def _pickler(stream: io.BytesIO, root: Path) -> pickle.Pickler:
-    """Return a pickler whose byte code names its files relative to the root, others by their name alone."""
-    import cloudpickle
-
-    reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
-
-    def reduce_relative(code: types.CodeType) -> object:
-        return reduce_code(code.replace(co_filename=_relative(code.co_filename, root)))
-
-    class Relative(cloudpickle.Pickler):  # type: ignore[misc]  # untyped; the table must be there when it is made
-        dispatch_table: ClassVar = ChainMap({types.CodeType: reduce_relative}, cloudpickle.Pickler.dispatch_table)
-
-    made: pickle.Pickler = Relative(stream, protocol=PICKLE_PROTOCOL)
-    return made
-
-
-@contextmanager
-def _relative_file(function: object, root: Path) -> Iterator[None]:
-    """Let the module of a function have a relative `__file__` for a while, which a carried function takes along.
-
-    In the job an absolute one would lead it to the live work tree; relative, it leads to the recorded one.
-    """
-    names = getattr(_plain_function(function), "__globals__", {})
-    file = names.get("__file__")
-    if not isinstance(file, str):
-        yield
-        return
-    names["__file__"] = _relative(file, root)
-    try:
-        yield
-    finally:
-        names["__file__"] = file
-
-
-def _relative(file: str, root: Path) -> str:
-    if file.startswith("<"):
-        return file
-    path = Path(os.path.realpath(file))
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+def _live_search(root: Path) -> str:
+    """Return what leads this process's import path, relative to the root; "." for a place outside of it."""
+    main = sys.modules["__main__"]
+    file, spec = _module_file(main), getattr(main, "__spec__", None)
+    if spec is not None and file is not None:
+        return _base_directory(spec.name, file, root) or "."
+    place = Path(os.path.realpath(Path.cwd())) if file is None else file.parent
+    is_ours = place.is_relative_to(root) and (file is None or _is_ours(file, root))
+    return place.relative_to(root).as_posix() if is_ours else "."
