@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nemo_gitexp.comparator import ExperimentComparator as ExperimentComparator
     from nemo_gitexp.errors import GitexpError as GitexpError
+    from nemo_gitexp.factories import create_comparison_experiment as create_comparison_experiment
+    from nemo_gitexp.factories import create_organized_experiment as create_organized_experiment
+    from nemo_gitexp.factories import create_reproducible_experiment as create_reproducible_experiment
+    from nemo_gitexp.factories import create_tracked_experiment as create_tracked_experiment
+    from nemo_gitexp.factories import create_versioned_experiment as create_versioned_experiment
     from nemo_gitexp.naming import ExperimentNaming as ExperimentNaming
+    from nemo_gitexp.pipeline import ExperimentPipeline as ExperimentPipeline
+    from nemo_gitexp.pipeline import create_data_pipeline as create_data_pipeline
     from nemo_gitexp.reproducibility import ReproducibilityManager as ReproducibilityManager
     from nemo_gitexp.tracking import log_metrics as log_metrics
     from nemo_gitexp.versioning import config_hash as config_hash
@@ -22,10 +29,17 @@ __version__ = "0.1.0"
 _ROOMS = {
     "ExperimentComparator": "comparator",
     "ExperimentNaming": "naming",
+    "ExperimentPipeline": "pipeline",
     "ExperimentVersioning": "versions",
     "GitexpError": "errors",
     "ReproducibilityManager": "reproducibility",
     "config_hash": "versioning",
+    "create_comparison_experiment": "factories",
+    "create_data_pipeline": "pipeline",
+    "create_organized_experiment": "factories",
+    "create_reproducible_experiment": "factories",
+    "create_tracked_experiment": "factories",
+    "create_versioned_experiment": "factories",
     "log_metrics": "tracking",
 }
 

@@ -29,7 +29,10 @@ _MODULE_ENDS = (".py", "/__init__.py")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the person typed; exactly one of `study` and `command` is not None."""
+    """What the person typed; exactly one of `study` and `command` is not None, unless a program gives the definition.
+
+    `sweep` is shared by experiments that were asked for together.
+    """
 
     cwd: Path
     env: Mapping[str, str]
@@ -42,6 +45,7 @@ class Asked:
     determinism: str | None = None
     message: str | None = None
     purpose: str | None = None
+    sweep: str | None = None
     commit_data: bool = False
     require_clean: bool = False
 

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from nemo_gitexp.catalog import Site, list_entries, refresh
+from nemo_gitexp.documents import ExperimentDoc
+from nemo_gitexp.errors import RecordError
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.jsontext import render_json
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.recording import Plan
 from nemo_gitexp.store import read_experiments_or_faults
-from nemo_gitexp.tips import Tip
+from nemo_gitexp.tips import Tip, list_tips
+
+ONGOING = ("launched", "running", "requeued")
+
+
+def find_earlier(
+    site: Site, plan: Plan, say: Callable[[str], None], *, within_study: bool = False
+) -> tuple[str, ExperimentDoc] | None:
+    """Return an experiment of the same identity that completed ("duplicate") or still goes on ("ongoing").
+
+    With `within_study` one of another study does not count. One that is nearly the same is worth a line to `say`.
+    """
+    tips = list_tips(site.repository)
+    same = [tip for tip in find_duplicates(plan, tips) if not within_study or tip.study == plan.record.study]
+    entries = list_entries(site, *refresh(site, same)) if same else []
+    listed = [entry.document for entry in entries if not isinstance(entry, RecordError)]
+    for wanted, outcome in ((("completed",), "duplicate"), (ONGOING, "ongoing")):
+        found = [document for document in listed if document["status"] in wanted and not document["withdrawn"]]
+        if found:
+            document = max(found, key=lambda item: item["name"])
+            document["duplicate_of"] = document["experiment"]
+            return outcome, document
+    near = near_duplicate(site.repository, plan, tips)
+    if near is not None:
+        say(f"like {near[0].name} but for: {', '.join(near[1])}")
+    return None
 
 
 def find_duplicates(plan: Plan, tips: Sequence[Tip]) -> list[Tip]:

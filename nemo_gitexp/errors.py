@@ -7,6 +7,9 @@ GitexpError                       exit 3: could not answer
 │   ├── UnknownKeyError           names the nearest key
 │   ├── UnknownStudyError         names the nearest study
 │   ├── UnknownExecutorError      names the nearest executor
+│   ├── UnknownDependencyError    a task that waits for one that there is not
+│   ├── InsideJobError            a job that would launch experiments itself
+│   ├── PipelineError             stages that make no DAG
 │   └── ConflictingConfigError    a configuration that already says something else
 ├── CanonicalFormError            a config value without a stable form
 ├── UnbuildableConfigError        a config object that a job would get differently
@@ -93,8 +96,20 @@ class UnknownExecutorError(UsageError):
     """An executor profile that no setting defines."""
 
 
+class UnknownDependencyError(UsageError, RuntimeError):
+    """A task that waits for one that there is not; `missing` names it."""
+
+
+class InsideJobError(UsageError):
+    """A job that would launch experiments itself, most often by importing an unguarded script."""
+
+
 class ConflictingConfigError(UsageError):
     """A configuration that already says something else; `key` is where."""
+
+
+class PipelineError(UsageError, RuntimeError):
+    """Stages that make no DAG; `missing` names dependencies that are no stages. A RuntimeError, as the guide has it."""
 
 
 class CanonicalFormError(GitexpError):

@@ -191,7 +191,7 @@ def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
     """Wait until a run has ended, handing its log and metrics on as they come."""
     gc.enable()  # it may take weeks
     begun = time.monotonic()
-    tail, metrics = _Logs(paths), [_LatestRow(part.metrics) for part in paths.parts()]
+    tail, metrics = RunLogs(paths), [_LatestRow(part.metrics) for part in paths.parts()]
     next_look = begun + LOOK_S
     while not paths.result.exists():
         tail.forward(watcher.log)
@@ -250,7 +250,7 @@ def require_start(site: Site, state: RunState) -> None:
 def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
     """Ask the worker to stop and wait, but not for ever, until it has."""
     request_cancel(paths, iso_now())
-    tail = _Logs(paths, at_end=True)
+    tail = RunLogs(paths, at_end=True)
     patience = time.monotonic() + CANCEL_PATIENCE_S
     while time.monotonic() < patience:
         state = inspect_run(paths)
@@ -268,11 +268,11 @@ def iso_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class _Logs:
+class RunLogs:
     """What all workers of a run have written since last time; stages say who speaks."""
 
     def __init__(self, paths: RunPaths, *, at_end: bool = False) -> None:
-        self._tails = {part.run: _Tail(part.log, at_end=at_end) for part in paths.parts()}
+        self._tails = {part.run: LogTail(part.log, at_end=at_end) for part in paths.parts()}
         self._speaker = paths.run
 
     def forward(self, take: Callable[[bytes], None]) -> None:
@@ -287,7 +287,7 @@ class _Logs:
         take(text)
 
 
-class _Tail:
+class LogTail:
     """Reads what a growing file has gained since last time."""
 
     def __init__(self, path: Path, *, at_end: bool = False) -> None:
@@ -316,7 +316,7 @@ class _LatestRow:
     """The last whole line of a metrics stream, read again only when the file has grown."""
 
     def __init__(self, path: Path) -> None:
-        self._tail = _Tail(path)
+        self._tail = LogTail(path)
         self._row: MetricRow | None = None
 
     def row(self) -> MetricRow | None:

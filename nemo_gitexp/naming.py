@@ -107,7 +107,7 @@ class ExperimentNaming:
             InvalidNameError: an empty task type, a model type that is no text, a negative index.
         """
         task = slug(_required_text(task_type, "task_type"))
-        model = _model_type(model_config)
+        model = model_type(model_config)
         known = "unknown" if model is None else slug(_required_text(model, "model_type"))
         name = f"{task}_{known}{_index_suffix(index)}"
         if len(name) <= MAX_NAME:
@@ -159,7 +159,8 @@ def _stamp(timestamp: datetime | str | None) -> str:
     return f"{utc.year:04d}{utc:%m%d_%H%M%S}"
 
 
-def _model_type(model_config: object) -> object:
+def model_type(model_config: object) -> object:
+    """Return the `model_type`, else the `type`, of a configuration of any kind; None when it has none."""
     for key in ("model_type", "type"):
         found = model_config.get(key) if isinstance(model_config, Mapping) else getattr(model_config, key, None)
         if isinstance(found, str) or (found is not None and key == "model_type"):  # `type` may be a method

@@ -126,7 +126,7 @@ def _record(
     determinism = _determinism(asked, definition)
     record = ExperimentRecord(
         study=defined.study,
-        name=_name(definition, hashed, now),
+        name=experiment_name(definition, hashed, now),
         nonce=uuid.uuid4().hex[:8],
         created=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         purpose=definition.purpose,
@@ -134,7 +134,7 @@ def _record(
         model=definition.model,
         dataset=definition.dataset,
         type=definition.type,
-        sweep=None,
+        sweep=asked.sweep,
         code=_code(site, definition, snapshot, listing),
         config_hash=hashed,
         config_file=definition.config_file,
@@ -184,7 +184,9 @@ def _code(site: Site, definition: StudyDefinition, snapshot: Snapshot, listing: 
 
 
 def record_plan(site: Site, plan: Plan, who: Identities) -> tuple[Experiment, str | None]:
-    """Record the experiment and return it with its branch for people, None when a name stands in that one's way.
+    """Record the experiment and return it with its branch for people.
+
+    There is no branch (None) for one of a sweep, and when a name stands in its way.
 
     Args:
         site: where.
@@ -213,7 +215,7 @@ def record_plan(site: Site, plan: Plan, who: Identities) -> tuple[Experiment, st
         if not _snapshot_was_pruned(site, plan.snapshot):
             raise
         experiment = write_experiment(repository, draft)
-    return experiment, write_branch(repository, experiment.tip)
+    return experiment, None if plan.record.sweep else write_branch(repository, experiment.tip)
 
 
 def _snapshot_was_pruned(site: Site, snapshot: Snapshot) -> bool:
@@ -271,7 +273,8 @@ def _require_reason(asked: Asked, definition: StudyDefinition) -> None:
         )
 
 
-def _name(definition: StudyDefinition, hashed: str, now: datetime) -> str:
+def experiment_name(definition: StudyDefinition, hashed: str, now: datetime) -> str:
+    """Return the name of an experiment: time, model, dataset, type and the short hash of its configuration."""
     name = ExperimentNaming.create_experiment_name(definition.model, definition.dataset, definition.type, now)
     return f"{name}_v{hashed.removeprefix('sha256:')[:8]}"
 

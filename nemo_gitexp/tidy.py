@@ -53,7 +53,7 @@ def tidy(site: Site) -> None:
 
 def _left_behind(site: Site) -> Iterator[Path]:
     state = site.repository.state_dir
-    for root in (state / "tmp", state / "nemo", output_store(site.repository).root / "tmp"):
+    for root in (state / "tmp", state / "nemo", state / "results", output_store(site.repository).root / "tmp"):
         yield from _without_owner(root, "*")
     yield from _without_owner(site.run_root, ".*")
     yield from _without_owner(site.workspace_root, "*.restored")

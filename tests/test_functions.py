@@ -105,7 +105,9 @@ VALUES = """
 def test_all_others_go_by_value_with_a_digest_that_only_what_they_do_decides(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "shared.py").write_text("K = 1\ndef inner(c): return K\ndef outside(c): return inner(c)\n")
+    (elsewhere / "deeper.py").write_text("def deep(c): return c\n")
+    text = "from deeper import deep\nK = 1\ndef inner(c): return deep(K)\ndef outside(c): return inner(c)\n"
+    (elsewhere / "shared.py").write_text(text)
     root = tmp_path / "root"
     root.mkdir()
     paths = {"PYTHONPATH": f"{root}"}
@@ -133,17 +135,27 @@ def test_all_others_go_by_value_with_a_digest_that_only_what_they_do_decides(tmp
         load = load_function(entry, str(root))
         if entry is first[0][0]:
             assert load({"lr": 0.25}) == {"loss": 0.5}
+        if entry is first[5][0]:
+            assert load({}) == 1, "its whole module is carried, and the one that this needs"
         if entry is first[2][0]:
             assert load({"lr": 1}) == {"loss": 4, "file": len("run.py")}
 
 
-def test_what_cannot_be_pickled_is_named(tmp_path):
+def test_what_cannot_be_pickled_is_named(tmp_path, monkeypatch):
     lock = threading.Lock()
     with pytest.raises(UnportableFunctionError, match=r"refers to lock, a lock") as caught:
         function_entry(lambda c: lock, root=tmp_path, study="s", name="f")
     assert "lambda" in str(caught.value.facts["function"])
     with pytest.raises(UnportableFunctionError, match="partial of"):
         function_entry(functools.partial(print, file=sys.stderr), root=tmp_path, study="s", name="f")
+    away = tmp_path / "away"
+    away.mkdir()
+    (away / "distant.py").write_text("def f(c): ...\n")
+    monkeypatch.syspath_prepend(away)
+    import distant
+
+    with pytest.raises(UnportableFunctionError, match="module distant is neither in the repository nor"):
+        function_entry(lambda c: [distant.f(c)], root=tmp_path / "root", study="s", name="f")
     with pytest.raises(UsageError, match="no function"):
         function_entry("train", root=tmp_path, study="s", name="f")  # type: ignore[arg-type]
     with pytest.raises(InvalidNameError):

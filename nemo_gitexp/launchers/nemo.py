@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +32,14 @@ POLL_S = 0.05
 NOTICE_S = 5.0
 """How long NeMo Run may take to see that its job has ended; it looks when it is asked."""
 START_VARIABLE = "_GITEXP_START_"
-WORKER_LINE = """\
-eval "${}"
-"""
-"""Starts a worker. No path stands in it: NeMo Run replaces `/nemo_run` in the text of a script (measured)."""
+QUIET: Mapping[str, Any] = {
+    "clean_mode": True,
+    "enable_goodbye_message": False,
+    "skip_status_at_exit": True,
+    "serialize_metadata_for_scripts": False,
+    "log_level": "ERROR",
+}
+"""What makes NeMo Run's experiments say and write no more than they must."""
 
 TOUCHED_VARIABLES = (
     "OLDPWD",
@@ -70,7 +74,7 @@ def main() -> int:
             # Whatever NeMo Run raises here, the run must not look as if it went on.
             inbox.join()
             if inbox.paths is not None:
-                _refuse(inbox.paths, f"{type(fault).__name__}: {fault}")
+                refuse_start(inbox.paths, f"{type(fault).__name__}: {fault}")
             raise
     return 0
 
@@ -101,13 +105,19 @@ class _Inbox(threading.Thread):
         accept()
 
 
+def private_home(state_dir: Path, nonce: str = "gitexp") -> Path:
+    """Return a directory for NeMo Run's own files, named after this process; whoever uses it removes it."""
+    home = state_dir / "nemo" / f"{owner_token()}.{nonce}"
+    if "/nemo_run" in str(home):
+        # NeMo Run replaces that in its own scripts' paths too, and then finds nothing (measured).
+        return Path(tempfile.gettempdir(), f"{owner_token()}.{nonce}")
+    return home
+
+
 @contextmanager
 def _nemo_home(state_dir: Path) -> Iterator[Path]:
     """Give NeMo Run a home of its own that goes away: named after this process, should it be killed."""
-    home = state_dir / "nemo" / owner_token()
-    if "/nemo_run" in str(home):
-        # NeMo Run replaces that in its own scripts' paths too, and then finds nothing (measured).
-        home = Path(tempfile.gettempdir(), f"{owner_token()}.gitexp")
+    home = private_home(state_dir)
     try:
         yield home
     finally:
@@ -154,42 +164,49 @@ def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
     plan = json.loads(paths.plan.read_bytes())
     waiting = [part for part in paths.parts() if not part.result.exists()]
     variables = {f"{START_VARIABLE}{number}": part for number, part in enumerate(waiting)}
-    interpreter = plan["interpreter"] or sys.executable
-    os.environ.update(
-        {
-            name: start_line([interpreter, str(paths.worker), str(part.plan)], os.environ, variables)
-            for name, part in variables.items()
-        }
-    )
+    before = dict(os.environ)
+    for name, part in variables.items():
+        os.environ[name] = start_line(paths, part, plan["interpreter"], before)
+    width = max(1, len(waiting))
     with nemo_run.Experiment(
-        "gitexp",
-        executor=nemo_run.LocalExecutor(),
-        clean_mode=True,
-        enable_goodbye_message=False,
-        skip_status_at_exit=True,
-        serialize_metadata_for_scripts=False,
-        log_level="ERROR",
-        threadpool_workers=max(1, len(waiting)),
+        "gitexp", executor=nemo_run.LocalExecutor(), threadpool_workers=width, **QUIET
     ) as experiment:
         for name, part in variables.items():
             task = "job" if part == paths else part.run
-            experiment.add(nemo_run.Script(inline=WORKER_LINE.format(name)), name=task, tail_logs=False)
+            experiment.add(nemo_run.Script(inline=worker_line(name)), name=task, tail_logs=False)
         if waiting:
             experiment.run(detach=False)
             _wait(experiment, waiting)
-    _refuse(paths, f"the worker did not start: {_last_words(home)}")
+    refuse_start(paths, f"the worker did not start: {last_words(home)}")
     end_orphans(paths)
     conclude(paths)
 
 
-def start_line(argv: Sequence[str], env: Mapping[str, str], own: Iterable[str]) -> str:
-    """Return a line of shell that puts the environment back as it was, without `own`, and becomes the program."""
+def worker_line(variable: str) -> str:
+    """Return the script that starts a worker: `start_line` stands in an environment variable.
+
+    No path stands in it: NeMo Run replaces `/nemo_run` in the text of a script (measured).
+    """
+    return f'eval "${variable}"\n'
+
+
+def start_line(run: RunPaths, part: RunPaths, interpreter: str | None, env: Mapping[str, str]) -> str:
+    """Return a line of shell that puts the environment back as it was and becomes a worker.
+
+    Args:
+        run: the prepared run directory.
+        part: of the worker: the same, or one of its stages.
+        interpreter: what runs the worker; None: this one.
+        env: the environment to put back, without variables of ours.
+    """
+    argv = [interpreter or sys.executable, str(run.worker), str(part.plan)]
     kept = [f"{name}={env[name]}" for name in TOUCHED_VARIABLES if name in env]
-    gone = [*own, *(name for name in TOUCHED_VARIABLES if name not in env)]
-    return f"exec {shlex.join(['env', *(word for name in gone for word in ('-u', name)), *kept, *argv])}"
+    gone = [name for name in TOUCHED_VARIABLES if name not in env]
+    own = f"unset ${{!{START_VARIABLE}*}}"  # bash, as NeMo Run's scripts are
+    return f"{own}; exec {shlex.join(['env', *(word for name in gone for word in ('-u', name)), *kept, *argv])}"
 
 
-def _refuse(paths: RunPaths, message: str) -> None:
+def refuse_start(paths: RunPaths, message: str) -> None:
     """Say why the job did not start, unless it did."""
     from nemo_gitexp.rundir import write_beside
 
@@ -197,9 +214,9 @@ def _refuse(paths: RunPaths, message: str) -> None:
         write_beside(paths.refused, json.dumps({"message": message}).encode())
 
 
-def _last_words(home: Path) -> str:
+def last_words(home: Path) -> str:
     """Return the last line that the process which NeMo Run started has written, which is why it could not go on."""
-    logs = sorted(home.glob("experiments/**/std*.log"))
+    logs = sorted(home.glob("**/std*.log"))
     lines = [line for log in logs for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
 

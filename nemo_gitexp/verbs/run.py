@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nemo_gitexp.asked import Asked
-from nemo_gitexp.catalog import Site, list_entries, recorded_document, refresh
+from nemo_gitexp.catalog import Site, recorded_document
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.errors import RecordError
 from nemo_gitexp.handover import Background
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.recording import Plan, plan_experiment, record_plan
 from nemo_gitexp.result import experiment_document
 from nemo_gitexp.rundir import reserve_run
 from nemo_gitexp.settings import require_local
-from nemo_gitexp.tips import list_tips, local_ref
+from nemo_gitexp.tips import local_ref
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from nemo_gitexp.execution import Watcher
     from nemo_gitexp.git.snapshot import Look
     from nemo_gitexp.verbs.launch import StarterFactory
-
-ONGOING = ("launched", "running", "requeued")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,26 +111,11 @@ def run(
 
 
 def _earlier(site: Site, plan: Plan, watcher: Watcher) -> RunAnswer | None:
-    """Return the answer that an experiment of the same identity gives: completed, or still going on.
+    """Return the answer that an experiment of the same identity gives: completed, or still going on."""
+    from nemo_gitexp.duplicates import find_earlier
 
-    One that is nearly the same is worth a line.
-    """
-    from nemo_gitexp.duplicates import find_duplicates, near_duplicate
-
-    tips = list_tips(site.repository)
-    same = find_duplicates(plan, tips)
-    entries = list_entries(site, *refresh(site, same)) if same else []
-    listed = [entry.document for entry in entries if not isinstance(entry, RecordError)]
-    for wanted, outcome in ((("completed",), "duplicate"), (ONGOING, "ongoing")):
-        found = [document for document in listed if document["status"] in wanted and not document["withdrawn"]]
-        if found:
-            document = max(found, key=lambda item: item["name"])
-            document["duplicate_of"] = document["experiment"]
-            return RunAnswer(outcome, document)
-    near = near_duplicate(site.repository, plan, tips)
-    if near is not None:
-        watcher.say(f"like {near[0].name} but for: {', '.join(near[1])}")
-    return None
+    earlier = find_earlier(site, plan, watcher.say)
+    return None if earlier is None else RunAnswer(*earlier)
 
 
 def _planned_document(plan: Plan) -> ExperimentDoc:

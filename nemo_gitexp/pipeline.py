@@ -1,0 +1,328 @@
+"""The guide's `ExperimentPipeline`: stages added one by one, recorded and run as one experiment of NeMo Run.
+
+The same DAG as `stages:` in an `experiment.yaml`, in another spelling.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from nemo_gitexp.asked import Asked, Defined, define
+from nemo_gitexp.attempt import Intent, this_environment, this_python
+from nemo_gitexp.catalog import Site, open_site
+from nemo_gitexp.collect import output_store
+from nemo_gitexp.definition import InputSpec, StudyDefinition
+from nemo_gitexp.documents import ExperimentDoc
+from nemo_gitexp.entry import Entry, FunctionEntry, parse_command
+from nemo_gitexp.errors import DefinitionError, PipelineError, UsageError
+from nemo_gitexp.functions import function_entry
+from nemo_gitexp.git.repository import open_repository
+from nemo_gitexp.lookup import find_experiment
+from nemo_gitexp.naming import require_name, slug
+from nemo_gitexp.owners import owner_token
+from nemo_gitexp.reach import Signature
+from nemo_gitexp.result import mappings
+from nemo_gitexp.stages import FUNCTION, Stage, StagesEntry, find_graph_faults, fit_stage, order_stages
+from nemo_gitexp.store import read_experiments
+from nemo_gitexp.versioning import plain_config
+from nemo_gitexp.worker.results import RESULT, load_result
+
+if TYPE_CHECKING:
+    from nemo_gitexp.nemo import Experiment
+
+DATA_PIPELINE = "digits-pipeline"
+
+StageFunction = Callable[..., object] | str | Sequence[str]
+"""A function; the name of one (`package.module:name`, `path/to/file.py:name`); or a command as a list of arguments."""
+
+
+class StageDict(TypedDict):
+    """One stage as it was added."""
+
+    name: str
+    function: StageFunction
+    dependencies: list[str]
+
+
+class ExperimentPipeline:
+    """Stages that make a DAG, recorded as one experiment and run by NeMo Run, side by side where the DAG allows.
+
+    Args:
+        name: of the pipeline; its slug is the study. Where that has an `experiment.yaml`, purpose, data and metrics
+            come from there.
+        config: the configuration; a stage sees the keys that its parameters name, all of them as `config`.
+        seed: of every stage; None: the definition's, else 42.
+        data: paths of DVC-tracked inputs.
+        purpose: why it exists; None: the definition's, else its name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        config: Mapping[str, object] | None = None,
+        seed: int | None = None,
+        data: Sequence[str] = (),
+        purpose: str | None = None,
+    ) -> None:
+        if not name.strip():
+            raise UsageError("a pipeline needs a name", hint='ExperimentPipeline("digits")')
+        self.name = name
+        self.stages: list[StageDict] = []
+        self._config = dict(config or {})
+        self._seed = seed
+        self._data = tuple(data)
+        self._purpose = purpose
+        self._more: dict[str, tuple[Sequence[str] | None, Sequence[str]]] = {}
+        self._experiment: Experiment | None = None
+
+    @classmethod
+    def from_study(cls, study: str, *, config: Mapping[str, object] | None = None) -> ExperimentPipeline:
+        """Return the pipeline that a study's `stages:` describe, in the repository of the working directory.
+
+        Args:
+            study: has `experiments/<study>/experiment.yaml`.
+            config: keys that replace those of the definition.
+
+        Raises:
+            UnknownStudyError: there is no such study.
+            DefinitionError: it has faults, or no stages.
+        """
+        defined = define(open_repository(Path.cwd()).root, Asked(cwd=Path.cwd(), env=os.environ, study=study))
+        if not isinstance(defined.entry, StagesEntry):
+            raise DefinitionError(f"experiments/{study}/experiment.yaml has no stages:", hint="add stages:")
+        made = cls(study, config={**defined.config, **(config or {})})
+        for stage in defined.definition.stages or ():
+            made.add_stage(
+                stage.name,
+                stage.entry.target if isinstance(stage.entry, FunctionEntry) else _argv(stage.entry),
+                list(stage.dependencies),
+                config=stage.config,
+                outputs=stage.outputs,
+            )
+        return made
+
+    def add_stage(
+        self,
+        stage_name: str,
+        stage_function: StageFunction,
+        dependencies: Sequence[str] | None = None,
+        *,
+        config: Sequence[str] | None = None,
+        outputs: Sequence[str] = (),
+    ) -> None:
+        """Add a stage; what it depends on may be added later.
+
+        Args:
+            stage_name: of ASCII letters, digits, `.`, `_` and `-`.
+            stage_function: called with the results of all its ancestors by name, `lambda results: …`, or with what its
+                parameters name: results, config, seed, outputs (a directory), a stage before it, a key of the
+                configuration. Also the name of a function, or a command as a list.
+            dependencies: names of stages.
+            config: dotted keys of the configuration that it may see; None: what its parameters name.
+            outputs: files that it must make, relative to its outputs.
+
+        Raises:
+            InvalidNameError: a name that no directory can have.
+            UsageError: no function, no name of one, and no command.
+        """
+        require_name(stage_name, "stage")
+        is_named = isinstance(stage_function, str) and FUNCTION.fullmatch(stage_function)
+        is_command = (
+            isinstance(stage_function, (list, tuple))
+            and stage_function
+            and all(isinstance(word, str) for word in stage_function)
+        )
+        if not (is_named or is_command or callable(stage_function)):
+            raise UsageError(
+                f"stage {stage_name} has nothing to run: {stage_function!r}",
+                hint='a function, "module:name", "file.py:name", or a command as a list',
+                stage=stage_name,
+            )
+        if isinstance(dependencies, str):
+            raise UsageError("dependencies are a list of names", hint=f'dependencies=["{dependencies}"]')
+        self.stages.append({"name": stage_name, "function": stage_function, "dependencies": list(dependencies or [])})
+        self._more[stage_name] = (config, tuple(outputs))
+
+    def create_pipeline_experiment(self) -> Experiment:
+        """Return the experiment of NeMo Run: `run()` records the pipeline and runs what is not known already.
+
+        A failing stage stops its descendants only; running again resumes. Stages whose code, configuration, data and
+        ancestors are unchanged are not run again: `document["tasks"]` says whose result was taken.
+
+        Raises:
+            PipelineError: no stages, an unknown dependency, a name twice, or a circle; also a RuntimeError.
+            DefinitionError: a function asks for something that nobody gives.
+            UnportableFunctionError: a function that no job can be given.
+            CanonicalFormError: a configuration that cannot be recorded.
+            NotARepositoryError: the working directory is in no repository.
+        """
+        self._require_dag()
+        site = open_site(open_repository(Path.cwd()), os.environ)
+        now = datetime.now(UTC)
+        defined = self._defined(site)
+        asked = Asked(cwd=Path.cwd(), env=this_environment(), study=defined.study, seed=self._seed)
+        from nemo_gitexp.nemo import Experiment
+
+        self._experiment = Experiment(self.name, [Intent(defined.study, asked, defined, now)], site=site)
+        return self._experiment
+
+    @property
+    def results(self) -> dict[str, object]:
+        """What the stages returned, by name, as far as they have completed; empty before the experiment has run.
+
+        Raises:
+            DataError: a result's content is on no store here.
+        """
+        document = self._experiment.document if self._experiment else None
+        if document is None or self._experiment is None:
+            return {}
+        return _Results(self._experiment.site, document).by_stage()
+
+    def _require_dag(self) -> None:
+        if not self.stages:
+            raise PipelineError(f"pipeline {self.name} has no stages", hint='pipeline.add_stage("load", load)')
+        faults = find_graph_faults([(stage["name"], stage["dependencies"]) for stage in self.stages])
+        if faults:
+            names = {stage["name"] for stage in self.stages}
+            missing = sorted({needed for stage in self.stages for needed in stage["dependencies"]} - names)
+            raise PipelineError(
+                f"pipeline {self.name}: {'; '.join(faults)}",
+                hint=f"stages: {', '.join(sorted(names))}",
+                missing=missing,
+            )
+
+    def _defined(self, site: Site) -> Defined:
+        """Return the pipeline as a definition; its functions by name where a job finds them, else by value."""
+        study = slug(self.name)
+        root = site.repository.root
+        config = plain_config(self._config)
+        made = [self._stage(stage, root, study) for stage in self.stages]
+        entry = StagesEntry(order_stages([each.stage for each in made]))
+        signatures = {each.stage.name: each.signature for each in made}
+        fitted = [
+            fit_stage(stage, signature, config, entry.ancestors(stage.name))
+            if (signature := signatures[stage.name])
+            else stage
+            for stage in entry.stages
+        ]
+        definition = self._definition(root, study)
+        entry = StagesEntry(tuple(fitted))
+        carried = {name: content for each in made for name, content in each.carried.items()}
+        definition = replace(definition, stages=entry.stages)
+        return Defined(study, definition, entry, config, ad_hoc=False, workdir=".", carried=carried)
+
+    def _definition(self, root: Path, study: str) -> StudyDefinition:
+        if (root / "experiments" / study / "experiment.yaml").is_file():
+            written = define(root, Asked(cwd=root, env=os.environ, study=study)).definition
+        else:
+            written = StudyDefinition(purpose=f"pipeline {self.name}", type="pipeline")
+        return replace(
+            written,
+            purpose=self._purpose or written.purpose,
+            data=written.data + tuple(InputSpec(path) for path in self._data),
+        )
+
+    def _stage(self, item: StageDict, root: Path, study: str) -> _Made:
+        name, function = item["name"], item["function"]
+        config, outputs = self._more[name]
+        entry, carried, signature = _entry(function, root, study, name)
+        keys = None if config is None else tuple(config)
+        stage = Stage(name, entry, tuple(dict.fromkeys(item["dependencies"])), keys, tuple(outputs))
+        return _Made(stage, carried, signature)
+
+
+def create_data_pipeline() -> ExperimentPipeline:
+    """Return the study `experiments/digits-pipeline` as a pipeline: load, preprocess, features, train on real digits.
+
+    Raises:
+        UnknownStudyError: the working directory is in a repository that does not have it.
+        NotARepositoryError: it is in none.
+    """
+    return ExperimentPipeline.from_study(DATA_PIPELINE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    stage: Stage
+    carried: Mapping[str, bytes]
+    signature: Signature | None
+
+
+def _entry(
+    function: StageFunction, root: Path, study: str, name: str
+) -> tuple[Entry, Mapping[str, bytes], Signature | None]:
+    if isinstance(function, str):
+        return FunctionEntry(function), {}, None
+    if isinstance(function, (list, tuple)):
+        return parse_command([str(word) for word in function]), {}, None
+    entry, carried = function_entry(function, root=root, study=study, name=name)  # type: ignore[arg-type]  # callable
+    return replace(entry, python=this_python()), carried, _signature(function)
+
+
+def _signature(function: object) -> Signature | None:
+    try:
+        parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]  # builtins have none
+    except (TypeError, ValueError):
+        return None
+    plain = [each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+    return Signature(
+        tuple(each.name for each in plain),
+        tuple(each.name for each in plain if each.default is each.empty),
+        takes_all=any(each.kind is each.VAR_KEYWORD for each in parameters),
+    )
+
+
+def _argv(entry: Entry) -> list[str]:
+    """Return the command line that an entry was parsed from."""
+    document = entry.to_json()
+    words = document.get("argv")
+    if isinstance(words, list):
+        return [str(word) for word in words]
+    flags, args = document.get("interpreter_flags"), document.get("args")
+    what = {"module": ["-m", document.get("module")], "code": ["-c", document.get("code")]}
+    middle = what.get(str(document["kind"]), [document.get("path")])
+    parts = [[document.get("interpreter")], flags, middle, args]
+    return [str(word) for part in parts if isinstance(part, list) for word in part]
+
+
+class _Results:
+    """Reads what the stages of one experiment returned, from the run's directory or from the store."""
+
+    def __init__(self, site: Site, document: ExperimentDoc) -> None:
+        self._site = site
+        self._document = document
+
+    def by_stage(self) -> dict[str, object]:
+        tip = find_experiment(self._site.repository, self._document["experiment"])
+        (experiment,) = read_experiments(self._site.repository, [tip])
+        run = str((experiment.run or {}).get("run", ""))
+        completed = [str(task["name"]) for task in self._document["tasks"] if task.get("status") == "completed"]
+        md5s = {str(item["path"]): str(item["md5"]) for item in mappings((experiment.result or {}).get("outputs"))}
+        return {name: self._result(run, name, md5s.get(name)) for name in completed}
+
+    def _result(self, run: str, name: str, md5: str | None) -> object:
+        place = self._site.run_root / run / "outputs" / name
+        if (place / RESULT).is_dir() or md5 is None:
+            return load_result(str(place / RESULT), {"outputs": str(place), "workspace": str(self._root)})
+        kept = self._site.repository.state_dir / "results" / md5
+        if not kept.exists():
+            beside = kept.with_name(f"{owner_token()}.{uuid.uuid4().hex[:8]}")
+            output_store(self._site.repository).checkout(md5, beside)
+            try:
+                beside.rename(kept)
+            except OSError:  # another process was faster
+                shutil.rmtree(beside, ignore_errors=True)
+        return load_result(str(kept / RESULT), {"outputs": str(kept), "workspace": str(self._root)})
+
+    @property
+    def _root(self) -> Path:
+        return self._site.repository.root
