@@ -177,12 +177,13 @@ def _stages(root: Path, stages: Sequence[Stage], workdir: str, config: Mapping[s
     pipeline = StagesEntry(tuple(replace(stage, entry=anchor_script(stage.entry, root, workdir)) for stage in stages))
     fitted = []
     for stage in pipeline.stages:
-        signature = _signature(root, workdir, stage.entry) if isinstance(stage.entry, FunctionEntry) else None
+        signature = read_signature(root, workdir, stage.entry) if isinstance(stage.entry, FunctionEntry) else None
         fitted.append(fit_stage(stage, signature, config, pipeline.ancestors(stage.name)) if signature else stage)
     return StagesEntry(tuple(fitted))
 
 
-def _signature(root: Path, workdir: str, entry: FunctionEntry) -> Signature | None:
+def read_signature(root: Path, workdir: str, entry: FunctionEntry) -> Signature | None:
+    """Return the parameters of a function from its source in the work tree; None where that is not found or read."""
     place, _, name = entry.target.rpartition(":")
     paths = [place] if place.endswith(".py") else [f"{workdir}/{place.replace('.', '/')}{end}" for end in _MODULE_ENDS]
     found = next((root / path for path in paths if (root / path).is_file()), None)

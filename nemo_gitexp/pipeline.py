@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from nemo_gitexp.asked import Asked, Defined, define
+from nemo_gitexp.asked import Asked, Defined, define, read_signature
 from nemo_gitexp.attempt import Intent, this_environment, this_python
 from nemo_gitexp.catalog import Site, open_site
 from nemo_gitexp.collect import output_store
@@ -261,7 +261,8 @@ def _entry(
     function: StageFunction, root: Path, study: str, name: str
 ) -> tuple[Entry, Mapping[str, bytes], Signature | None]:
     if isinstance(function, str):
-        return FunctionEntry(function), {}, None
+        named = FunctionEntry(function, python=this_python())
+        return named, {}, read_signature(root, ".", named)
     if isinstance(function, (list, tuple)):
         return parse_command([str(word) for word in function]), {}, None
     entry, carried = function_entry(function, root=root, study=study, name=name)  # type: ignore[arg-type]  # callable

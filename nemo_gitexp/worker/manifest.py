@@ -75,6 +75,11 @@ def walk_files(root: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     yield below + entry.name, entry
 
 
+def is_compiled(path: str) -> bool:
+    """Return whether a file is what Python makes of a source when it imports it."""
+    return "__pycache__/" in path or path.endswith(".pyc")
+
+
 def find_changed(root: str, states: Mapping[str, FileState]) -> list[str]:
     """Return the manifest's files that were touched or deleted since they were verified, sorted."""
     return sorted(path for path, state in states.items() if file_state(os.path.join(root, path)) != state)

@@ -6,7 +6,7 @@ import os
 
 from .documents import read_document
 from .inputs import find_wrong_inputs
-from .manifest import UNEXPECTED, Verification, allowance, verify_workspace
+from .manifest import UNEXPECTED, Verification, allowance, is_compiled, verify_workspace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ def verify_plan(plan: Plan) -> Verification:
     unlisted = [item["path"] for item in plan["inputs"] if not item["files"]]
     allowed = allowance(data, [*plan["allow_extra"], *unlisted])
     found = verify_workspace(plan["workspace"], rows, allowed)  # type: ignore[arg-type]  # the launcher's contract
-    if plan.get("stage"):  # what other stages wrote is named by them
-        found.faults = {path: fault for path, fault in found.faults.items() if fault != UNEXPECTED}
+    if plan.get("stage"):
+        # What other stages wrote is named by them; and Python compiles anew what it finds older than its source.
+        faults = found.faults.items()
+        found.faults = {path: fault for path, fault in faults if fault != UNEXPECTED and not is_compiled(path)}
     return found
 
 

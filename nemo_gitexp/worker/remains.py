@@ -6,7 +6,7 @@ import os
 
 from .documents import read_document
 from .inputs import find_changed_inputs
-from .manifest import allowance, file_state, find_changed, tree_states, walk_files
+from .manifest import allowance, file_state, find_changed, is_compiled, tree_states, walk_files
 from .outputs import declared_outputs, find_undeclared, hash_output
 
 TYPE_CHECKING = False
@@ -106,8 +106,5 @@ class Remains:
         workspace = os.path.join(plan["workspace"], "")
         asked = [path[len(workspace) :] for path, _ in self._metrics_before if path.startswith(workspace)]
         is_allowed = allowance(self._states, [*plan["allow_extra"], *asked, *(item["path"] for item in plan["inputs"])])
-        return sorted(
-            path
-            for path, _ in walk_files(plan["workspace"])
-            if not is_allowed(path) and "__pycache__/" not in path and not path.endswith(".pyc")
-        )
+        found = (path for path, _ in walk_files(plan["workspace"]))
+        return sorted(path for path in found if not is_allowed(path) and not is_compiled(path))
