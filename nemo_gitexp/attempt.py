@@ -128,6 +128,10 @@ class Attempt:
             self.paths = reserve_run(site.run_root, site.workspace_root, experiment.sha)
         for note in plan.notes:
             self._watcher.say(note)
+        if branch is None and plan.record.sweep is None:
+            self._watcher.say(
+                f"warning: no branch for it: a branch named exp is in the way; it is {experiment.tip.ref}"
+            )
         _LOGGER.info("recorded %s  %s/%s", experiment.sha[:12], experiment.tip.study, experiment.tip.name)
         self._plan, self._experiment = plan, experiment
         self.document = recorded_document(experiment, branch)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from nemo_gitexp.errors import UnportableFunctionError
 
@@ -48,13 +48,10 @@ def carry_function(
         UnportableFunctionError: something that it refers to cannot be pickled, or is a module that no job has.
     """
     carried: dict[str, types.ModuleType] = {}
-    home = _module_of(_plain_function(function))
-    if home is not None and home.__name__ != "__main__" and not is_there(home):  # asked while its file is still known
-        carried[home.__name__] = home
     stream = io.BytesIO()
     try:
-        with _by_value(carried), _relative_file(function, root):
-            _pickler(stream, root, is_there, carried).dump(function)
+        with _by_value(carried), _RelativeFiles(root) as files:
+            _pickler(stream, root, is_there, carried, files).dump(function)
     except Exception as fault:
         # Whatever a value's own way of pickling raises: locks, sockets, open files, generators, …
         raise UnportableFunctionError(
@@ -107,28 +104,28 @@ def _reason(function: object, fault: Exception) -> str:
 
 @contextmanager
 def _by_value(modules: dict[str, types.ModuleType]) -> Iterator[None]:
-    """Let cloudpickle carry these modules by value, and forget it afterwards; more may be added meanwhile."""
+    """Let cloudpickle forget afterwards that it was to carry these modules by value; they are added meanwhile."""
     import cloudpickle
 
-    before = cloudpickle.list_registry_pickle_by_value()
-    for module in modules.values():
-        cloudpickle.register_pickle_by_value(module)
     try:
         yield
     finally:
-        for name, module in modules.items():
-            if name not in before:
-                cloudpickle.unregister_pickle_by_value(module)
+        for module in modules.values():
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 def _pickler(
-    stream: io.BytesIO, root: Path, is_there: Callable[[types.ModuleType], bool], carried: dict[str, types.ModuleType]
+    stream: io.BytesIO,
+    root: Path,
+    is_there: Callable[[types.ModuleType], bool],
+    carried: dict[str, types.ModuleType],
+    files: _RelativeFiles,
 ) -> pickle.Pickler:
     """Return a pickler that carries what no job has, and names files relative to the root, others by name alone."""
     import cloudpickle
 
     reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
-    looked_at = {"__main__", *carried, *cloudpickle.list_registry_pickle_by_value()}
+    looked_at = {"__main__", *cloudpickle.list_registry_pickle_by_value()}
 
     def reduce_relative(code: types.CodeType) -> object:
         return reduce_code(code.replace(co_filename=_relative(code.co_filename, root)))
@@ -147,6 +144,9 @@ def _pickler(
                 raise pickle.PicklingError(
                     f"the module {value.__name__} is neither in the repository nor in an installed package"
                 )
+            is_inner = "<" in str(getattr(value, "__qualname__", ""))
+            if isinstance(value, types.FunctionType) and (is_inner or value.__module__ in ("__main__", *carried)):
+                files.hide(value.__globals__)
             return super().reducer_override(value)
 
     made: pickle.Pickler = Carrier(stream, protocol=PICKLE_PROTOCOL)
@@ -161,22 +161,31 @@ def _module_of(value: object) -> types.ModuleType | None:
     return None
 
 
-@contextmanager
-def _relative_file(function: object, root: Path) -> Iterator[None]:
-    """Let the module of a function have a relative `__file__` for a while, which a carried function takes along.
+class _RelativeFiles:
+    """Lets modules have a relative `__file__` for a while, which carried functions take along.
 
-    In the job an absolute one would lead it to the live work tree; relative, it leads to the recorded one.
+    In the job an absolute one would lead them to the live work tree; relative, it leads to the recorded one.
     """
-    names = getattr(_plain_function(function), "__globals__", {})
-    file = names.get("__file__")
-    if not isinstance(file, str):
-        yield
-        return
-    names["__file__"] = _relative(file, root)
-    try:
-        yield
-    finally:
-        names["__file__"] = file
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._before: dict[int, tuple[dict[str, object], str]] = {}
+
+    def hide(self, names: dict[str, object]) -> None:
+        """Make the `__file__` among a module's names relative."""
+        file = names.get("__file__")
+        if isinstance(file, str) and id(names) not in self._before:
+            self._before[id(names)] = (names, file)
+            names["__file__"] = _relative(file, self._root)
+
+    def __enter__(self) -> Self:
+        """Hide nothing yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give every module its own back."""
+        for names, file in self._before.values():
+            names["__file__"] = file
 
 
 def _relative(file: str, root: Path) -> str:

@@ -21,7 +21,9 @@ from nemo_gitexp.errors import CanonicalFormError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.plainform import canonical_text, plain_value
 
-_GLOBAL_OPERATIONS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"})
+_GLOBAL_OPERATIONS = frozenset(
+    {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"}
+)
 _PLACES = frozenset(
     {"__builtins__", "__doc__", "__file__", "__loader__", "__name__", "__package__", "__path__", "__spec__"}
 )

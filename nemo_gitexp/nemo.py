@@ -7,6 +7,7 @@ worker's files in the run directory are the truth.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -27,7 +28,7 @@ from nemo_gitexp.catalog import Site
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import GitexpError, InsideJobError, LaunchError, UsageError
 from nemo_gitexp.execution import RunLogs, Silence, cancel_and_wait, iso_now
-from nemo_gitexp.launchers.inprocess import Acceptance, start_lines, users_logging
+from nemo_gitexp.launchers.inprocess import LOCK, Acceptance, start_lines, users_logging
 from nemo_gitexp.launchers.nemo import (
     NOTICE_S,
     POLL_S,
@@ -218,6 +219,11 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
         if fault is not None and value is None:
             raise fault
 
+    def _save_jobs(self) -> None:
+        """Write NeMo Run's list of tasks, without the source of `__main__`: what was piped into Python has none."""
+        tasks = [job.serialize() for job in self._jobs]
+        Path(self._exp_dir, self._TASK_FILE).write_text(json.dumps(tasks))
+
     def __del__(self) -> None:
         """Let go of NeMo Run's runner; its own would also take a handler of the user's logging away."""
         with contextlib.suppress(Exception):
@@ -387,12 +393,13 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
         if self._home is None:
             yield
             return
-        before = nemo_local.LOCAL_JOB_DIRS
-        nemo_local.LOCAL_JOB_DIRS = str(self._home / "local_jobs.json")
-        try:
-            yield
-        finally:
-            nemo_local.LOCAL_JOB_DIRS = before
+        with LOCK:
+            before = nemo_local.LOCAL_JOB_DIRS
+            nemo_local.LOCAL_JOB_DIRS = str(self._home / "local_jobs.json")
+            try:
+                yield
+            finally:
+                nemo_local.LOCAL_JOB_DIRS = before
 
 
 def _has_own_home() -> bool:

@@ -41,7 +41,7 @@ _DYNAMIC_CALLS = ("execl", "execv", "popen", "posix_spawn", "spawn", "startfile"
 _HARMLESS_DECORATORS = frozenset(
     {"cache", "contextmanager", "dataclass", "lru_cache", "no_grad", "overload", "total_ordering", "wraps"}
 )
-_NO_CODE_ENDINGS = (".md", ".rst", ".ipynb", ".dvc")
+_NO_CODE_ENDINGS = (".md", ".rst", ".ipynb", ".dvc", ".pyc")
 _NO_CODE_NAMES = (
     ".dockerignore",
     ".dvcignore",

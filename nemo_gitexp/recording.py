@@ -27,7 +27,15 @@ from nemo_gitexp.filtered import look_at_filtered
 from nemo_gitexp.git.changes import code_key
 from nemo_gitexp.git.objects import find_objects, list_files
 from nemo_gitexp.git.repository import Identities, Repository
-from nemo_gitexp.git.snapshot import MEGABYTE, Look, Snapshot, SnapshotLimits, begin_look, take_snapshot
+from nemo_gitexp.git.snapshot import (
+    MEGABYTE,
+    Look,
+    Snapshot,
+    SnapshotLimits,
+    begin_look,
+    require_harmless,
+    take_snapshot,
+)
 from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming
@@ -90,6 +98,7 @@ def plan_defined(site: Site, asked: Asked, defined: Defined, now: datetime, look
     if asked.commit_data:
         _commit_data(repository, defined.definition)
         look = None
+    require_harmless(defined.carried, snapshot_limits(site))
     look = look or begin_look(repository)
     # Before the snapshot: git is still looking at the files.
     interpreter, probe, environment = _environment(site, defined.entry, asked)

@@ -20,6 +20,7 @@ from nemo_gitexp.errors import (
     InsideJobError,
     LaunchError,
     NotARepositoryError,
+    SnapshotRefusedError,
     UnbuildableConfigError,
     UnknownDependencyError,
     UnportableFunctionError,
@@ -324,6 +325,29 @@ def test_an_experiment_that_was_made_before_runs_again_on_request(inside):
     assert third.document["metrics"] == first.document["metrics"] == {"loss": 42}
 
 
+def test_what_a_program_does_meanwhile_stops_no_job(inside):
+    failing = CREATORS["organized"]({"x": 1}, {}, train_fn=slow)
+
+    def fail():
+        with failing:
+            failing.run()
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fail()
+    assert failing.document["status"] == "completed"
+    with CREATORS["organized"]({"x": 2}, {}, train_fn=slow) as idle:
+        pass
+    assert idle.document is None
+    pair = [CREATORS["organized"]({"x": x}, {}, train_fn=slow) for x in (3, 4)]
+    threads = [threading.Thread(target=each.run) for each in pair]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [each.document["metrics"] for each in pair] == [{"x": 3}, {"x": 4}]
+
+
 class Broken(Experiment):
     """An experiment whose worker is gone when it is launched."""
 
@@ -341,6 +365,14 @@ def test_a_worker_that_cannot_be_started_is_an_error_and_leaves_a_recorded_exper
     assert len(inside.refs()) == 1
     assert not list(made._site.run_root.iterdir())
     assert experiment.document["status"] == "recorded"
+
+
+@pytest.mark.parametrize("held,said", [("ghp_" + "a1" * 20, "looks like a secret"), ("x" * 11_000_000, "too large")])
+def test_a_function_takes_no_secrets_and_no_data_along_into_git(inside, held, said):
+    made = CREATORS["organized"]({}, TRAINING, train_fn=lambda model_config, training_config: {"n": len(held)})
+    with pytest.raises(SnapshotRefusedError, match=said):
+        made.run()
+    assert inside.refs() == {}
 
 
 def test_a_file_that_git_ignores_holds_no_function_for_a_job(inside):

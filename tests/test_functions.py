@@ -175,6 +175,14 @@ def test_a_carried_function_that_this_python_cannot_load_says_so(tmp_path):
         load_function({**document, "sha256": "0" * 64}, str(tmp_path))  # type: ignore[arg-type]
 
 
+def test_naming_a_function_imports_nothing_that_is_slow():
+    code = "import sys, nemo_gitexp; nemo_gitexp.create_organized_experiment; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "nemo_gitexp" in loaded
+    assert not loaded & {"cloudpickle", "dvc", "git", "nemo_run", "numpy", "torch"}
+
+
 def test_the_optional_keys_of_a_function_survive_json_and_are_left_out_when_unset():
     entry = FunctionEntry(
         "a.py:f", build=True, digest="sha256:0", sha256="0", bytecode="3.11", search="x",

@@ -52,6 +52,7 @@ TREE = {
     "README.md": "words",
     "data/x.npz.dvc": "outs: []",
     ".gitignore": "data",
+    "__pycache__/helpers.cpython-311.pyc": "compiled",
 }
 
 
@@ -95,6 +96,7 @@ def stages_changed_by(path: str, old: str, new: str) -> set[str]:
         ("README.md", "words", "others", set()),
         ("data/x.npz.dvc", "[]", "[x]", set()),
         (".gitignore", "data", "more", set()),
+        ("__pycache__/helpers.cpython-311.pyc", "compiled", "anew", set()),
     ],
 )
 def test_a_change_counts_for_the_stages_that_can_reach_it(path: str, old: str, new: str, stages: set[str]) -> None:

@@ -293,6 +293,29 @@ def _hashes(repository: Repository, paths: Sequence[str]) -> dict[str, str]:
     return found | dict(zip(files, hashes, strict=True))
 
 
+def require_harmless(carried: Mapping[str, bytes], limits: SnapshotLimits) -> None:
+    """Check what a record is to carry itself, by name, as untracked files are checked.
+
+    Raises:
+        SnapshotRefusedError: too large, or likely a secret; `paths` names it.
+    """
+    large = [name for name, content in carried.items() if len(content) > limits.max_untracked_file_bytes]
+    if large:
+        size = max(len(carried[name]) for name in large) / MEGABYTE
+        raise SnapshotRefusedError(
+            f"the function refers to data too large for git ({size:.0f} MB): {_named(large)}",
+            hint="let the function read its data from a file: dvc add …",
+            paths=large,
+        )
+    suspects = [name for name, text in carried.items() if not _allowed(name, limits) and SECRET_CONTENT.search(text)]
+    if suspects:
+        raise SnapshotRefusedError(
+            f"the function holds what looks like a secret: {_named(suspects)}",
+            hint="let the function read it from the environment, or allow it: secrets_allowed in [tool.nemo-gitexp]",
+            paths=suspects,
+        )
+
+
 def _refuse_large(root: Path, untracked: Sequence[str], limits: SnapshotLimits) -> None:
     sizes = {path: (root / path).lstat().st_size for path in untracked if (root / path).is_file()}
     large = [path for path, size in sizes.items() if size > limits.max_untracked_file_bytes]

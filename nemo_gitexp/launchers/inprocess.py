@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
@@ -15,6 +16,9 @@ from nemo_gitexp.launchers.nemo import START_VARIABLE, start_line
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.runs import read_state_file
 from nemo_gitexp.worker.machine import started_document
+
+LOCK = threading.RLock()
+"""For what all threads of the process share while one of them launches: variables, loggers, NeMo Run's own paths."""
 
 
 class Acceptance:
@@ -47,22 +51,24 @@ def start_lines(workers: Mapping[int, tuple[RunPaths, RunPaths]]) -> Iterator[No
         lines[f"{START_VARIABLE}{number}"] = start_line(
             run, part, interpreter if isinstance(interpreter, str) else None, env
         )
-    os.environ.update(lines)
-    try:
-        yield
-    finally:
-        for variable in lines:
-            os.environ.pop(variable, None)
+    with LOCK:
+        os.environ.update(lines)
+        try:
+            yield
+        finally:
+            for variable in lines:
+                os.environ.pop(variable, None)
 
 
 @contextlib.contextmanager
 def users_logging() -> Iterator[None]:
     """Keep the user's logging: NeMo Run replaces and closes the root's handlers, and sets its level."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers[:] = []
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
+    with LOCK:
+        handlers, level = root.handlers[:], root.level
+        root.handlers[:] = []
+        try:
+            yield
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
