@@ -7,7 +7,10 @@ GitexpError                       exit 3: could not answer
 │   ├── UnknownKeyError           names the nearest key
 │   ├── UnknownStudyError         names the nearest study
 │   ├── UnknownExecutorError      names the nearest executor
-│   └── ConflictingConfigError    a configuration that already says something else
+│   ├── ConflictingConfigError    a configuration that already says something else
+│   ├── ExperimentExistsError     a tracked name that was started before
+│   ├── MetricValueError          a metric that is no number (also a TypeError)
+│   └── NotebookError             which notebook runs cannot be told
 ├── CanonicalFormError            a config value without a stable form
 ├── DocumentError                 JSON or YAML text that cannot be accepted
 │   ├── DefinitionError           experiment.yaml
@@ -30,6 +33,7 @@ GitexpError                       exit 3: could not answer
 ├── EnvironmentCaptureError       the job's interpreter cannot be asked
 ├── WorkspaceError                the restored state is not the recorded one
 ├── LaunchError                   the launcher refused or died before the job started
+├── NotRepeatableError            an experiment that no command runs again
 ├── AlreadyFinishedError          an experiment that has its result already
 └── StateDirectoryError           a directory of ours that cannot be written (read-only, full disk)
 """
@@ -93,6 +97,18 @@ class UnknownExecutorError(UsageError):
 
 class ConflictingConfigError(UsageError):
     """A configuration that already says something else; `key` is where."""
+
+
+class ExperimentExistsError(UsageError):
+    """A tracked name that was started before; `name`, `status` (how that one stands) and a free `suggestion`."""
+
+
+class MetricValueError(UsageError, TypeError):
+    """A metric that is no number, or a step that is none; `key` names it."""
+
+
+class NotebookError(UsageError):
+    """Which notebook a session runs cannot be told; `candidates` lists those that may be meant."""
 
 
 class CanonicalFormError(GitexpError):
@@ -184,6 +200,10 @@ class WorkspaceError(GitexpError):
 
 class LaunchError(GitexpError):
     """The launcher refused, or died before the job started."""
+
+
+class NotRepeatableError(GitexpError):
+    """An experiment whose entry point no command line starts again; `why` says what it ran in."""
 
 
 class AlreadyFinishedError(GitexpError):

@@ -26,6 +26,7 @@ from nemo_gitexp.workspace import Workspace
 
 GRACE_S = 10
 _WORKER_SOURCES = Path(__file__).parent / "worker"
+_JOB_VARIABLES = ("GITEXP_CONFIG", "GITEXP_OUTPUTS", "GITEXP_SEED", "GITEXP_EXPERIMENT", "GITEXP_METRICS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def _plan(paths: RunPaths, request: RunRequest) -> JsonValue:
         "interpreter_flags": entry.get("interpreter_flags", []),
         "probe_interpreter": None if request.probe_interpreter is None else str(request.probe_interpreter),
         "env": {**numeric, **_job_variables(paths, request)},
-        "unset_env": [name for name in NUMERIC_VARIABLES if name not in numeric],
+        "unset_env": [name for name in NUMERIC_VARIABLES if name not in numeric] + _unset_job_variables(record),
         "seed": record.seed,
         "determinism": record.determinism,
         "topology": {
@@ -128,12 +129,21 @@ def _plan(paths: RunPaths, request: RunRequest) -> JsonValue:
         "metrics_file": record.metrics.file,
         "inputs": [item.to_json() for item in workspace.inputs],
         "allow_extra": workspace.allowed_extras(),
+        "tracked": {**record.tracked.to_json(), "config_hash": record.config_hash} if record.tracked else None,
         "stop_after_steps": request.stop_after_steps,
         "grace_s": GRACE_S,
     }
 
 
+def _unset_job_variables(record: ExperimentRecord) -> list[str]:
+    """Return the job variables that a tracked program did not have when it was recorded."""
+    return list(_JOB_VARIABLES) if record.tracked else []
+
+
 def _job_variables(paths: RunPaths, request: RunRequest) -> dict[str, str]:
+    if request.record.tracked:
+        # A part of a program, which ran without a job around it: only that part finds its way, by this one.
+        return {"GITEXP_RUN_DIR": str(paths.root)}
     return {
         "GITEXP_CONFIG": str(paths.config),
         "GITEXP_OUTPUTS": str(paths.outputs),
@@ -147,7 +157,7 @@ def _job_variables(paths: RunPaths, request: RunRequest) -> dict[str, str]:
 def _expanded(entry: Entry, values: Mapping[str, str], request: RunRequest) -> dict[str, JsonValue]:
     document = entry.to_json()
     strict = not request.record.ad_hoc
-    for key in ("args", "argv"):
+    for key in () if request.record.tracked else ("args", "argv"):
         words = document.get(key)
         if isinstance(words, list):
             expanded = expand_placeholders([str(word) for word in words], values, request.config, strict=strict)

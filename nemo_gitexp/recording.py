@@ -128,7 +128,7 @@ def _record(
     determinism = _determinism(asked, definition)
     record = ExperimentRecord(
         study=defined.study,
-        name=_name(definition, hashed, now),
+        name=defined.name or _name(definition, hashed, now),
         nonce=uuid.uuid4().hex[:8],
         created=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         purpose=definition.purpose,
@@ -144,7 +144,7 @@ def _record(
         seed_is_default=asked.seed is None and definition.seed is None,
         determinism=determinism,
         determinism_reason=definition.determinism_reason or (asked.message if determinism == "off" else None),
-        topology=topology(determinism, asked.env, site.settings.threads or available_cores(), seed),
+        topology=defined.topology or topology(determinism, asked.env, site.settings.threads or available_cores(), seed),
         inputs=tuple(_pin(repository, definition, snapshot.tree, listing)),
         environment_key=environment_key,
         entry=defined.entry,
@@ -154,6 +154,7 @@ def _record(
         metrics=definition.metrics,
         executor=_executor(asked, definition),
         identity=None,
+        tracked=defined.tracked,
     )
     return replace(record, identity=identity_of(record))
 
@@ -269,6 +270,8 @@ def _name(definition: StudyDefinition, hashed: str, now: datetime) -> str:
 
 def _check_placeholders(record: ExperimentRecord, config: Mapping[str, JsonValue], site: Mapping[str, str]) -> None:
     """Find unknown placeholders and missing site values now, not when the job is about to start."""
+    if record.tracked is not None:
+        return  # what a running program was started with is no template
     values = {"config": "-", "outputs": "-", "seed": "-"}
     words = record.entry.argv if isinstance(record.entry, CommandEntry) else record.entry.arguments
     expanded = expand_placeholders(words, values, config, strict=not record.ad_hoc)

@@ -17,7 +17,7 @@ FileState = Tuple[int, int, int]
 
 
 class EntryPlan(TypedDict, total=False):
-    """What to run; `kind` is script, module, code, function or command and says which other keys are there."""
+    """What to run; `kind` is script, module, code, function, command or notebook, and says which keys are there."""
 
     kind: str
     path: str
@@ -49,6 +49,14 @@ class TopologyPlan(TypedDict):
 
     nodes: int
     tasks_per_node: int
+
+
+class TrackedPlan(TypedDict):
+    """Which part of the program is the experiment: its name there, the how manieth of the same, its configuration."""
+
+    name: str
+    ordinal: int
+    config_hash: str
 
 
 class PlanRequired(TypedDict):
@@ -87,6 +95,7 @@ class Plan(PlanRequired, total=False):
     name: str
     run: str
     topology: TopologyPlan
+    tracked: Optional[TrackedPlan]
 
 
 class JobOrder(TypedDict):
