@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nemo_gitexp.comparator import ExperimentComparator as ExperimentComparator
     from nemo_gitexp.errors import GitexpError as GitexpError
+    from nemo_gitexp.metriclog import log_metrics as log_metrics
     from nemo_gitexp.naming import ExperimentNaming as ExperimentNaming
     from nemo_gitexp.reproducibility import ReproducibilityManager as ReproducibilityManager
-    from nemo_gitexp.tracking import log_metrics as log_metrics
+    from nemo_gitexp.tracker import ExperimentMetrics as ExperimentMetrics
+    from nemo_gitexp.tracker import ExperimentTracker as ExperimentTracker
+    from nemo_gitexp.tracking import track as track
     from nemo_gitexp.versioning import config_hash as config_hash
     from nemo_gitexp.versions import ExperimentVersioning as ExperimentVersioning
 
@@ -21,12 +24,15 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "ExperimentComparator": "comparator",
+    "ExperimentMetrics": "tracker",
     "ExperimentNaming": "naming",
+    "ExperimentTracker": "tracker",
     "ExperimentVersioning": "versions",
     "GitexpError": "errors",
     "ReproducibilityManager": "reproducibility",
     "config_hash": "versioning",
-    "log_metrics": "tracking",
+    "log_metrics": "metriclog",
+    "track": "tracking",
 }
 
 __all__ = sorted(["__version__", *_ROOMS])  # noqa: PLE0605 - the table above is the one list of names
