@@ -300,15 +300,23 @@ refused(lambda: exp.log({"loss": 1.0}))
     assert document["metrics"] == {}
 
 
+SPAWNING = """\
+import multiprocessing
+import nemo_gitexp as gitexp
+def work():
+    with gitexp.track("digits"):
+        pass
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=work)
+    process.start()
+    process.join()
+"""
+
+
 def test_what_is_typed_interactively_is_recorded_and_never_run_again(work: Work) -> None:
     run_command(work, [sys.executable, "-"], stdin=block("exp.log({'loss': 1.0})"))
     run_command(work, [sys.executable, "-i"], stdin=block("exp.log({'loss': 1.0})") + "\n")
-    spawning = (
-        "import multiprocessing\nimport nemo_gitexp as gitexp\ndef work():\n    with gitexp.track('digits'):\n"
-        "        pass\nif __name__ == '__main__':\n    process = multiprocessing.get_context('spawn').Process(target=work)\n"
-        "    process.start(); process.join()\n"
-    )
-    run_python(work, spawning)
+    run_python(work, SPAWNING)
     found = listed(work)
     whys = [record_of(work, document)["entry"]["why"] for document in found]
     assert whys == [
@@ -343,9 +351,8 @@ def test_the_heartbeat_ends_with_the_block(work: Work) -> None:
 
 
 def test_importing_track_is_cheap() -> None:
-    code = (
-        "import nemo_gitexp, sys; nemo_gitexp.track('a'); print({'git', 'dvc', 'torch', 'nemo_run'} & set(sys.modules))"
-    )
+    heavy = "{'git', 'dvc', 'torch', 'nemo_run'}"
+    code = f"import nemo_gitexp, sys; nemo_gitexp.track('a'); print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

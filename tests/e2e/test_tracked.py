@@ -106,12 +106,17 @@ def test_what_a_tracker_started_is_reproduced(work: Work) -> None:
         bitwise(work, document["experiment"])
 
 
+FED = """\
+import sys
+import nemo_gitexp as gitexp
+for name in sys.stdin.read().split():
+    with gitexp.track(name) as exp:
+        exp.log({"loss": 1.0})
+"""
+
+
 def test_a_block_that_the_program_never_reaches_again_is_no_reproduction(work: Work) -> None:
-    text = (
-        "import sys, pathlib\nimport nemo_gitexp as gitexp\nfor name in sys.stdin.read().split():\n"
-        "    with gitexp.track(name) as exp:\n        exp.log({'loss': 1.0})\n"
-    )
-    work.write("fed.py", text)
+    work.write("fed.py", FED)
     run_command(work, [sys.executable, "fed.py"], stdin="digits")
     verdict = work.gitexp("reproduce", "latest", "--json", code=1).json
     assert verdict["verdict"] == "restored"
@@ -147,27 +152,33 @@ def test_in_a_job_nothing_new_is_recorded_and_the_blocks_write_the_jobs_own_resu
     bitwise(work, ran["experiment"])
 
 
-@pytest.mark.parametrize(
-    "body, error, tail",
-    [
-        (
-            "try:\n    with gitexp.track('digits') as exp:\n        exp.log({'loss': 1.0})\n        raise ValueError('no luck')\n"
-            "except ValueError:\n    pass\n",
-            {"type": "ValueError", "message": "no luck", "paths": []},
-            "ValueError: no luck",
-        ),
-        (
-            "tracker = gitexp.ExperimentTracker()\ntracker.start_experiment('digits', {})\n"
-            "gitexp.log_metrics({'loss': 1.0})\ntracker.fail_experiment('digits', 'text')\n",
-            {"type": "ExperimentFailure", "message": "text", "paths": []},
-            None,
-        ),
-    ],
-)
+SWALLOWED = """\
+import nemo_gitexp as gitexp
+try:
+    with gitexp.track("digits") as exp:
+        exp.log({"loss": 1.0})
+        raise ValueError("no luck")
+except ValueError:
+    pass
+"""
+FAILED = """\
+import nemo_gitexp as gitexp
+tracker = gitexp.ExperimentTracker()
+tracker.start_experiment("digits", {})
+gitexp.log_metrics({"loss": 1.0})
+tracker.fail_experiment("digits", "text")
+"""
+FAILURES = [
+    (SWALLOWED, {"type": "ValueError", "message": "no luck", "paths": []}, "ValueError: no luck"),
+    (FAILED, {"type": "ExperimentFailure", "message": "text", "paths": []}, None),
+]
+
+
+@pytest.mark.parametrize("text, error, tail", FAILURES)
 def test_a_block_that_fails_makes_the_jobs_experiment_fail_although_the_job_goes_on(
-    work: Work, body: str, error: dict, tail: str | None
+    work: Work, text: str, error: dict, tail: str | None
 ) -> None:
-    work.write("job.py", "import nemo_gitexp as gitexp\n" + body)
+    work.write("job.py", text)
     ran = work.gitexp("run", "--json", "--", "python", "job.py", code=None).json
     assert (ran["status"], ran["metrics"]) == ("failed", {"loss": 1.0})
     assert result_of(work, ran)["error"] == error
@@ -210,13 +221,20 @@ def test_under_torchrun_the_first_rank_records_and_the_job_is_reproduced_with_as
     assert verdict["environment"] == "same"
 
 
+ROUGH = """\
+import os
+import nemo_gitexp as gitexp
+with gitexp.track("digits") as exp:
+    exp.log({"loss": os.getpid() % 7})
+"""
+
+
 def test_a_tracked_experiment_reproduces_metrics_within_its_tolerance(work: Work) -> None:
     work.write(
         "experiments/digits/experiment.yaml",
         "purpose: p\ncommand: python train.py\nmetrics: {loss: {goal: min, tolerance: 10}}\n",
     )
-    text = "import os\nimport nemo_gitexp as gitexp\nwith gitexp.track('digits') as exp:\n    exp.log({'loss': os.getpid() % 7})\n"
-    run_python(work, text)
+    run_python(work, ROUGH)
     assert work.gitexp("reproduce", "latest", "--require", "metrics", "--json").json["verdict"] in (
         "metrics",
         "bitwise",
