@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from nemo_gitexp.definition import DEFAULT_SEED, StudyDefinition
 from nemo_gitexp.metriclog import Discard, MetricLog, is_first_rank
 from nemo_gitexp.reproducibility import ReproducibilityManager
+from nemo_gitexp.rundir import RunPaths, unwritable
 from nemo_gitexp.session import Ending, Session, Told, count_start
 from nemo_gitexp.worker.documents import read_document, write_document
 from nemo_gitexp.worker.finish import TRACKED_FILE
@@ -37,7 +38,7 @@ class JobSession(Session):
     def _record_end(self, ending: Ending) -> str:
         """Leave word for the worker."""
         if self.said is not None:
-            write_document(str(self.said), ending.to_json())
+            _write(self.said, ending)
         return ending.status
 
 
@@ -71,7 +72,7 @@ def _begin_part(
         scratch.mkdir(exist_ok=True)
         return _session(told, seed, Path(tempfile.mkdtemp(dir=scratch)), Discard())
     said = run_dir / TRACKED_FILE
-    write_document(str(said), Ending("running").to_json())
+    _write(said, Ending("running"))
     session = _session(told, seed, run_dir / "outputs", MetricLog(str(run_dir / "metrics.jsonl")))
     session.said = said
     session.name, session.sha = str(plan.get("name") or session.name), str(plan.get("experiment"))
@@ -96,6 +97,18 @@ def _begin_ordinary(told: Told, run_dir: Path, plan: Mapping[str, JsonValue]) ->
     if is_first and is_first_rank():
         session.said = run_dir / TRACKED_FILE
     return session
+
+
+def _write(place: Path, ending: Ending) -> None:
+    """Leave word for the worker.
+
+    Raises:
+        StateDirectoryError: the disk is full, the directory is gone.
+    """
+    try:
+        write_document(str(place), ending.to_json())
+    except OSError as fault:
+        raise unwritable(RunPaths(place.parent), fault) from fault
 
 
 def _session(told: Told, seed: int, outputs: Path, sink: MetricLog | Discard) -> JobSession:

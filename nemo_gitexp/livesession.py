@@ -30,14 +30,14 @@ from nemo_gitexp.git.objects import delete_ref
 from nemo_gitexp.git.repository import Identities, RefName
 from nemo_gitexp.jsontext import render_json
 from nemo_gitexp.metriclog import Discard, MetricLog
-from nemo_gitexp.origin import Origin, find_origin, find_repository, started_with
+from nemo_gitexp.origin import Origin, find_origin, find_repository, imported_late, started_with
 from nemo_gitexp.owners import owner_token, taking_turns
 from nemo_gitexp.record import Tracked
 from nemo_gitexp.recording import Plan, plan_defined, record_plan
 from nemo_gitexp.reproducibility import ReproducibilityManager
 from nemo_gitexp.rundir import RunPaths, reserve_run, unwritable, write_beside
 from nemo_gitexp.runs import inspect_run
-from nemo_gitexp.session import Ending, Session, Told, count_start
+from nemo_gitexp.session import Ending, Session, Told, count_start, ending_of
 from nemo_gitexp.sitevalues import site_words
 from nemo_gitexp.store import Experiment
 from nemo_gitexp.tips import branch_name, list_tips
@@ -80,6 +80,7 @@ class _Recorded:
     determinism: str
     began: float
     clock: float
+    modules: frozenset[str]
 
 
 @dataclass(eq=False, slots=True)
@@ -137,9 +138,7 @@ def begin_live(told: Told) -> LiveSession:
     experiment, paths = _record(site, told, plan, who)
     try:
         recorded = _start(site, experiment, paths, origin, determinism)
-        _say(experiment, plan, origin)
-        after_start(site, experiment, paths, _Talk())
-        return LiveSession(
+        session = LiveSession(
             study=experiment.record.study,
             name=experiment.record.name,
             config=dict(experiment.config),
@@ -153,6 +152,13 @@ def begin_live(told: Told) -> LiveSession:
     except BaseException:
         _forget(site, experiment, paths)
         raise
+    try:
+        _say(experiment, plan, origin)
+        after_start(site, experiment, paths, _Talk())
+    except BaseException as error:  # Ctrl-C: from here on it is an experiment
+        session.end(ending_of(error))
+        raise
+    return session
 
 
 def begin_apart(told: Told) -> Session:
@@ -287,7 +293,7 @@ def _start(site: Site, experiment: Experiment, paths: RunPaths, origin: Origin, 
         write_beside(paths.started, render_json(owner))
     except OSError as fault:
         raise unwritable(paths, fault) from fault
-    return _Recorded(site, experiment, paths, origin.remarks, determinism, began, clock)
+    return _Recorded(site, experiment, paths, origin.remarks, determinism, began, clock, frozenset(sys.modules))
 
 
 def _say(experiment: Experiment, plan: Plan, origin: Origin) -> None:
@@ -330,7 +336,7 @@ def _leave_result(run: _Recorded, outputs: Path, seed: int, ending: Ending) -> N
         **NOTHING_LEFT,
         "outputs": [output for output in made if output is not None],
         "undeclared_outputs": find_undeclared(str(outputs), [], []),
-        "remarks": list(run.remarks),
+        "remarks": [*run.remarks, *imported_late(run.site.repository.root, run.modules, run.began)],
     }
     plan = cast("WorkerPlan", {"run_dir": str(paths.root)})
     write_result(plan, _job_end(ending), left, run.began, time.monotonic() - run.clock)

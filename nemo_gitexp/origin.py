@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from nemo_gitexp.git.repository import Repository, open_repository
 from nemo_gitexp.interpreters import resolve_interpreter
 from nemo_gitexp.notebooks import find_notebook, find_shell, is_kernel, look_at_kernel, notebook_remarks
 from nemo_gitexp.reproducibility import SET_LATER
+
+_PROMPTS = ("IPython", "asyncio", "code", "debugpy", "idlelib", "pdb")
+"""Modules that ask a person what to run."""
 
 CLOCK_SLACK_S = 1.0
 """The kernel tells the time of its boot in whole seconds."""
@@ -49,7 +53,7 @@ def find_repository(given: Path | None) -> Repository:
     if given is not None:
         return open_repository(given)
     try:
-        return open_repository(Path.cwd())
+        return open_repository(_working_directory())
     except NotARepositoryError:
         script = _main_file()
         if script is None or not script.parent.is_dir():
@@ -89,6 +93,8 @@ def find_origin(site: Site, notebook: str | None) -> Origin:
     entry, directory = _command(python)
     if isinstance(entry, CommandEntry):
         return Origin(InteractiveEntry("a program read from standard input", python), ".", changed)
+    if isinstance(entry, ModuleEntry) and entry.module in _PROMPTS:
+        return Origin(InteractiveEntry(f"a session of {entry.module}", python), ".", changed)
     found = _anchored(site, entry, directory, changed)
     return replace(found, entry=_torchrun(found.entry)) if "TORCHELASTIC_RUN_ID" in os.environ else found
 
@@ -108,6 +114,13 @@ def started_with() -> Mapping[str, str]:
     return {name: value for name, value in os.environ.items() if name not in SET_LATER}
 
 
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as fault:
+        raise NotARepositoryError("the working directory was removed", hint="cd to the repository") from fault
+
+
 def _given_notebook(site: Site, notebook: str) -> tuple[Path, Path, tuple[str, ...]]:
     """Return a notebook that something else than a kernel runs (a converter, a test)."""
     from nemo_gitexp.notebooks import Running, saved_cells
@@ -124,9 +137,12 @@ def _unrepeatable(shell: object) -> str | None:
         return "a child process of another program"
     if shell is not None or hasattr(sys, "ps1") or sys.flags.interactive or sys.flags.inspect:
         return "an interactive session"
-    world, here = os.environ.get("WORLD_SIZE"), os.environ.get("LOCAL_WORLD_SIZE")
-    if "TORCHELASTIC_RUN_ID" in os.environ and world != here:
-        return "a job of several nodes, started by hand"
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        is_one_node = env.get("WORLD_SIZE") == env.get("LOCAL_WORLD_SIZE")
+        return None if is_one_node else "a job of several nodes, started by hand"
+    if any(env.get(name, "1") != "1" for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")):
+        return "one of several processes that another program started"
     return None
 
 
@@ -199,23 +215,38 @@ def _changed_sources(root: Path) -> list[str]:
     began = _process_start()
     if began is None:
         return []
+    changed = _written_after(root, list(sys.modules), began + CLOCK_SLACK_S)
+    return [
+        f"may have run another {name} than the recorded one, which was written after it started" for name in changed
+    ]
+
+
+def imported_late(root: Path, known: Collection[str], recorded: float) -> list[str]:
+    """Return a remark for each source file that was changed after the code was recorded, and imported after that.
+
+    Args:
+        root: the work tree.
+        known: the modules that were imported when the code was recorded.
+        recorded: when that was, seconds since the epoch.
+    """
+    changed = _written_after(root, [name for name in list(sys.modules) if name not in known], recorded)
+    return [f"ran another {name} than the recorded one, which was changed before it was imported" for name in changed]
+
+
+def _written_after(root: Path, modules: Iterable[str], moment: float) -> list[str]:
+    """Return the source files of modules, relative to the work tree that holds them, that were written later."""
     top = os.path.join(os.path.realpath(root), "")  # noqa: PTH118 - text to be compared
-    own = (os.path.join(sys.prefix, ""),)  # noqa: PTH118
-    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    changed = []
+    own = os.path.join(sys.prefix, "")  # noqa: PTH118
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in modules}
+    found = []
     for file in sorted(file for file in files if isinstance(file, str) and file.endswith(".py")):
         real = os.path.realpath(file)
         if not real.startswith(top) or real.startswith(own):
             continue
-        try:
-            is_newer = os.stat(real).st_mtime > began + CLOCK_SLACK_S  # noqa: PTH116 - thousands of modules
-        except OSError:
-            continue
-        if is_newer:
-            changed.append(real.removeprefix(top))
-    return [
-        f"may have run another {name} than the recorded one, which was written after it started" for name in changed
-    ]
+        with contextlib.suppress(OSError):
+            if os.stat(real).st_mtime > moment:  # noqa: PTH116 - thousands of modules
+                found.append(real.removeprefix(top))
+    return found
 
 
 def _process_start() -> float | None:

@@ -259,6 +259,16 @@ def test_a_source_file_that_changed_after_it_was_imported_is_said_and_recorded(w
     assert "may have run another helper.py" in work.gitexp("show", document["experiment"]).out
 
 
+def test_a_module_that_was_edited_before_the_block_imported_it_is_said_too(work: Work) -> None:
+    work.write("helper.py", "x = 1\n")
+    body = "open('helper.py', 'a').write('y = 2')\nos.utime('helper.py', (time.time() + 60,) * 2)\nimport helper"
+    run_python(work, block(body))
+    (document,) = listed(work)
+    assert result_of(work, document, "run.json")["remarks"] == [
+        "ran another helper.py than the recorded one, which was changed before it was imported"
+    ]
+
+
 @pytest.mark.parametrize(
     "said, error",
     [
@@ -341,7 +351,8 @@ def test_of_several_ranks_only_the_first_records(work: Work) -> None:
     first = run_python(work, block(body, seed=1), RANK="0", WORLD_SIZE="2")
     assert second.out.split()[0] == "None"
     assert first.out.split()[1] != second.out.split()[1]
-    assert len(listed(work)) == 1
+    (document,) = listed(work)
+    assert record_of(work, document)["entry"]["why"] == "one of several processes that another program started"
 
 
 def test_the_heartbeat_ends_with_the_block(work: Work) -> None:
