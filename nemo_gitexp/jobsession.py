@@ -19,7 +19,7 @@ from nemo_gitexp.definition import DEFAULT_SEED, StudyDefinition
 from nemo_gitexp.metriclog import Discard, MetricLog, is_first_rank
 from nemo_gitexp.reproducibility import ReproducibilityManager
 from nemo_gitexp.rundir import RunPaths, unwritable
-from nemo_gitexp.session import Ending, Session, Told, count_start
+from nemo_gitexp.session import Ending, Session, Told, count_start, is_child_process
 from nemo_gitexp.worker.documents import read_document, write_document
 from nemo_gitexp.worker.finish import TRACKED_FILE
 
@@ -67,12 +67,11 @@ def _begin_part(
     mine = (told.study, told.given, told.config_hash, seed, count_start(told, seed))
     _seed(seed, determinism)
     asked = (plan.get("study"), wanted.get("name"), wanted.get("config_hash"), plan.get("seed"), wanted.get("ordinal"))
-    if mine != asked or not is_first_rank():
+    said = run_dir / TRACKED_FILE
+    if mine != asked or not is_first_rank() or is_child_process() or not _claim(said):
         scratch = run_dir / "scratch"
         scratch.mkdir(exist_ok=True)
         return _session(told, seed, Path(tempfile.mkdtemp(dir=scratch)), Discard())
-    said = run_dir / TRACKED_FILE
-    _write(said, Ending("running"))
     session = _session(told, seed, run_dir / "outputs", MetricLog(str(run_dir / "metrics.jsonl")))
     session.said = said
     session.name, session.sha = str(plan.get("name") or session.name), str(plan.get("experiment"))
@@ -85,7 +84,8 @@ def _begin_ordinary(told: Told, run_dir: Path, plan: Mapping[str, JsonValue]) ->
     seed = next(value for value in (told.seed, own, DEFAULT_SEED) if value is not None)
     with _unnoted() if seed == own else contextlib.nullcontext():
         _seed(seed, told.determinism or str(plan.get("determinism") or "seeded"))
-    is_first = not _BEGUN
+    said = run_dir / TRACKED_FILE
+    is_first = not _BEGUN and (not is_first_rank() or _claim(said))
     _BEGUN.append(told.given)
     outputs = Path(os.environ.get("GITEXP_OUTPUTS") or run_dir / "outputs")
     outputs = outputs if is_first else outputs / told.study
@@ -95,8 +95,24 @@ def _begin_ordinary(told: Told, run_dir: Path, plan: Mapping[str, JsonValue]) ->
     session = _session(told, seed, outputs, sink)
     session.sha = str(plan.get("experiment")) if plan.get("experiment") else None
     if is_first and is_first_rank():
-        session.said = run_dir / TRACKED_FILE
+        session.said = said
     return session
+
+
+def _claim(place: Path) -> bool:
+    """Begin to say how the experiment ends; return False where another process of the job has begun to.
+
+    Raises:
+        StateDirectoryError: it cannot be written.
+    """
+    try:
+        place.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError as fault:
+        raise unwritable(RunPaths(place.parent), fault) from fault
+    _write(place, Ending("running"))
+    return True
 
 
 def _write(place: Path, ending: Ending) -> None:

@@ -25,7 +25,7 @@ from nemo_gitexp.definition import DEFAULT_SEED, StudyDefinition
 from nemo_gitexp.entry import CommandEntry
 from nemo_gitexp.environment import capture_environment
 from nemo_gitexp.errors import ExperimentExistsError, GitexpError, UsageError
-from nemo_gitexp.execution import Silence, after_start, finish_run, iso_now
+from nemo_gitexp.execution import Silence, after_start, finish_run
 from nemo_gitexp.git.objects import delete_ref
 from nemo_gitexp.git.repository import Identities, RefName
 from nemo_gitexp.jsontext import render_json
@@ -43,7 +43,7 @@ from nemo_gitexp.store import Experiment
 from nemo_gitexp.tips import branch_name, list_tips
 from nemo_gitexp.topology import running_topology
 from nemo_gitexp.worker.documents import write_bytes, write_document
-from nemo_gitexp.worker.finish import write_result
+from nemo_gitexp.worker.finish import iso_time, write_result
 from nemo_gitexp.worker.machine import HEARTBEAT_S, started_document
 from nemo_gitexp.worker.outputs import declared_outputs, find_undeclared, hash_output
 from nemo_gitexp.worker.readback import JobReport
@@ -263,7 +263,7 @@ def _start(site: Site, experiment: Experiment, paths: RunPaths, origin: Origin, 
     """Fill the run directory and say that this process is the worker."""
     began, clock = time.time(), time.monotonic()
     repository = site.repository
-    owner = started_document(iso_now())
+    owner = started_document(iso_time(began))
     document: JsonValue = {
         "schema": 1,
         "kind": "session",
@@ -285,6 +285,7 @@ def _start(site: Site, experiment: Experiment, paths: RunPaths, origin: Origin, 
         paths.outputs.mkdir()
         write_beside(paths.config, render_json(experiment.config))
         write_beside(paths.plan, render_json(document))
+        paths.log.touch()
         write_bytes(str(paths.root / "reserve.bin"), os.urandom(RESERVE_BYTES))
         if isinstance(origin.entry, CommandEntry):
             captured = replace(capture_environment(root=repository.root), captured="job")

@@ -27,6 +27,7 @@ from nemo_gitexp.git.repository import Repository, open_repository
 from nemo_gitexp.interpreters import resolve_interpreter
 from nemo_gitexp.notebooks import find_notebook, find_shell, is_kernel, look_at_kernel, notebook_remarks
 from nemo_gitexp.reproducibility import SET_LATER
+from nemo_gitexp.session import is_child_process
 
 _PROMPTS = ("IPython", "asyncio", "code", "debugpy", "idlelib", "pdb")
 """Modules that ask a person what to run."""
@@ -132,8 +133,7 @@ def _given_notebook(site: Site, notebook: str) -> tuple[Path, Path, tuple[str, .
 
 def _unrepeatable(shell: object) -> str | None:
     """Return why no command line starts this process again, None when one does."""
-    processes = sys.modules.get("multiprocessing.process")
-    if processes is not None and processes.parent_process() is not None:
+    if is_child_process():
         return "a child process of another program"
     if shell is not None or hasattr(sys, "ps1") or sys.flags.interactive or sys.flags.inspect:
         return "an interactive session"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 import signal
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -149,6 +150,12 @@ def count_start(told: Told, seed: int) -> int:
     key = (told.study, told.given, told.config_hash, seed)
     _STARTS[key] += 1
     return _STARTS[key]
+
+
+def is_child_process() -> bool:
+    """Return whether `multiprocessing` started this process: another one tells it what to run."""
+    processes = sys.modules.get("multiprocessing.process")
+    return processes is not None and processes.parent_process() is not None
 
 
 @dataclass(frozen=True, slots=True)

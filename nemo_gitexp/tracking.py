@@ -172,7 +172,8 @@ class _Terminator:
             yield
         finally:
             if self._is_listening:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                with contextlib.suppress(ValueError):  # left in another thread than it was entered in
+                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if self._is_late:
             raise TerminatedError
 

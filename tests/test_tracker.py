@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -178,6 +179,16 @@ def test_a_name_that_another_process_runs_is_taken_and_only_that_process_ends_it
     assert summary(work)["experiments"]["a"]["metrics"]["loss"] == 1
     said = run_python(work, with_study(trying, "digits"), name="trying.py").out.splitlines()
     assert [line.split()[0] for line in said] == ["ExperimentExistsError", "AlreadyFinishedError"]
+
+
+def test_of_several_processes_that_want_a_name_at_once_one_gets_it(work: Work) -> None:
+    text = HEAD + "refused(lambda: tracker.start_experiment('a', {}).complete({'loss': 1}))\n"
+    work.write("racing.py", with_study(text, "digits"))
+    command = [sys.executable, "racing.py"]
+    racing = [subprocess.Popen(command, cwd=work.root, env=work.env, stdout=subprocess.PIPE) for _ in range(3)]
+    said = [process.communicate()[0].decode() for process in racing]
+    assert sorted(line.split(" ")[0] for line in said) == ["", "ExperimentExistsError", "ExperimentExistsError"]
+    assert [document["name"] for document in listed(work)] == ["a"]
 
 
 def test_a_tracker_without_a_study_lists_what_was_started_without_one(work: Work) -> None:

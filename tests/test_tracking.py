@@ -337,7 +337,10 @@ def test_what_is_typed_interactively_is_recorded_and_never_run_again(work: Work)
     refused = work.gitexp("reproduce", found[1]["experiment"], "--json", code=3)
     assert "an interactive session" in refused.err + refused.out
     assert work.gitexp("reproduce", found[1]["experiment"], "--require", "restored").code == 0
-    assert "launch" in work.gitexp("show", found[1]["experiment"]).out
+    shown = work.gitexp("show", found[1]["experiment"]).out
+    assert "no command runs it again" in shown
+    assert "nemo-gitexp reproduce" not in shown
+    assert work.gitexp("logs", found[1]["experiment"]).out == ""
     process = start_python(work, WAITING)
     end(process)
     assert work.gitexp("launch", found[1]["experiment"], code=3).code == 3

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from builder import Work, wait_until
+from builder import Work
+from data_work import copy_template, make_template
 from tracked import listed, record_of, result_of, run_command, run_python, stream_of
 
 TRAIN = """\
@@ -244,7 +245,77 @@ def test_a_tracked_experiment_reproduces_metrics_within_its_tolerance(work: Work
 def test_a_log_lists_tracked_and_launched_experiments_alike(work: Work) -> None:
     run_python(work, TRACKER)
     work.gitexp("run", "--", "python", "train.py")
-    wait_until(lambda: len(listed(work)) == 3)
-    text = work.gitexp("log", "--columns", "name,status,accuracy", code=None)
-    assert text.code in (0, 2)
-    assert "lr-0.1" in work.gitexp("log").out
+    assert len(listed(work)) == 3
+    table = work.gitexp("log").out
+    assert "lr-0.1" in table
+    assert "accuracy" in table
+
+
+SUMMING = """\
+import pathlib, sys
+import nemo_gitexp as gitexp
+try:
+    with gitexp.track("sums", data=["data/points.bin", "data/raw"]) as exp:
+        total = sum(pathlib.Path("data/points.bin").read_bytes()) + len(list(pathlib.Path("data/raw").glob("*.txt")))
+        exp.log({"total": total})
+except gitexp.GitexpError as error:
+    sys.exit(type(error).__name__)
+"""
+
+
+def test_data_is_pinned_and_restored_for_the_reproduction(tmp_path: Path) -> None:
+    work = copy_template(make_template(tmp_path / "template"), tmp_path / "copy")
+    run_python(work, SUMMING)
+    (document,) = listed(work)
+    assert [(item["path"], item["strength"]) for item in document["inputs"]] == [
+        ("data/points.bin", "content"),
+        ("data/raw", "content"),
+    ]
+    work.write("data/points.bin", b"changed")
+    assert run_python(work, SUMMING, code=1).err.strip().endswith("DataDriftError")
+    assert len(listed(work)) == 1
+    assert bitwise(work, document["experiment"])["weakest_input"] == "content"
+
+
+def test_a_lost_block_can_be_launched(work: Work) -> None:
+    text = "import os, sys\nimport nemo_gitexp as gitexp\nwith gitexp.track('digits') as exp:\n"
+    text += "    exp.log({'loss': 1.0})\n    'GITEXP_RUN_DIR' in os.environ or os.kill(os.getpid(), 9)\n"
+    run_python(work, text, code=-9)
+    assert listed(work)[0]["status"] == "lost"
+    assert work.gitexp("launch", "latest", "--json").json["status"] == "completed"
+    assert [document["metrics"] for document in listed(work)] == [{"loss": 1.0}]
+
+
+def test_a_prefix_of_a_block_is_reproduced(work: Work) -> None:
+    text = "import time\nimport nemo_gitexp as gitexp\nwith gitexp.track('digits') as exp:\n"
+    text += "    for step in range(4):\n        exp.log({'loss': step}, step=step)\n        time.sleep(0.3)\n"
+    run_python(work, text)
+    verdict = work.gitexp("reproduce", "latest", "--steps", "2", "--json").json
+    assert verdict["verdict"] in ("metrics", "bitwise")
+    assert verdict["scope"] == "0-2"
+
+
+TWICE = """\
+import multiprocessing, os, subprocess, sys
+import nemo_gitexp as gitexp
+def part(loss):
+    with gitexp.track("digits") as exp:
+        exp.log({"loss": loss})
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=part, args=(1.0,))
+    child.start()
+    child.join()
+    part(2.0)
+    if len(sys.argv) == 1:
+        subprocess.run([sys.executable, __file__, "again"], check=True)
+"""
+
+
+def test_what_other_processes_of_a_job_track_does_not_get_into_the_experiment(work: Work) -> None:
+    run_python(work, TWICE)
+    first, second, third, fourth = listed(work)
+    assert [item["metrics"]["loss"] for item in (first, second, third, fourth)] == [1.0, 2.0, 1.0, 2.0]
+    bitwise(work, second["experiment"])
+    ran = work.gitexp("run", "--json", "--", "python", "tracked.py").json
+    assert ran["metrics"]["loss"] == 1.0  # who comes first in a job is its experiment
+    assert ran["metrics"]["digits/loss"] == 2.0
