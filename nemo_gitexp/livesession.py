@@ -321,26 +321,43 @@ def _leave_result(run: _Recorded, outputs: Path, seed: int, ending: Ending) -> N
 
     Raises:
         OSError: the disk is full, the directory is gone.
+        KeyboardInterrupt: Ctrl-C while outputs were read, which may be long; the result is there, as cancelled.
     """
     paths = run.paths
-    if ending.error is not None:
-        with contextlib.suppress(OSError):
-            write_document(str(paths.root / "error.json"), ending.error)
-            with paths.log.open("ab") as log:
-                log.write(ending.error["traceback"].encode("utf-8", "backslashreplace"))
-    report = JobReport(str(paths.job), _seeds(seed, run.determinism), RedirectRule(None, str(paths.root), ()),
-                       started_with().get("PYTHONHASHSEED"))  # fmt: skip
-    report.write()
-    declared = declared_outputs(str(outputs), [])
-    made = [hash_output(str(outputs), item) for item in declared]
-    left = {
-        **NOTHING_LEFT,
-        "outputs": [output for output in made if output is not None],
-        "undeclared_outputs": find_undeclared(str(outputs), [], []),
-        "remarks": [*run.remarks, *imported_late(run.site.repository.root, run.modules, run.began)],
-    }
+    left, interruption = dict(NOTHING_LEFT), None
+    left["remarks"] = [*run.remarks, *imported_late(run.site.repository.root, run.modules, run.began)]
+    try:
+        left |= _made(str(outputs))
+    except (OSError, KeyboardInterrupt) as fault:
+        ending = ending_of(fault) if ending.status == "completed" else ending
+        interruption = fault if isinstance(fault, KeyboardInterrupt) else None
+    _leave_error(paths, ending)
+    hash_seed = started_with().get("PYTHONHASHSEED")
+    rule = RedirectRule(None, str(paths.root), ())
+    JobReport(str(paths.job), _seeds(seed, run.determinism), rule, hash_seed).write()
     plan = cast("WorkerPlan", {"run_dir": str(paths.root)})
     write_result(plan, _job_end(ending), left, run.began, time.monotonic() - run.clock)
+    if interruption is not None:
+        raise interruption
+
+
+def _made(outputs: str) -> dict[str, object]:
+    """Return the outputs with their hashes, and what is no output although it is there."""
+    made = [hash_output(outputs, item) for item in declared_outputs(outputs, [])]
+    return {
+        "outputs": [output for output in made if output is not None],
+        "undeclared_outputs": find_undeclared(outputs, [], []),
+    }
+
+
+def _leave_error(paths: RunPaths, ending: Ending) -> None:
+    """Write why it did not end well, with the traceback in the log; without room for them the result must do."""
+    if ending.error is None:
+        return
+    with contextlib.suppress(OSError):
+        write_document(str(paths.root / "error.json"), ending.error)
+        with paths.log.open("ab") as log:
+            log.write(ending.error["traceback"].encode("utf-8", "backslashreplace"))
 
 
 def _job_end(ending: Ending) -> JobEnd:

@@ -104,6 +104,8 @@ class ExperimentMetrics:
 class ExperimentTracker:
     """Starts, completes and fails experiments by name; each is an experiment commit like any other.
 
+    `study` is the slug of the study, None where each experiment has one of its own; `logger` says what begins and ends.
+
     Args:
         study: what they belong to; None: each to a study of its own name, and the summary is about those.
         repository: a directory of the repository; None: the one that holds the working directory, else the script's.
@@ -119,7 +121,7 @@ class ExperimentTracker:
         if text is not None and not (isinstance(text, str) and text.strip()):
             raise InvalidNameError(f"{study!r} names no study", hint='ExperimentTracker(study="digits")', what="study")
         self.logger = logging.getLogger("nemo_gitexp.tracker")
-        self._study = study
+        self.study = None if study is None else slug(study)
         self._repository = None if repository is None else Path(repository).absolute()
         self._handed: dict[str, ExperimentMetrics] = {}
 
@@ -144,7 +146,7 @@ class ExperimentTracker:
         """
         said = Said(purpose=purpose, repository=self._repository)
         name = _record_name(experiment_name)
-        told = tell(experiment_name, config, seed, said, study=self._study or experiment_name, name=name)
+        told = tell(experiment_name, config, seed, said, study=self.study or experiment_name, name=name)
         own = told.config.get("seed")
         if seed is not None and isinstance(own, int) and own != told.seed:
             raise ConflictingConfigError(
@@ -229,11 +231,12 @@ class ExperimentTracker:
         }
 
     def _key(self, name: str) -> tuple[str, str, str]:
-        return str(self._repository or ""), slug(self._study or name), name
+        return str(self._repository or ""), self.study or slug(name), name
 
     def _end(self, name: str, session: Session, ending: Ending, more: Mapping[str, object]) -> None:
         session.end(ending)
-        _SESSIONS.pop(self._key(name), None)
+        for key in [key for key, other in _SESSIONS.items() if other is session]:
+            del _SESSIONS[key]
         known = self._handed.get(name)
         if _is_recording():
             _ = self.experiments  # fills in the one that was handed out
@@ -241,9 +244,9 @@ class ExperimentTracker:
             known._close(ending.status, {**session.sink.latest, **more})  # noqa: SLF001 - of this room
 
     def _require_session(self, name: str) -> Session:
-        session = _SESSIONS.get(self._key(name))
-        if session is not None and session.pid == os.getpid():
-            return session
+        own = _SESSIONS.get(self._key(name))
+        if own is not None and own.pid == os.getpid():
+            return own
         known = self.experiments
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
@@ -252,6 +255,9 @@ class ExperimentTracker:
                 f"no experiment is called {name}", hint=hint, name=name, nearest=near[0] if near else None
             )
         status = known[name].status
+        for (_, study, given), session in _SESSIONS.items():  # of a tracker that spells the repository otherwise
+            if (study, given, session.pid) == (*self._key(name)[1:], os.getpid()) and session.status == "running":
+                return session
         if status in _FINAL:
             raise AlreadyFinishedError(
                 f"{name} is {status} already", hint=f"nemo-gitexp show {_record_name(name)}", name=name, status=status
@@ -278,7 +284,7 @@ class ExperimentTracker:
         return found
 
     def _is_own(self, tip: Tip) -> bool:
-        return tip.study == (slug(tip.name) if self._study is None else slug(self._study))
+        return tip.study == (self.study or slug(tip.name))
 
 
 def _open(repository: Path | None) -> Site:

@@ -43,7 +43,7 @@ def summary(work: Work, study: str | None = "digits", cwd: Path | None = None) -
 
 
 FIRST = """\
-assert isinstance(tracker.logger, logging.Logger)
+assert isinstance(tracker.logger, logging.Logger) and tracker.study == "digits"
 started = tracker.start_experiment("baseline", {"lr": 0.1, "seed": 5})
 assert (started.status, started.end_time, started.metrics) == ("running", None, {})
 gitexp.log_metrics({"loss": 0.5}, step=0)
@@ -128,7 +128,7 @@ refused(tracker.start_experiment, "c", {"seed": 1}, seed=2)
 refused(tracker.start_experiment, "", {})
 refused(tracker.start_experiment, "d", {"x": object()})
 assert tracker.get_experiment_summary()["total_experiments"] == 1
-gitexp.ExperimentTracker(STUDY).complete_experiment("a", {"loss": 1})
+gitexp.ExperimentTracker(STUDY, repository=".").complete_experiment("a", {"loss": 1})
 refused(tracker.complete_experiment, "a", {"loss": 1})
 refused(tracker.fail_experiment, "a", "too late")
 refused(tracker.experiments["a"].complete)

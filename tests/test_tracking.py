@@ -217,6 +217,22 @@ def test_a_result_that_cannot_be_recorded_now_is_recorded_by_whoever_looks_next(
     assert [document["status"] for document in listed(work)] == ["completed"]
 
 
+def test_ctrl_c_while_the_outputs_are_read_is_a_cancelled_experiment_with_its_metrics(work: Work) -> None:
+    body = "exp.log({'loss': 0.5})\nexp.output('big').write_bytes(os.urandom(100_000_000))\nimport threading\n"
+    body += "threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT)).start()"
+    run_python(work, block(body), code=-2)
+    (document,) = listed(work)
+    assert (document["status"], document["metrics"], document["outputs"]) == ("cancelled", {"loss": 0.5}, [])
+
+
+def test_an_output_that_cannot_be_read_fails_the_experiment(work: Work) -> None:
+    body = "(exp.outputs / 'loop').mkdir()\nexp.log({'loss': 0.5})\n"
+    body += "os.mkfifo(exp.outputs / 'loop' / 'pipe')\n(exp.outputs / 'x').symlink_to('/proc/self/mem')"
+    run_python(work, block(body, "print(exp.status)\n"))
+    (document,) = listed(work)
+    assert (document["status"], document["error"]["type"]) == ("failed", "OSError")
+
+
 def test_the_definition_of_the_study_says_what_the_block_does_not(work: Work) -> None:
     work.write(
         "experiments/digits/experiment.yaml",
