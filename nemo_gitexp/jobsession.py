@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nemo_gitexp.definition import DEFAULT_SEED, StudyDefinition
+from nemo_gitexp.definition import DEFAULT_SEED
 from nemo_gitexp.metriclog import Discard, MetricLog, is_first_rank
 from nemo_gitexp.reproducibility import ReproducibilityManager
 from nemo_gitexp.rundir import RunPaths, unwritable
@@ -63,7 +63,7 @@ def _begin_part(
     told: Told, run_dir: Path, plan: Mapping[str, JsonValue], wanted: Mapping[str, JsonValue]
 ) -> JobSession:
     """Go on in a job that repeats one part of this program: as that part, or as one that leaves nothing."""
-    seed, determinism = _decided(told, told.tracked_definition(Path(str(plan.get("workspace", ".")))))
+    seed, determinism = told.decided(told.tracked_definition(Path(str(plan.get("workspace", ".")))))
     mine = (told.study, told.given, told.config_hash, seed, count_start(told, seed))
     _seed(seed, determinism)
     asked = (plan.get("study"), wanted.get("name"), wanted.get("config_hash"), plan.get("seed"), wanted.get("ordinal"))
@@ -137,11 +137,6 @@ def _session(told: Told, seed: int, outputs: Path, sink: MetricLog | Discard) ->
         outputs=outputs,
         sink=sink,
     )
-
-
-def _decided(told: Told, definition: StudyDefinition) -> tuple[int, str]:
-    seed = next(value for value in (told.seed, definition.seed, DEFAULT_SEED) if value is not None)
-    return seed, told.determinism or definition.determinism
 
 
 def _number(*values: object) -> int | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from nemo_gitexp.errors import AlreadyFinishedError, InvalidNameError, UsageError
 from nemo_gitexp.metriclog import Discard, MetricLog, enter, leave
-from nemo_gitexp.naming import slug
+from nemo_gitexp.naming import MAX_NAME, require_name, slug
 from nemo_gitexp.versioning import config_hash, plain_config
 
 if TYPE_CHECKING:
@@ -72,6 +72,21 @@ class Told:
             dataset=self.dataset,
             data=self.data,
         )
+
+    def decided(self, definition: StudyDefinition) -> tuple[int, str]:
+        """Return seed and determinism: as the program says, else as the study's definition, else the defaults.
+
+        Raises:
+            UsageError: determinism off without a reason.
+        """
+        from nemo_gitexp.definition import DEFAULT_SEED
+
+        seed = next(value for value in (self.seed, definition.seed, DEFAULT_SEED) if value is not None)
+        determinism = self.determinism or definition.determinism
+        if determinism == "off" and not (self.determinism_reason or definition.determinism_reason):
+            hint = 'determinism="off", determinism_reason="why"'
+            raise UsageError("determinism off needs a reason", hint=hint)
+        return seed, determinism
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +158,14 @@ def _seed(seed: object, *, is_config: bool) -> int | None:
     if seed is None or is_config:
         return None
     raise UsageError(f"a seed is a whole number from 0, not {seed!r}", hint="seed=42")
+
+
+def record_name(given: str) -> str:
+    """Return the name of the record of an experiment that a program named: the same where a git ref can hold it."""
+    try:
+        return require_name(given, "experiment", limit=MAX_NAME)
+    except InvalidNameError:
+        return slug(given)
 
 
 def count_start(told: Told, seed: int) -> int:

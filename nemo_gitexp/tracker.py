@@ -28,8 +28,8 @@ from nemo_gitexp.errors import (
 )
 from nemo_gitexp.metriclog import is_first_rank, plain_metrics
 from nemo_gitexp.metrics import as_float
-from nemo_gitexp.naming import MAX_NAME, require_name, slug
-from nemo_gitexp.session import Ending, Said, Session, failure, tell
+from nemo_gitexp.naming import slug
+from nemo_gitexp.session import Ending, Said, Session, failure, record_name, tell
 from nemo_gitexp.tips import Tip, list_tips
 from nemo_gitexp.tracking import begin
 
@@ -145,7 +145,7 @@ class ExperimentTracker:
             GitexpError: it cannot be recorded; nothing of it is left then.
         """
         said = Said(purpose=purpose, repository=self._repository)
-        name = _record_name(experiment_name)
+        name = record_name(experiment_name)
         told = tell(experiment_name, config, seed, said, study=self.study or experiment_name, name=name)
         own = told.config.get("seed")
         if seed is not None and isinstance(own, int) and own != told.seed:
@@ -260,11 +260,11 @@ class ExperimentTracker:
                 return session
         if status in _FINAL:
             raise AlreadyFinishedError(
-                f"{name} is {status} already", hint=f"nemo-gitexp show {_record_name(name)}", name=name, status=status
+                f"{name} is {status} already", hint=f"nemo-gitexp show {record_name(name)}", name=name, status=status
             )
         raise UsageError(
             f"{name} is {status} in another process, which alone can end it",
-            hint=f"nemo-gitexp cancel {_record_name(name)}",
+            hint=f"nemo-gitexp cancel {record_name(name)}",
             name=name,
             status=status,
         )
@@ -300,7 +300,7 @@ def _given_names(site: Site, tips: list[Tip]) -> dict[str, str]:
     names = {tip.name: tip.name for tip in tips}
     for item in read_experiments_or_faults(site.repository, tips):
         tracked = None if isinstance(item, RecordError) else item.record.tracked
-        if tracked is not None and not isinstance(item, RecordError) and item.record.name == _record_name(tracked.name):
+        if tracked is not None and not isinstance(item, RecordError) and item.record.name == record_name(tracked.name):
             names[item.record.name] = tracked.name
     return names
 
@@ -325,13 +325,6 @@ def _plain(value: object) -> object:
 
 def _seconds(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
-
-
-def _record_name(given: str) -> str:
-    try:
-        return require_name(given, "experiment", limit=MAX_NAME)
-    except InvalidNameError:
-        return slug(given)
 
 
 def _is_recording() -> bool:
