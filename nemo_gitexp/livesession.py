@@ -58,7 +58,7 @@ class LiveSession(Session):
     def __post_init__(self) -> None:
         """Show from now on that this process lives."""
         Session.__post_init__(self)
-        arguments = (str(self.recorded.paths.started), self.ended)
+        arguments = (self.recorded.paths, self.ended)
         threading.Thread(target=keep_fresh, args=arguments, daemon=True, name="gitexp-heartbeat").start()
 
     def _record_end(self, ending: Ending) -> str:

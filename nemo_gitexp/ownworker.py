@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from nemo_gitexp.jsontext import JsonValue
     from nemo_gitexp.worker.shapes import JobEnd
     from nemo_gitexp.worker.shapes import Plan as WorkerPlan
+
+LOOK_S = 1.0
+"""How often a session looks whether somebody asks to cancel it."""
 
 RESERVE_BYTES = 64 * 1024
 """Set aside for the result, should the disk fill up."""
@@ -164,8 +168,17 @@ def _seeds(seed: int, determinism: str) -> Seeding:
     return seeding
 
 
-def keep_fresh(path: str, ended: threading.Event) -> None:
-    """Touch the file as long as the session goes on: on another host nothing else tells whether it lives."""
-    while not ended.wait(HEARTBEAT_S):
-        with contextlib.suppress(OSError):
-            os.utime(path)
+def keep_fresh(paths: RunPaths, ended: threading.Event) -> None:
+    """Touch this process's file as long as the session goes on, and end the process when somebody asks for it.
+
+    On another host nothing else tells whether it lives, and nothing else reaches it.
+    """
+    fresh = time.monotonic()
+    while not ended.wait(LOOK_S):
+        if paths.cancel.exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        if time.monotonic() - fresh > HEARTBEAT_S:
+            fresh = time.monotonic()
+            with contextlib.suppress(OSError):
+                os.utime(paths.started)

@@ -149,7 +149,7 @@ class _Terminator:
         self._pid = os.getpid()
         self._is_listening = False
         self._is_held = False
-        self._is_late = False
+        self._has_come = False
 
     def listen(self) -> None:
         """Take SIGTERM from here on, if this is the main thread and the signal would end the process."""
@@ -168,13 +168,14 @@ class _Terminator:
             TerminatedError: it came meanwhile.
         """
         self._is_held = True
+        came_before = self._has_come
         try:
             yield
         finally:
             if self._is_listening:
                 with contextlib.suppress(ValueError):  # left in another thread than it was entered in
                     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if self._is_late:
+        if self._has_come and not came_before:
             raise TerminatedError
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -182,7 +183,8 @@ class _Terminator:
         if os.getpid() != self._pid:  # a forked child ends as it would have without us
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
-        elif self._is_held:
-            self._is_late = True
-        else:
+            return
+        # Once: whoever cancels asks again and again, and what the block does to clean up must come to its end.
+        is_first, self._has_come = not self._has_come, True
+        if is_first and not self._is_held:
             raise TerminatedError

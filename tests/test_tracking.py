@@ -121,6 +121,22 @@ def test_a_running_block_can_be_cancelled(work: Work) -> None:
     assert process.returncode == 143
 
 
+def test_a_block_that_is_cancelled_twice_still_cleans_up(work: Work) -> None:
+    body = "try:\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(9)\nfinally:\n"
+    body += "    os.kill(os.getpid(), signal.SIGTERM)\n    print('cleaned')"
+    assert run_python(work, block(body), code=143).out == "cleaned\n"
+    assert listed(work)[0]["status"] == "cancelled"
+
+
+def test_a_request_by_file_alone_reaches_a_block_on_another_host(work: Work) -> None:
+    process = start_python(work, WAITING)
+    (run_dir,) = (work.root / ".git/gitexp/runs").iterdir()
+    (run_dir / "cancel.json").write_text("{}")
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert listed(work)[0]["status"] == "cancelled"
+
+
 def test_two_processes_at_once_record_one_experiment_each(work: Work) -> None:
     processes = [start_python(work, WAITING) for _ in range(2)]
     for process in processes:
