@@ -25,7 +25,15 @@ from nemo_gitexp.entry import (
 from nemo_gitexp.errors import EnvironmentCaptureError, NotARepositoryError
 from nemo_gitexp.git.repository import Repository, open_repository
 from nemo_gitexp.interpreters import resolve_interpreter
-from nemo_gitexp.notebooks import find_notebook, find_shell, is_kernel, look_at_kernel, notebook_remarks
+from nemo_gitexp.notebooks import (
+    Running,
+    find_notebook,
+    find_shell,
+    is_kernel,
+    look_at_kernel,
+    notebook_remarks,
+    saved_cells,
+)
 from nemo_gitexp.reproducibility import SET_LATER
 from nemo_gitexp.session import is_child_process
 
@@ -80,6 +88,8 @@ def find_origin(site: Site, notebook: str | None) -> Origin:
     python = Python(_interpreter_name(site))
     shell = find_shell()
     changed = tuple(_changed_sources(root))
+    if is_child_process():
+        return Origin(InteractiveEntry("a child process of another program", python), ".", changed)
     if notebook is not None or (shell is not None and is_kernel(shell)):
         if shell is None:
             place, directory, remarks = _given_notebook(site, str(notebook))
@@ -124,8 +134,6 @@ def _working_directory() -> Path:
 
 def _given_notebook(site: Site, notebook: str) -> tuple[Path, Path, tuple[str, ...]]:
     """Return a notebook that something else than a kernel runs (a converter, a test)."""
-    from nemo_gitexp.notebooks import Running, saved_cells
-
     place = find_notebook(site.repository, Running((), Path.cwd(), ()), notebook)
     saved_cells(place)
     return place, Path.cwd(), ()
@@ -133,8 +141,6 @@ def _given_notebook(site: Site, notebook: str) -> tuple[Path, Path, tuple[str, .
 
 def _unrepeatable(shell: object) -> str | None:
     """Return why no command line starts this process again, None when one does."""
-    if is_child_process():
-        return "a child process of another program"
     if shell is not None or hasattr(sys, "ps1") or sys.flags.interactive or sys.flags.inspect:
         return "an interactive session"
     env = os.environ
