@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from nemo_gitexp.factories import create_reproducible_experiment as create_reproducible_experiment
     from nemo_gitexp.factories import create_tracked_experiment as create_tracked_experiment
     from nemo_gitexp.factories import create_versioned_experiment as create_versioned_experiment
+    from nemo_gitexp.metriclog import log_metrics as log_metrics
     from nemo_gitexp.naming import ExperimentNaming as ExperimentNaming
     from nemo_gitexp.pipeline import ExperimentPipeline as ExperimentPipeline
     from nemo_gitexp.pipeline import create_data_pipeline as create_data_pipeline
     from nemo_gitexp.reproducibility import ReproducibilityManager as ReproducibilityManager
-    from nemo_gitexp.tracking import log_metrics as log_metrics
+    from nemo_gitexp.tracker import ExperimentMetrics as ExperimentMetrics
+    from nemo_gitexp.tracker import ExperimentTracker as ExperimentTracker
+    from nemo_gitexp.tracking import track as track
     from nemo_gitexp.versioning import config_hash as config_hash
     from nemo_gitexp.versions import ExperimentVersioning as ExperimentVersioning
 
@@ -28,8 +31,10 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "ExperimentComparator": "comparator",
+    "ExperimentMetrics": "tracker",
     "ExperimentNaming": "naming",
     "ExperimentPipeline": "pipeline",
+    "ExperimentTracker": "tracker",
     "ExperimentVersioning": "versions",
     "GitexpError": "errors",
     "ReproducibilityManager": "reproducibility",
@@ -40,7 +45,8 @@ _ROOMS = {
     "create_reproducible_experiment": "factories",
     "create_tracked_experiment": "factories",
     "create_versioned_experiment": "factories",
-    "log_metrics": "tracking",
+    "log_metrics": "metriclog",
+    "track": "tracking",
 }
 
 __all__ = sorted(["__version__", *_ROOMS])  # noqa: PLE0605 - the table above is the one list of names

@@ -6,6 +6,7 @@ Reads the definition and the configuration in the work tree, nothing else.
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nemo_gitexp.command import anchor_script, find_workdir
-from nemo_gitexp.definition import StudyDefinition, parse_definition
+from nemo_gitexp.definition import InputSpec, MetricsSpec, StudyDefinition, parse_definition
 from nemo_gitexp.entry import FunctionEntry, parse_command, reads_program_from_stdin
 from nemo_gitexp.errors import DefinitionError, UnknownStudyError, UsageError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.naming import require_name, slug
 from nemo_gitexp.overrides import apply_overrides, parse_adhoc_arguments
 from nemo_gitexp.reach import Signature, find_signature
+from nemo_gitexp.record import Tracked
 from nemo_gitexp.stages import AnyEntry, Stage, StagesEntry, fit_stage
 from nemo_gitexp.versioning import plain_config
 from nemo_gitexp.yaml12 import parse_yaml
@@ -55,6 +57,8 @@ class Defined:
     """An entry point with its definition and resolved configuration; `workdir` is relative to the root.
 
     `carried` are files that the record itself holds, by name: functions that no module of the repository has.
+    `tracked` is set for a part of a program that runs already: then `topology` is what it really runs in, its arguments
+    are no templates, and `name` may be one that its author chose.
     """
 
     study: str
@@ -64,6 +68,9 @@ class Defined:
     ad_hoc: bool
     workdir: str
     carried: Mapping[str, bytes] = field(default_factory=dict)
+    tracked: Tracked | None = None
+    topology: Mapping[str, JsonValue] | None = None
+    name: str | None = None
 
 
 def list_studies(root: Path) -> list[str]:
@@ -113,6 +120,52 @@ def define(root: Path, asked: Asked) -> Defined:
         DefinitionError: its definition has faults.
     """
     return _define_command(root, asked) if asked.command is not None else _define_study(root, asked)
+
+
+def tracked_definition(
+    root: Path,
+    study: str,
+    *,
+    purpose: str | None = None,
+    expected: str | None = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    data: Sequence[str] | None = None,
+) -> StudyDefinition:
+    """Return the definition of an experiment that a running program declares.
+
+    Where the study has an `experiment.yaml`, that gives what is not said here: purpose, expected outcome, model,
+    dataset, data, code, goals of metrics, seed and determinism. What runs, its configuration and its outputs are the
+    program's own.
+
+    Raises:
+        DefinitionError: the study's definition has faults.
+    """
+    base = StudyDefinition(purpose=f"tracked as {study}", type="tracked")
+    if (root / "experiments" / study / "experiment.yaml").is_file():
+        base = read_study(root, study)
+    return replace(
+        base,
+        purpose=purpose or base.purpose,
+        expected=expected or base.expected,
+        model=model or base.model,
+        dataset=dataset or base.dataset,
+        data=base.data if data is None else tuple(_input(root, path) for path in data),
+        outputs=(),
+        metrics=MetricsSpec(None, base.metrics.goals),
+        config_file=None,
+        executor=None,
+        workdir=".",
+    )
+
+
+def _input(root: Path, path: str) -> InputSpec:
+    """Return an input named by a program: a URL, or a path relative to the root or below it."""
+    if "://" in path:
+        return InputSpec(path, "content" if path.startswith("exp://") else "named")
+    place = Path(os.path.realpath(root / path))
+    top = Path(os.path.realpath(root))
+    return InputSpec(place.relative_to(top).as_posix() if place.is_relative_to(top) else path)
 
 
 def _define_command(root: Path, asked: Asked) -> Defined:

@@ -461,7 +461,11 @@ def show(exp: Exp) -> None:
     answer = verb(_CALL.site(), exp)
     console = _CALL.console
     text = "" if console.json else render_experiment(
-        answer.document, style=console.style, rows=answer.rows, remarks=answer.remarks
+        answer.document,
+        style=console.style,
+        rows=answer.rows,
+        remarks=answer.remarks,
+        is_repeatable=answer.is_repeatable,
     )  # fmt: skip
     console.answer(text, answer.document)
 

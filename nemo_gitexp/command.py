@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nemo_gitexp.entry import CommandEntry, Entry, FunctionEntry, ScriptEntry
+from nemo_gitexp.entry import CommandEntry, Entry, FunctionEntry, NotebookEntry, ScriptEntry
 from nemo_gitexp.errors import UsageError
 
 
@@ -34,11 +34,11 @@ def find_workdir(root: Path, cwd: Path, entry: Entry) -> str:
 
 
 def anchor_script(entry: Entry, root: Path, workdir: str) -> Entry:
-    """Return the entry with a script of this work tree named relative to the working directory.
+    """Return the entry with a script or notebook of this work tree named relative to the working directory.
 
     By its absolute path a job would run the live file instead of the recorded one.
     """
-    if not isinstance(entry, ScriptEntry) or not entry.path.startswith("/"):
+    if not isinstance(entry, (ScriptEntry, NotebookEntry)) or not entry.path.startswith("/"):
         return entry
     top = os.path.realpath(root)
     real = os.path.join(os.path.realpath(os.path.dirname(entry.path)), os.path.basename(entry.path))  # noqa: PTH118, PTH119, PTH120 - the last part may be a link
@@ -70,7 +70,7 @@ def require_script(entry: Entry, root: Path, workdir: str, listing: bytes, input
     """
     if isinstance(entry, FunctionEntry) and (entry.file or "").endswith(".py"):
         path = posixpath.normpath(entry.file or "")
-    elif isinstance(entry, ScriptEntry) and not entry.path.startswith("/"):
+    elif isinstance(entry, (ScriptEntry, NotebookEntry)) and not entry.path.startswith("/"):
         path = posixpath.normpath(posixpath.join(workdir, entry.path))
     else:
         return

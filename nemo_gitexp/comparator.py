@@ -13,8 +13,8 @@ from nemo_gitexp.ensemble import Member, compare_metric
 from nemo_gitexp.ensemble import compare_configurations as compare_members
 from nemo_gitexp.errors import UnknownKeyError, UsageError
 from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.metriclog import plain_number
 from nemo_gitexp.metrics import Number, as_float
-from nemo_gitexp.tracking import plain_number
 from nemo_gitexp.versioning import config_hash, plain_config
 
 if TYPE_CHECKING:

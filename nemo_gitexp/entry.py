@@ -1,4 +1,4 @@
-"""What a job runs: a script, module, code, function or command, as a value; placeholders in its arguments.
+"""What a job runs: a script, module, code, function, command or notebook, as a value; placeholders in its arguments.
 
 Recognised from the argument list alone: no file is looked at, no interpreter is asked.
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from nemo_gitexp.errors import DefinitionError, RecordError
+from nemo_gitexp.errors import DefinitionError, NotRepeatableError, RecordError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.keypath import find_nearest, parse_key, render_key
 
@@ -190,8 +190,63 @@ class CommandEntry:
         return {"kind": self.kind, "argv": list(self.argv)}
 
 
+@dataclass(frozen=True, slots=True)
+class NotebookEntry:
+    """A Jupyter notebook: its code cells run from top to bottom; `path` is relative to the working directory."""
+
+    path: str
+    python: Python = Python()
+    arguments: ClassVar[tuple[str, ...]] = ()
+    kind: ClassVar[str] = "notebook"
+    wrapped: ClassVar[bool] = False
+
+    @property
+    def study_stem(self) -> str:
+        """The notebook's name without `.ipynb`."""
+        return posixpath.basename(self.path).removesuffix(".ipynb")
+
+    def to_json(self) -> EntryJson:
+        """Return what the record and the plan hold."""
+        return {**_python_json(self.kind, self.python, ()), "path": self.path}
+
+
+@dataclass(frozen=True, slots=True)
+class InteractiveEntry:
+    """A session that no command line starts again; `why` says what it was, in words that follow "it ran in"."""
+
+    why: str
+    python: Python = Python()
+    arguments: ClassVar[tuple[str, ...]] = ()
+    kind: ClassVar[str] = "interactive"
+    wrapped: ClassVar[bool] = False
+
+    @property
+    def study_stem(self) -> str:
+        """What was typed has no name of its own."""
+        return "interactive"
+
+    def to_json(self) -> EntryJson:
+        """Return what the record holds; no plan is ever made of it."""
+        return {**_python_json(self.kind, self.python, ()), "why": self.why}
+
+
 PythonEntry: TypeAlias = ScriptEntry | ModuleEntry | CodeEntry
-Entry: TypeAlias = PythonEntry | FunctionEntry | CommandEntry
+Entry: TypeAlias = PythonEntry | FunctionEntry | CommandEntry | NotebookEntry | InteractiveEntry
+
+
+def require_repeatable(entry: object, sha: str) -> None:
+    """Check that an experiment can be run again.
+
+    Raises:
+        NotRepeatableError: it was typed into an interactive session, or ran in a process that another one feeds.
+    """
+    if isinstance(entry, InteractiveEntry):
+        raise NotRepeatableError(
+            f"{sha[:12]} cannot be run again: it ran in {entry.why}",
+            hint=f"put it into a script or a notebook; nemo-gitexp checkout {sha[:12]} DIR has its code",
+            experiment=sha,
+            why=entry.why,
+        )
 
 
 def parse_command(argv: Sequence[str]) -> Entry:
@@ -217,7 +272,7 @@ def reads_program_from_stdin(argv: Sequence[str]) -> bool:
     return program in _SHELLS and (len(argv) == 1 or "-s" in argv[1:])
 
 
-def parse_entry(document: JsonValue) -> Entry:
+def parse_entry(document: JsonValue) -> Entry:  # noqa: PLR0911 - one line a kind
     """Return the entry that `to_json` wrote.
 
     Raises:
@@ -237,6 +292,10 @@ def parse_entry(document: JsonValue) -> Entry:
         return CodeEntry(_text(document, "code"), _texts(document, "args"), python)
     if kind == "function":
         return _parse_function(document, python)
+    if kind == "notebook":
+        return NotebookEntry(_text(document, "path"), python)
+    if kind == "interactive":
+        return InteractiveEntry(_text(document, "why"), python)
     raise RecordError(f"the recorded entry point is of an unknown kind: {kind!r}", hint="upgrade nemo-gitexp")
 
 

@@ -10,7 +10,10 @@ GitexpError                       exit 3: could not answer
 │   ├── UnknownDependencyError    a task that waits for one that there is not
 │   ├── InsideJobError            a job that would launch experiments itself
 │   ├── PipelineError             stages that make no DAG
-│   └── ConflictingConfigError    a configuration that already says something else
+│   ├── ConflictingConfigError    a configuration that already says something else
+│   ├── ExperimentExistsError     a tracked name that was started before
+│   ├── MetricValueError          a metric that is no number (also a TypeError)
+│   └── NotebookError             which notebook runs cannot be told
 ├── CanonicalFormError            a config value without a stable form
 ├── UnbuildableConfigError        a config object that a job would get differently
 ├── UnportableFunctionError       a function that no job can be given
@@ -35,6 +38,7 @@ GitexpError                       exit 3: could not answer
 ├── EnvironmentCaptureError       the job's interpreter cannot be asked
 ├── WorkspaceError                the restored state is not the recorded one
 ├── LaunchError                   the launcher refused or died before the job started
+├── NotRepeatableError            an experiment that no command runs again
 ├── AlreadyFinishedError          an experiment that has its result already
 └── StateDirectoryError           a directory of ours that cannot be written (read-only, full disk)
 """
@@ -110,6 +114,18 @@ class ConflictingConfigError(UsageError):
 
 class PipelineError(UsageError, RuntimeError):
     """Stages that make no DAG; `missing` names dependencies that are no stages. A RuntimeError, as the guide has it."""
+
+
+class ExperimentExistsError(UsageError):
+    """A tracked name that was started before; `name`, `status` (how that one stands) and a free `suggestion`."""
+
+
+class MetricValueError(UsageError, TypeError):
+    """A metric that is no number, or a step that is none; `key` names it."""
+
+
+class NotebookError(UsageError):
+    """Which notebook a session runs cannot be told; `candidates` lists those that may be meant."""
 
 
 class CanonicalFormError(GitexpError):
@@ -209,6 +225,10 @@ class WorkspaceError(GitexpError):
 
 class LaunchError(GitexpError):
     """The launcher refused, or died before the job started."""
+
+
+class NotRepeatableError(GitexpError):
+    """An experiment whose entry point no command line starts again; `why` says what it ran in."""
 
 
 class AlreadyFinishedError(GitexpError):

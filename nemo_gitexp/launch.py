@@ -27,6 +27,7 @@ from nemo_gitexp.workspace import Workspace
 
 GRACE_S = 10
 _WORKER_SOURCES = Path(__file__).parent / "worker"
+_JOB_VARIABLES = ("GITEXP_CONFIG", "GITEXP_OUTPUTS", "GITEXP_SEED", "GITEXP_EXPERIMENT", "GITEXP_METRICS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
         "trusted_roots": [str(request.common_dir), str(paths.root)],
         "interpreter": None if request.interpreter is None else str(request.interpreter),
         "probe_interpreter": None if request.probe_interpreter is None else str(request.probe_interpreter),
-        "unset_env": [name for name in NUMERIC_VARIABLES if name not in _numeric(record)],
+        "unset_env": _unset_variables(record),
         "seed": record.seed,
         "determinism": record.determinism,
         "topology": {
@@ -173,6 +174,7 @@ def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
         "metrics_file": record.metrics.file,
         "inputs": [item.to_json() for item in workspace.inputs],
         "allow_extra": workspace.allowed_extras(),
+        "tracked": {**record.tracked.to_json(), "config_hash": record.config_hash} if record.tracked else None,
         "stop_after_steps": request.stop_after_steps,
         "grace_s": GRACE_S,
     }
@@ -190,20 +192,35 @@ def _entry_plan(
     place = str(outputs or own.outputs)
     values = {"config": str(own.config), "outputs": place, "seed": str(request.record.seed), **words}
     expanded = _expanded(entry, values, seen, request)
-    variables = {
-        "GITEXP_CONFIG": str(own.config),
-        "GITEXP_OUTPUTS": place,
-        "GITEXP_SEED": str(request.record.seed),
-        "GITEXP_EXPERIMENT": request.sha,
-        "GITEXP_RUN_DIR": str(own.root),
-        "GITEXP_METRICS": str(own.metrics),
-    }
+    variables = _job_variables(own, request, place)
     if words:
         variables["GITEXP_RESULTS"] = words["results"]
     return {
         "entry": expanded,
         "interpreter_flags": expanded.get("interpreter_flags", []),
         "env": {**_numeric(request.record), **variables},
+    }
+
+
+def _unset_variables(record: ExperimentRecord) -> list[str]:
+    """Return the variables that the recorded job did not have, of a tracked program those of jobs among them."""
+    numeric = _numeric(record)
+    return [name for name in NUMERIC_VARIABLES if name not in numeric] + (
+        list(_JOB_VARIABLES) if record.tracked else []
+    )
+
+
+def _job_variables(own: RunPaths, request: RunRequest, outputs: str) -> dict[str, str]:
+    if request.record.tracked:
+        # A part of a program, which ran without a job around it: only that part finds its way, by this one.
+        return {"GITEXP_RUN_DIR": str(own.root)}
+    return {
+        "GITEXP_CONFIG": str(own.config),
+        "GITEXP_OUTPUTS": outputs,
+        "GITEXP_SEED": str(request.record.seed),
+        "GITEXP_EXPERIMENT": request.sha,
+        "GITEXP_RUN_DIR": str(own.root),
+        "GITEXP_METRICS": str(own.metrics),
     }
 
 
@@ -216,7 +233,7 @@ def _expanded(
 ) -> dict[str, JsonValue]:
     document = entry.to_json()
     strict = not request.record.ad_hoc
-    for key in ("args", "argv"):
+    for key in () if request.record.tracked else ("args", "argv"):
         words = document.get(key)
         if isinstance(words, list):
             expanded = expand_placeholders([str(word) for word in words], values, seen, strict=strict)

@@ -13,7 +13,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from nemo_gitexp.entry import CodeEntry, CommandEntry, Entry, FunctionEntry, ModuleEntry
+from nemo_gitexp.entry import (
+    CodeEntry,
+    CommandEntry,
+    Entry,
+    FunctionEntry,
+    InteractiveEntry,
+    ModuleEntry,
+    NotebookEntry,
+)
 from nemo_gitexp.jsontext import JsonValue
 
 Reader: TypeAlias = Callable[[Sequence[str]], Mapping[str, bytes]]
@@ -141,7 +149,7 @@ class _Walk:
 
     def follow(self, entry: Entry, workdir: str) -> None:
         """Take in all that the entry point can reach."""
-        if isinstance(entry, CommandEntry):
+        if isinstance(entry, (CommandEntry, InteractiveEntry, NotebookEntry)):
             self.is_everything = True
         elif isinstance(entry, FunctionEntry):
             self._follow_function(entry)

@@ -77,12 +77,28 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracked:
+    """Which part of a program the experiment is: the name that it gave there, and the how manieth start of the same.
+
+    `ordinal` counts, from 1, the starts of the same name with the same configuration and seed in that process.
+    """
+
+    name: str
+    ordinal: int
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the entry of experiment.json."""
+        return {"name": self.name, "ordinal": self.ordinal}
+
+
+@dataclass(frozen=True, slots=True)
 class ExperimentRecord:
     """One experiment: everything that decides what runs, and what people said about it.
 
     `config_hash`, `environment_key`, `identity` are `sha256:…`; `identity` and `environment_key` are None
     when the environment is known only in the job. `created` is ISO 8601 UTC. `entry` keeps placeholders; `ad_hoc`
-    tells that it was typed as a command, not written in a definition.
+    tells that it was typed as a command, not written in a definition. `tracked` is None where the whole job is the
+    experiment; else a program recorded it while it ran, and its arguments stand as they were.
     """
 
     study: str
@@ -112,6 +128,7 @@ class ExperimentRecord:
     metrics: MetricsSpec
     executor: str
     identity: str | None
+    tracked: Tracked | None = None
 
 
 def identity_of(record: ExperimentRecord) -> str | None:
@@ -184,6 +201,7 @@ def render_record(record: ExperimentRecord) -> bytes:
             },
             "executor": record.executor,
             "identity": record.identity,
+            "tracked": record.tracked.to_json() if record.tracked else None,
         }
     )
 
@@ -235,6 +253,7 @@ def parse_record(text: bytes, source: str) -> ExperimentRecord:
         metrics=MetricsSpec(metrics.text_or_none("file"), _parse_goals(metrics)),
         executor=fields.text("executor"),
         identity=fields.matching_or_none("identity", HASH),
+        tracked=_parse_tracked(fields.section_or_none("tracked")),
     )
     fields.require_no_faults()
     return record
@@ -266,6 +285,10 @@ def _parse_filtered(fields: FieldReader | None) -> FilteredFiles | None:
     if fields is None:
         return None
     return FilteredFiles(fields.texts("drivers"), fields.number("n_files"), fields.matching_or_none("md5", MD5))
+
+
+def _parse_tracked(fields: FieldReader | None) -> Tracked | None:
+    return None if fields is None else Tracked(fields.text("name"), fields.number("ordinal"))
 
 
 def _parse_input(fields: FieldReader) -> Input:

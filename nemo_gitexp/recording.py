@@ -135,7 +135,7 @@ def _record(
     determinism = _determinism(asked, definition)
     record = ExperimentRecord(
         study=defined.study,
-        name=experiment_name(definition, hashed, now),
+        name=defined.name or experiment_name(definition, hashed, now),
         nonce=uuid.uuid4().hex[:8],
         created=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         purpose=definition.purpose,
@@ -151,7 +151,7 @@ def _record(
         seed_is_default=asked.seed is None and definition.seed is None,
         determinism=determinism,
         determinism_reason=definition.determinism_reason or (asked.message if determinism == "off" else None),
-        topology=topology(determinism, asked.env, site.settings.threads or available_cores(), seed),
+        topology=defined.topology or topology(determinism, asked.env, site.settings.threads or available_cores(), seed),
         inputs=tuple(_pin(repository, definition, snapshot.tree, listing)),
         environment_key=environment_key,
         entry=defined.entry,
@@ -161,6 +161,7 @@ def _record(
         metrics=definition.metrics,
         executor=_executor(asked, definition),
         identity=None,
+        tracked=defined.tracked,
     )
     return replace(record, identity=identity_of(record))
 
@@ -290,6 +291,8 @@ def experiment_name(definition: StudyDefinition, hashed: str, now: datetime) -> 
 
 def _check_placeholders(record: ExperimentRecord, config: Mapping[str, JsonValue], site: Mapping[str, str]) -> None:
     """Find unknown placeholders and missing site values now, not when the job is about to start."""
+    if record.tracked is not None:
+        return  # what a running program was started with is no template
     values = {"config": "-", "outputs": "-", "seed": "-"}
     bind_site([config, [output.path for output in record.outputs]], site)
     for entry, known, seen in _scopes(record.entry, values, config):

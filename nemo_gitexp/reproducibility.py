@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 _WAITING: list[AfterImport] = []
 
+SET_LATER: set[str] = set()
+"""Variables that `set_seed` set in this process: this interpreter was started without them."""
+
 
 @dataclass(frozen=True, slots=True)
 class SeedReport:
@@ -68,10 +71,14 @@ class ReproducibilityManager:
         wanted = _seed(seed)
         own = process_seed(wanted, os.environ)
         remarks = _too_late(bitwise=bitwise)
-        os.environ.setdefault("PYTHONHASHSEED", str(wanted % NUMPY_MODULUS))
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        for name, value in BITWISE_VARIABLES.items() if bitwise else ():
-            os.environ.setdefault(name, value)
+        for name, value in {
+            "PYTHONHASHSEED": str(wanted % NUMPY_MODULUS),
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            **(BITWISE_VARIABLES if bitwise else {}),
+        }.items():
+            if name not in os.environ:
+                os.environ[name] = value
+                SET_LATER.add(name)
         _seed_modules(own, bitwise=bitwise)
         for remark in remarks:
             _LOGGER.warning("set_seed: %s", remark)
@@ -159,7 +166,7 @@ class ReproducibilityManager:
             "timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "config_hash": config_hash(plain),
             "environment": _environment(),
-            "determinism": settings_in_force(sys.modules),
+            "determinism": settings_in_force(sys.modules, os.environ.get("PYTHONHASHSEED")),
             **_code_and_data(),
         }
         return save_document(Path(output_dir) / f"{experiment_name}_reproducibility.json", render_json(document))

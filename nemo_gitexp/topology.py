@@ -57,9 +57,29 @@ def topology(determinism: str, env: Mapping[str, str], threads: int, seed: int) 
         numeric.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if determinism == "bitwise":
         numeric = {**numeric, **BITWISE_VARIABLES}
+    return _shaped(1, 1, numeric)
+
+
+def running_topology(env: Mapping[str, str], started_with: Mapping[str, str]) -> dict[str, JsonValue]:
+    """Return the topology of a program that runs already: its shape and what was really set before Python started.
+
+    Args:
+        env: its environment, in which torchrun says how many processes there are (WORLD_SIZE, LOCAL_WORLD_SIZE).
+        started_with: the environment that its interpreter was started with.
+    """
+    world, here = _count(env.get("WORLD_SIZE")), _count(env.get("LOCAL_WORLD_SIZE"))
+    numeric = {name: started_with[name] for name in NUMERIC_VARIABLES if started_with.get(name)}
+    return _shaped(max(1, world // here), here, numeric)
+
+
+def _count(text: str | None) -> int:
+    return int(text) if text is not None and text.isdigit() and int(text) > 0 else 1
+
+
+def _shaped(nodes: int, tasks_per_node: int, numeric: Mapping[str, str]) -> dict[str, JsonValue]:
     return {
-        "nodes": 1,
-        "tasks_per_node": 1,
+        "nodes": nodes,
+        "tasks_per_node": tasks_per_node,
         "devices": None,
         "launcher": None,
         "image": None,

@@ -1,67 +1,190 @@
-"""What a job calls while it runs: metrics into the record, by one appended line each. Imports nothing heavy."""
+"""`track`: the experiment of a program that nemo-gitexp did not launch, as a block of that program."""
 
 from __future__ import annotations
 
-import json
-import logging
-import math
-import operator
+import contextlib
 import os
-from collections.abc import Mapping
-from typing import IO
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
 
-_LOGGER = logging.getLogger(__name__)
-_STREAM: tuple[str, int, IO[bytes]] | None = None
+from nemo_gitexp.errors import GitexpError, UsageError
+from nemo_gitexp.metriclog import is_first_rank
+from nemo_gitexp.session import Said, Session, TerminatedError, Told, ending_of, tell
 
 
-def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Record numbers of one step of the running experiment; outside a run it does nothing but a debug line.
+def track(  # noqa: PLR0913 - as much as there is to say
+    study: str,
+    *,
+    config: object = None,
+    seed: int | None = None,
+    determinism: str | None = None,
+    determinism_reason: str | None = None,
+    purpose: str | None = None,
+    expected: str | None = None,
+    model: str | None = None,
+    dataset: str | None = None,
+    data: Sequence[str | os.PathLike[str]] | None = None,
+    notebook: str | os.PathLike[str] | None = None,
+    repository: str | os.PathLike[str] | None = None,
+) -> Block:
+    """Record what a block of this program does as an experiment.
 
-    The line is written at once and unbuffered: what was logged survives the job's death. Of the processes of a
-    distributed job only global rank 0 writes.
+        with gitexp.track("digits", config=cfg, seed=1) as exp:
+            exp.log({"loss": loss}, step=step)
+
+    The code is the work tree as it is when the block begins; the result is recorded when the block is left, as
+    completed, failed (any exception, which goes on unchanged) or cancelled (Ctrl-C, SIGTERM). Where the study has an
+    `experiments/<study>/experiment.yaml`, what is not said here comes from there. Inside a job of nemo-gitexp nothing
+    new is recorded: the block writes into the job's own result.
+
+    Side effects, when the block begins: this process is seeded (`ReproducibilityManager.set_seed`), commits and refs
+    are made; a SIGTERM that nobody else handles ends the block.
 
     Args:
-        metrics: name to number (numpy and torch scalars too); non-finite ones are kept by name.
-        step: what the numbers belong to (numpy integers too); None for a single result.
+        study: what it belongs to; slugged.
+        config: its configuration: a mapping, dataclass, `run.Config`, … (what `config_hash` takes).
+        seed: a whole number; None: `config["seed"]`, else the definition's, else 42, which is recorded as the default.
+        determinism: off (nothing is seeded; needs `determinism_reason`), seeded or bitwise; None: the definition's,
+            else seeded.
+        determinism_reason: why off.
+        purpose: one sentence: why does this experiment exist?
+        expected: what would surprise you?
+        model: stands in its name.
+        dataset: stands in its name.
+        data: inputs that DVC tracks, relative to the root of the repository or absolute.
+        notebook: the notebook that runs, where it cannot be found.
+        repository: a directory of the repository; None: the one that holds the working directory, else the script's.
 
     Raises:
-        TypeError: a value that is no number, or a step that is none either.
+        UsageError, InvalidNameError, CanonicalFormError: at once, for what is said wrongly.
+        GitexpError: when the block begins: NotARepositoryError, SnapshotRefusedError, IdentityMissingError,
+            NotebookError, UntrackedDataError, StateDirectoryError, …; nothing is recorded then.
     """
-    place = os.environ.get("GITEXP_METRICS")
-    if place is None:
-        _LOGGER.debug("log_metrics: no run of nemo-gitexp here, nothing recorded")
-        return
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0":
-        return
-    row: dict[str, float | str | int | None] = {"step": _plain_step(step)}
-    row.update((name, plain_number(name, value)) for name, value in metrics.items())
-    _stream(place).write((json.dumps(row) + "\n").encode())
+    said = Said(
+        determinism=determinism,
+        determinism_reason=determinism_reason,
+        purpose=purpose,
+        expected=expected,
+        model=model,
+        dataset=dataset,
+        data=data,
+        notebook=notebook,
+        repository=repository,
+    )
+    return Block(tell(study, config, seed, said))
 
 
-def _plain_step(step: object) -> int | float | None:
-    """Return the step as JSON has it; a fraction too, which the collector counts as a step that is none."""
-    return step if step is None or isinstance(step, (int, float)) else operator.index(step)  # type: ignore[arg-type]
-
-
-def plain_number(name: str, value: object) -> float | int | str:
-    """Return a number of any library as JSON has it, one that is not finite by its name.
+def begin(told: Told) -> Session:
+    """Begin an experiment: in git, in the job around this process, or, in other ranks than the first, nowhere.
 
     Raises:
-        TypeError: it is no number.
+        GitexpError: it cannot be recorded; nothing of it is left then.
     """
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"metric {name} is no number: {value!r}")
-    number = value if isinstance(value, int) else float(value)
-    if isinstance(number, float) and not math.isfinite(number):
-        return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
-    return number
+    run_dir = os.environ.get("GITEXP_RUN_DIR")
+    if run_dir is None and is_first_rank():
+        from nemo_gitexp.livesession import begin_live
+
+        return begin_live(told)
+    if run_dir is None:
+        from nemo_gitexp.livesession import begin_apart
+
+        return begin_apart(told)
+    from nemo_gitexp.jobsession import begin_in_job
+
+    return begin_in_job(told, Path(run_dir))
 
 
-def _stream(place: str) -> IO[bytes]:
-    """Return the open file, opened anew after a fork: two processes must not share a position."""
-    global _STREAM  # noqa: PLW0603 - one stream a process, kept open because opening costs more than writing
-    if _STREAM is None or _STREAM[:2] != (place, os.getpid()):
-        if _STREAM is not None:
-            _STREAM[2].close()
-        _STREAM = (place, os.getpid(), open(place, "ab", buffering=0))  # noqa: SIM115, PTH123 - kept open on purpose
-    return _STREAM[2]
+class Block:
+    """What `track` returns: entered once, it gives the running experiment."""
+
+    def __init__(self, told: Told) -> None:
+        """Keep what was said until the block begins."""
+        self._told = told
+        self._session: Session | None = None
+        self._terminator = _Terminator()
+
+    def __enter__(self) -> Session:
+        """Begin the experiment.
+
+        Raises:
+            UsageError: it was begun before.
+            GitexpError: it cannot be recorded.
+        """
+        if self._session is not None:
+            raise UsageError("this block was entered before", hint="with track(…) as exp: each time anew")
+        self._session = begin(self._told)
+        self._terminator.listen()
+        return self._session
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the experiment; what went wrong in the block goes on as it is.
+
+        Raises:
+            StateDirectoryError: nothing went wrong in the block, and its result cannot be written.
+        """
+        del kind, trace
+        session = self._session
+        if session is None or os.getpid() != session.pid or session.status != "running":
+            return
+        with self._terminator.held():
+            try:
+                session.end(ending_of(error))
+            except (GitexpError, OSError) as fault:
+                said = f"the result of {session.name} could not be recorded: {fault}"
+                if error is None:
+                    raise
+                with contextlib.suppress(Exception):
+                    error.add_note(f"{said}\nwhen that is mended: nemo-gitexp collect")
+
+
+class _Terminator:
+    """Turns a SIGTERM that nobody else handles into an exception in the main thread."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._is_listening = False
+        self._is_held = False
+        self._has_come = False
+
+    def listen(self) -> None:
+        """Take SIGTERM from here on, if this is the main thread and the signal would end the process."""
+        self._pid = os.getpid()
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._receive)
+            self._is_listening = True
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let what is done inside come to its end; then let go of the signal.
+
+        Raises:
+            TerminatedError: it came meanwhile.
+        """
+        self._is_held = True
+        came_before = self._has_come
+        try:
+            yield
+        finally:
+            if self._is_listening:
+                with contextlib.suppress(ValueError):  # left in another thread than it was entered in
+                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if self._has_come and not came_before:
+            raise TerminatedError
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if os.getpid() != self._pid:  # a forked child ends as it would have without us
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        # Once: whoever cancels asks again and again, and what the block does to clean up must come to its end.
+        is_first, self._has_come = not self._has_come, True
+        if is_first and not self._is_held:
+            raise TerminatedError

@@ -15,16 +15,19 @@ from nemo_gitexp.entry import (
     CodeEntry,
     CommandEntry,
     FunctionEntry,
+    InteractiveEntry,
     ModuleEntry,
+    NotebookEntry,
     Python,
     ScriptEntry,
     expand_placeholders,
     parse_command,
     parse_entry,
     reads_program_from_stdin,
+    require_repeatable,
     split_command_line,
 )
-from nemo_gitexp.errors import DefinitionError, RecordError
+from nemo_gitexp.errors import DefinitionError, NotRepeatableError, RecordError
 
 PYTHON_CALLS = [
     ("python train.py --lr 0.1", ScriptEntry("train.py", ("--lr", "0.1"))),
@@ -283,3 +286,19 @@ def test_any_token_expands_or_is_a_definition_error(token, strict):
 )
 def test_an_interpreter_waiting_for_its_program_is_recognised(command, waits):
     assert reads_program_from_stdin(command) is waits
+
+
+def test_a_notebook_and_an_interactive_session_are_read_back_as_they_were() -> None:
+    for entry in (
+        NotebookEntry("deep/my book.ipynb", Python("/opt/python")),
+        InteractiveEntry("an interactive session"),
+    ):
+        assert parse_entry(json.loads(json.dumps(entry.to_json()))) == entry
+    assert NotebookEntry("deep/book.ipynb").study_stem == "book"
+
+
+def test_what_was_typed_interactively_is_not_run_again_and_the_error_says_why() -> None:
+    require_repeatable(NotebookEntry("book.ipynb"), "0" * 40)
+    with pytest.raises(NotRepeatableError, match="an interactive session") as caught:
+        require_repeatable(InteractiveEntry("an interactive session"), "0" * 40)
+    assert caught.value.facts["why"] == "an interactive session"

@@ -32,7 +32,12 @@ _UNFINISHED = frozenset({"launched", "running", "requeued"})
 
 
 def render_experiment(
-    document: ExperimentDoc, *, style: Style, rows: Sequence[MetricRow] = (), remarks: Sequence[str] = ()
+    document: ExperimentDoc,
+    *,
+    style: Style,
+    rows: Sequence[MetricRow] = (),
+    remarks: Sequence[str] = (),
+    is_repeatable: bool = True,
 ) -> str:
     """Return everything about one experiment, and the commands to reproduce, compare and review it.
 
@@ -41,6 +46,7 @@ def render_experiment(
         style: colours and width.
         rows: its metric stream, for the curves.
         remarks: what is odd about its run, from `remarks.experiment_remarks`.
+        is_repeatable: whether a command runs it again.
     """
     parts = [
         _title(document, style),
@@ -53,7 +59,7 @@ def render_experiment(
         _inputs(document["inputs"], style),
         _outputs(document["outputs"], style),
         _tasks(document["tasks"], style),
-        _next_commands(document, style),
+        _next_commands(document, style, is_repeatable=is_repeatable),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -224,7 +230,7 @@ def _task_metrics(metrics: object) -> str:
     return metrics_line(metrics) if isinstance(metrics, Mapping) else ""
 
 
-def _next_commands(document: ExperimentDoc, style: Style) -> str:
+def _next_commands(document: ExperimentDoc, style: Style, *, is_repeatable: bool) -> str:
     if not document["experiment"]:
         return ""  # planned, not recorded: there is no name to call it by
     sha = short_hash(document["experiment"], 12)
@@ -237,7 +243,9 @@ def _next_commands(document: ExperimentDoc, style: Style) -> str:
     ]
     if not document["outputs"]:
         commands.pop()
-    if document["status"] in {"recorded", "lost"}:
+    if not is_repeatable:
+        commands.pop(0)
+    elif document["status"] in {"recorded", "lost"}:
         commands.insert(0, ("run it", f"nemo-gitexp launch {sha}"))
     return heading("Next", "", style) + render_table(Table((), commands, indent=2), style)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nemo_gitexp.documents import ExperimentDoc
+from nemo_gitexp.entry import InteractiveEntry
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.report.terminal import plural, value_text
@@ -23,8 +24,15 @@ def experiment_remarks(
         document: how it stands.
         run: run.json of its result, empty when there is none.
     """
-    seeding = _seeding_remarks(record.entry, record.determinism) if document["result"] else ()
-    return (*_run_remarks(run), *_metrics_remarks(record.metrics.file, document), *seeding)
+    # A tracked program seeds itself where its block begins, whatever started it.
+    is_seeded = record.tracked is not None or not document["result"]
+    seeding = () if is_seeded else _seeding_remarks(record.entry, record.determinism)
+    return (
+        *_run_remarks(run),
+        *_metrics_remarks(record.metrics.file, document),
+        *seeding,
+        *_interactive_remarks(record.entry),
+    )
 
 
 def _run_remarks(run: Mapping[str, JsonValue]) -> tuple[str, ...]:
@@ -35,6 +43,7 @@ def _run_remarks(run: Mapping[str, JsonValue]) -> tuple[str, ...]:
         *_listed(run, "undeclared_outputs", "made {count} that nobody declared, not kept: {names}"),
         *_listed(run, "stray_files", "wrote {count} into its workspace, not kept: {names}"),
         *_bad_lines(run.get("bad_metric_lines")),
+        *_own_remarks(run.get("remarks")),
     )
 
 
@@ -50,6 +59,17 @@ def _seeding_remarks(entry: AnyEntry, determinism: str) -> tuple[str, ...]:
     if not entry.wrapped or determinism == "off":
         return ()
     return (f"starts Python itself, if at all: of determinism {determinism} it has the variables, not the seeds",)
+
+
+def _interactive_remarks(entry: AnyEntry) -> tuple[str, ...]:
+    if not isinstance(entry, InteractiveEntry):
+        return ()
+    return (f"ran in {entry.why}: no command runs it again, neither reproduce nor launch",)
+
+
+def _own_remarks(remarks: JsonValue) -> list[str]:
+    """Return what the run said about itself."""
+    return [str(remark) for remark in remarks] if isinstance(remarks, (list, tuple)) else []
 
 
 def _self_seeded(settings: Mapping[str, JsonValue]) -> list[str]:

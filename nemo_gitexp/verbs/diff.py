@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from nemo_gitexp.catalog import Site, read_current
 from nemo_gitexp.comparison import compare_experiments
@@ -18,6 +19,9 @@ from nemo_gitexp.record import ExperimentRecord, parse_document
 from nemo_gitexp.result import experiment_document, sequence
 from nemo_gitexp.store import read_environment, verify_experiment
 from nemo_gitexp.tips import Tip, list_tips
+
+if TYPE_CHECKING:
+    from nemo_gitexp.recording import Plan  # comparing two recorded ones need not pay for recording
 
 WITHOUT_RECORDS = ("experiments/*/record/**",)
 
@@ -64,6 +68,8 @@ def diff_worktree(site: Site, a: str | None, env: Mapping[str, str], now: dateti
     first = _side(site, find_experiment(site.repository, a or "latest"))
     record, root = first.record, site.repository.root
     asked = Asked(cwd=root, env=env, study=record.study)
+    if record.tracked is not None:
+        return _compare_present(site, first, _tracked_plan(site, first, env, now))
     if record.ad_hoc:
         # There is no definition: the present state runs the same words, in the same way.
         asked = Asked(
@@ -75,7 +81,45 @@ def diff_worktree(site: Site, a: str | None, env: Mapping[str, str], now: dateti
             message=record.determinism_reason,
             executor=record.executor,
         )
-    plan = plan_experiment(site, asked, now)
+    return _compare_present(site, first, plan_experiment(site, asked, now))
+
+
+def _tracked_plan(site: Site, side: _Side, env: Mapping[str, str], now: datetime) -> Plan:
+    """Return what the same program would record now; its configuration only itself knows, so the recorded one."""
+    from nemo_gitexp.asked import Asked, Defined, tracked_definition
+    from nemo_gitexp.recording import plan_defined
+
+    record, root = side.record, site.repository.root
+    definition = tracked_definition(
+        root,
+        record.study,
+        purpose=record.purpose,
+        model=record.model,
+        dataset=record.dataset,
+        data=[item.path for item in record.inputs],
+    )
+    asked = Asked(
+        cwd=root,
+        env=env,
+        seed=record.seed,
+        determinism=record.determinism,
+        message=record.determinism_reason,
+        executor=record.executor,
+    )
+    defined = Defined(
+        record.study,
+        definition,
+        record.entry,
+        side.document["config"],
+        ad_hoc=True,
+        workdir=record.workdir,
+        tracked=record.tracked,
+        topology=record.topology,
+    )
+    return plan_defined(site, asked, defined, now)
+
+
+def _compare_present(site: Site, first: _Side, plan: Plan) -> DiffAnswer:
     document = experiment_document(
         sha="worktree",
         ref="worktree",

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from nemo_gitexp.catalog import Site, document_of, read_current
+from nemo_gitexp.entry import require_repeatable
 from nemo_gitexp.errors import AlreadyFinishedError, LaunchError
 from nemo_gitexp.execution import (
     Conditions,
@@ -45,9 +46,12 @@ def launch(
 
     Raises:
         AlreadyFinishedError: it has a result, or goes on.
+        NotRepeatableError: it ran in a session that no command starts again.
         LaunchError: another experiment has its name here.
     """
     tip = find_experiment(site.repository, text)
+    (recorded,) = read_experiments(site.repository, [tip])
+    require_repeatable(recorded.record.entry, tip.record)
     with make_launcher() as launcher:
         with taking_turns(site.turns):
             _require_unfinished(site, tip)

@@ -12,6 +12,7 @@ from typing import cast
 from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.collect import discard_workspace, keep_outputs, output_store, read_leavings
 from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
+from nemo_gitexp.entry import require_repeatable
 from nemo_gitexp.errors import GitexpError, UsageError, WorkspaceError
 from nemo_gitexp.execution import Conditions, Watcher, iso_now, start_run
 from nemo_gitexp.facts import write_fact
@@ -106,6 +107,8 @@ def reproduce(
     experiment, document = found.experiment, found.document
     verify_experiment(site.repository, experiment)
     cost = _cost(document)
+    if level != "restored":
+        require_repeatable(experiment.record.entry, experiment.sha)
     if options.plan_only:
         return ReproduceAnswer(document, None, 0, cost)
     _require_confirmed(site, options, cost, experiment.sha)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.documents import ExperimentDoc
+from nemo_gitexp.entry import InteractiveEntry
 from nemo_gitexp.errors import DataError, MissingDataError, StateDirectoryError, UsageError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.metrics import MetricRows
@@ -21,11 +22,12 @@ from nemo_gitexp.streams import recorded_rows
 
 @dataclass(frozen=True, slots=True)
 class ShowAnswer:
-    """One experiment, its metric stream, and what is odd about its run."""
+    """One experiment, its metric stream, what is odd about its run, and whether a command runs it again."""
 
     document: ExperimentDoc
     rows: MetricRows
     remarks: tuple[str, ...]
+    is_repeatable: bool = True
 
 
 def show(site: Site, text: str) -> ShowAnswer:
@@ -39,10 +41,13 @@ def show(site: Site, text: str) -> ShowAnswer:
     found = find_current(site, text)
     verify_experiment(site.repository, found.experiment)
     remarks = experiment_remarks(found.experiment.record, found.document, found.experiment.run or {})
+    rows: MetricRows = ()
     try:
-        return ShowAnswer(found.document, recorded_rows(site.repository, found.experiment), remarks)
+        rows = recorded_rows(site.repository, found.experiment)
     except DataError as fault:
-        return ShowAnswer(found.document, (), (*remarks, f"has no curves here: {fault.message}"))
+        remarks = (*remarks, f"has no curves here: {fault.message}")
+    is_repeatable = not isinstance(found.experiment.record.entry, InteractiveEntry)
+    return ShowAnswer(found.document, rows, remarks, is_repeatable)
 
 
 @dataclass(frozen=True, slots=True)

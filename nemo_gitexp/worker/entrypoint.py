@@ -23,7 +23,7 @@ def run_entry(entry: EntryPlan, config: dict[str, JsonValue], workspace: str = "
     """Run the entry point; whatever it raises passes through.
 
     Args:
-        entry: a script, module, code or function entry.
+        entry: a script, module, code, function or notebook entry.
         config: what a function is called with.
         workspace: the root of the restored state, which a function's file is relative to.
         seed: for a function that asks for it.
@@ -38,6 +38,10 @@ def run_entry(entry: EntryPlan, config: dict[str, JsonValue], workspace: str = "
         _run_module(entry["module"], entry["args"])
     elif kind == "code":
         _run_code(entry["code"], entry["args"])
+    elif kind == "notebook":
+        from .notebook import run_notebook
+
+        run_notebook(entry["path"], _fresh_main())
     else:
         _run_script(entry["path"], entry["args"])
     return None

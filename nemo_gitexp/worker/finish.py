@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SIGNAL_EXIT_BASE = 128
 SKIPPED = "SkippedError"
 """The type of error of a stage that never ran because another did not complete."""
+TRACKED_FILE = "tracked.json"
+"""What the part of a job that is the experiment says about its end: status, exit_code, error, cancelled."""
 
 FULL_DISK_LISTS = ("outputs", "undeclared_outputs", "stray_files", "changed_files")
 """What is left out of a result that is too long for the space a full disk has left; the status never is."""
@@ -44,6 +46,7 @@ def write_result(plan: Plan, end: JobEnd, left: Mapping[str, object], started: f
         The exit code for the worker: 0 for completed and stopped, else as the job's own.
     """
     run_dir = plan["run_dir"]
+    end = settle_tracked(plan, end)
     error = describe_end(end, read_document(os.path.join(run_dir, "error.json")))
     error = error or describe_remains(left, is_prefix=end["stopped"])
     status = _status(end, error)
@@ -66,6 +69,45 @@ def write_result(plan: Plan, end: JobEnd, left: Mapping[str, object], started: f
     }
     _write_surely(run_dir, result)
     return exit_code(end, status)
+
+
+def settle_tracked(plan: Plan, end: JobEnd) -> JobEnd:
+    """Return how the experiment ended, where it is a part of the job that says so itself in tracked.json.
+
+    Where the plan asks for one part, that part decides alone. Else the job decides, but a part that failed makes the
+    experiment a failed one although the job went on and ended well.
+
+    Side effects: the traceback of an error that the job itself did not print is added to its log.
+    """
+    wanted = plan.get("tracked")
+    if not end["started"] or end["error"] or end["cancelled"] or end["stopped"]:
+        return end
+    said = read_document(os.path.join(plan["run_dir"], TRACKED_FILE))
+    if said is None or said.get("status") == "running":
+        if wanted and not end["exit_code"] and not end["signal"]:
+            word = "never started" if said is None else "never ended"
+            end["error"] = {"type": "TrackedBlockError", "message": f"{wanted['name']} was {word} by the job"}
+        return end
+    if said.get("status") == "completed":
+        if wanted:
+            end["exit_code"], end["signal"] = 0, None
+        return end
+    error = said.get("error")
+    if isinstance(error, dict):
+        if end["exit_code"] == 0:
+            _append_log(plan["run_dir"], str(error.get("traceback") or ""))
+        if said.get("status") == "failed":
+            end["error"] = {"type": str(error.get("type")), "message": str(error.get("message"))}
+    code = said.get("exit_code")
+    if said.get("status") == "cancelled":
+        end["cancelled"] = str(said.get("cancelled"))
+    end["exit_code"] = code if isinstance(code, int) else end["exit_code"]
+    return end
+
+
+def _append_log(run_dir: str, text: str) -> None:
+    with contextlib.suppress(OSError), open(os.path.join(run_dir, "log.txt"), "ab") as log:
+        log.write(text.encode("utf-8", "backslashreplace"))
 
 
 def error_report(fault: Exception) -> ErrorReport:

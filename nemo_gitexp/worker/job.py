@@ -38,7 +38,7 @@ def main(order_path: str) -> None:
     _redirect_imports(rule)
     _pretend_command_line(order)
     seeding = Seeding(process_seed(order["seed"], os.environ), order["determinism"])
-    report = JobReport(order["report"], seeding, rule)
+    report = JobReport(order["report"], seeding, rule, os.environ.get("PYTHONHASHSEED"))
     atexit.register(report.write)
     seeding.install()
     process = os.getpid()

@@ -14,7 +14,7 @@ import threading
 import time
 
 from .documents import read_document, write_bytes, write_document
-from .finish import describe_end, error_report, exit_code, iso_time, write_result
+from .finish import TRACKED_FILE, describe_end, error_report, exit_code, iso_time, write_result
 from .inputs import input_states
 from .machine import keep_fresh, started_document
 from .manifest import Verification
@@ -90,6 +90,8 @@ class Node:
         threading.Thread(target=keep_fresh, args=(own,), daemon=True).start()
         for name, size_bytes in RESERVES.items() if self._ranks.is_first else ():
             write_bytes(self._path(name), os.urandom(size_bytes))  # random: no file system can make it small
+        if self._ranks.is_first and os.path.exists(self._path(TRACKED_FILE)):
+            os.unlink(self._path(TRACKED_FILE))  # of an earlier start of this run
         os.makedirs(self._plan["outputs_dir"], exist_ok=True)
 
     def _verified_run(self) -> JobEnd:

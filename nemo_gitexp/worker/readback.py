@@ -56,10 +56,12 @@ class JobReport:
         path: where job.json goes.
         seeding: what was seeded.
         rule: which module files belong to the user's live tree.
+        hash_seed: the PYTHONHASHSEED that this interpreter was started with; set later it changes nothing.
     """
 
-    def __init__(self, path: str, seeding: Seeding, rule: RedirectRule) -> None:
+    def __init__(self, path: str, seeding: Seeding, rule: RedirectRule, hash_seed: str | None = None) -> None:
         self._path = path
+        self._hash_seed = hash_seed
         self._seeding = seeding
         self._rule = rule
         self._process = os.getpid()
@@ -81,7 +83,7 @@ class JobReport:
             "seeds": self._seeding.seeds,
             "self_seeded": {name: list(values) for name, values in self._seeding.self_seeded.items()},
             "seeding_faults": self._seeding.faults,
-            **settings_in_force(modules),
+            **settings_in_force(modules, self._hash_seed),
             "loaded_packages": _asked(_loaded_packages, modules),
             "smuggled": self._smuggled(modules),
         }
@@ -101,11 +103,11 @@ class JobReport:
         return found
 
 
-def settings_in_force(modules: Mapping[str, ModuleType]) -> dict[str, JsonValue]:
+def settings_in_force(modules: Mapping[str, ModuleType], hash_seed: str | None) -> dict[str, JsonValue]:
     """Return what moves numbers in this process: Python, variables, and numpy and torch where they are imported."""
     return {
         "python": sys.version.split()[0],
-        "hash_seed": None if sys.flags.ignore_environment else os.environ.get("PYTHONHASHSEED"),
+        "hash_seed": None if sys.flags.ignore_environment else hash_seed,
         "env": {name: os.environ[name] for name in ENVIRONMENT_ALLOWLIST if name in os.environ},
         "numpy": _asked(_numpy_settings, modules.get("numpy")),
         "torch": _asked(_torch_settings, modules.get("torch")),

@@ -17,7 +17,7 @@ FileState = Tuple[int, int, int]
 
 
 class EntryPlan(TypedDict, total=False):
-    """What to run; `kind` is script, module, code, function or command and says which other keys are there."""
+    """What to run; `kind` is script, module, code, function, command or notebook, and says which keys are there."""
 
     kind: str
     path: str
@@ -73,6 +73,14 @@ class StageOrder(TypedDict):
     outputs: str
 
 
+class TrackedPlan(TypedDict):
+    """Which part of the program is the experiment: its name there, the how manieth of the same, its configuration."""
+
+    name: str
+    ordinal: int
+    config_hash: str
+
+
 class PlanRequired(TypedDict):
     """The keys that every plan has."""
 
@@ -112,6 +120,7 @@ class Plan(PlanRequired, total=False):
     run: str
     topology: TopologyPlan
     stage: StagePlan
+    tracked: Optional[TrackedPlan]
 
 
 class JobOrder(TypedDict):

@@ -75,6 +75,18 @@ def test_the_commands_of_the_readme_work_in_their_order(trained: Work, tmp_path:
     assert (tmp_path / "tree/train.py").exists()
 
 
+def test_the_page_about_tracking_can_be_followed_line_by_line(work: Work) -> None:
+    page = ROOT / "docs/tracking.md"
+    work.write("train.py", blocks(page, "python")[0])
+    for line in [line for text in blocks(page) for line in text.splitlines()]:
+        program, *words = shlex.split(line)
+        command = [str(Path(sys.executable).parent / program), *words]
+        done = subprocess.run(command, cwd=work.root, env=work.env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+    statuses = [item["status"] for item in work.gitexp("log", "--json").json["experiments"]]
+    assert statuses == ["completed"] * 3
+
+
 PYTHON = [
     pytest.param(text, id=f"{page.name}-{number}")
     for page in PAGES
