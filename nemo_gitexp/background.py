@@ -40,6 +40,7 @@ def main() -> int:
         interpreter=_path(order["interpreter"]),
         probe_interpreter=_path(order["probe_interpreter"]),
         keep=bool(order["keep"]),
+        reuse=bool(order["reuse"]),
     )
     # Only now: what it imports would compete with the command that wants to leave.
     with Supervisor(repository.state_dir) as supervisor:

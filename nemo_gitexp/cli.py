@@ -133,6 +133,7 @@ Executor = Annotated[
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="hand the prompt back once the job is on its way")]
 Keep = Annotated[bool, typer.Option("--keep", help="keep the workspace")]
+NoReuse = Annotated[bool, typer.Option("--no-reuse", help="run every stage of a pipeline, whatever is known already")]
 
 app = typer.Typer(
     name="nemo-gitexp",
@@ -227,6 +228,7 @@ def run(
     ] = False,
     record_only: Annotated[bool, typer.Option("--record-only", help="record, do not run")] = False,
     keep: Keep = False,
+    no_reuse: NoReuse = False,
 ) -> None:
     """Record the present state as an experiment, run exactly it, and record the result."""
     from nemo_gitexp.git.snapshot import begin_look
@@ -254,7 +256,9 @@ def run(
         commit_data=commit_data,
         require_clean=require_clean,
     )
-    options = RunOptions(plan_only=plan, record_only=record_only, detach=detach, again=again, keep=keep)
+    options = RunOptions(
+        plan_only=plan, record_only=record_only, detach=detach, again=again, keep=keep, reuse=not no_reuse
+    )
     watcher = TerminalWatcher(_CALL.console)
     answer = verb(_CALL.site(), asked, options, _starter(detach=detach), watcher, now=datetime.now(UTC), look=look)
     watcher.clear()
@@ -275,13 +279,13 @@ def _study_and_changes(words: Sequence[str]) -> tuple[str | None, tuple[str, ...
 
 
 @app.command(epilog="Example: nemo-gitexp launch latest")
-def launch(exp: Exp, *, detach: Detach = False, keep: Keep = False) -> None:
+def launch(exp: Exp, *, detach: Detach = False, keep: Keep = False, no_reuse: NoReuse = False) -> None:
     """Run an experiment that was recorded only, or that was lost."""
     from nemo_gitexp.verbs.launch import launch as verb
     from nemo_gitexp.verbs.run import RunOptions
 
     watcher = TerminalWatcher(_CALL.console)
-    options = RunOptions(detach=detach, keep=keep)
+    options = RunOptions(detach=detach, keep=keep, reuse=not no_reuse)
     answer = verb(_CALL.site(), exp, options, _starter(detach=detach), watcher, os.environ)
     watcher.clear()
     _report_run(answer)

@@ -69,7 +69,9 @@ class Background(Successor):
         """Start the process for the repository at `root`."""
         super().__init__("nemo_gitexp.background", root, state_dir)
 
-    def take(self, paths: RunPaths, interpreter: Path | None, probe_interpreter: Path | None, *, keep: bool) -> None:
+    def take(
+        self, paths: RunPaths, interpreter: Path | None, probe_interpreter: Path | None, *, keep: bool, reuse: bool
+    ) -> None:
         """Hand a reserved run over.
 
         Raises:
@@ -80,6 +82,7 @@ class Background(Successor):
             "interpreter": None if interpreter is None else str(interpreter),
             "probe_interpreter": None if probe_interpreter is None else str(probe_interpreter),
             "keep": keep,
+            "reuse": reuse,
         }
         if not self.hand_over(order):
             raise LaunchError("the background process did not take the run", hint="the same without --detach")

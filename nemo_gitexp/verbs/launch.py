@@ -64,7 +64,7 @@ def launch(
         interpreter = resolve_interpreter(site, entry, env)
         probe = probe_interpreter(entry, env, site.repository.root)
         if isinstance(launcher, Background):
-            launcher.take(reserved, interpreter, probe, keep=options.keep)
+            launcher.take(reserved, interpreter, probe, keep=options.keep, reuse=options.reuse)
             return RunAnswer("detached", document_of(site, tip))
         return execute(
             site,
@@ -116,7 +116,7 @@ def execute(
         WorkspaceError: its state cannot be restored exactly.
     """
     tip = experiment.tip
-    conditions = Conditions(interpreter, probe_interpreter, keep=options.keep)
+    conditions = Conditions(interpreter, probe_interpreter, keep=options.keep, reuse=options.reuse)
     try:
         start_run(site, experiment, reserved, conditions, launcher, watcher)
         after_start(site, experiment, reserved, watcher)

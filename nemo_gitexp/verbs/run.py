@@ -34,6 +34,7 @@ class RunOptions:
     detach: bool = False
     again: bool = False
     keep: bool = False
+    reuse: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,9 @@ def run(
             return RunAnswer("recorded", recorded_document(experiment, branch))
         require_local(site.settings, plan.record.executor)
         if isinstance(launcher, Background):
-            launcher.take(reserved, plan.interpreter, plan.probe_interpreter, keep=options.keep)
+            launcher.take(
+                reserved, plan.interpreter, plan.probe_interpreter, keep=options.keep, reuse=options.reuse
+            )
             return RunAnswer("detached", recorded_document(experiment, branch, "launched"))
         from nemo_gitexp.verbs.launch import execute  # 30 ms that recording alone need not pay
 
