@@ -95,9 +95,7 @@ def run(
             return RunAnswer("recorded", recorded_document(experiment, branch))
         require_local(site.settings, plan.record.executor)
         if isinstance(launcher, Background):
-            launcher.take(
-                reserved, plan.interpreter, plan.probe_interpreter, keep=options.keep, reuse=options.reuse
-            )
+            launcher.take(reserved, plan.interpreter, plan.probe_interpreter, keep=options.keep, reuse=options.reuse)
             return RunAnswer("detached", recorded_document(experiment, branch, "launched"))
         from nemo_gitexp.verbs.launch import execute  # 30 ms that recording alone need not pay
 
