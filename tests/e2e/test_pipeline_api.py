@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from builder import Work, make_work
+from builder import Work, make_work, put_digits_pipeline
 
 GUIDE = """\
 import os
@@ -188,15 +188,8 @@ def test_a_failing_stage_is_no_exception_and_a_second_process_sees_the_same(tmp_
 
 
 def test_the_data_pipeline_is_the_study_of_this_repository(tmp_path: Path) -> None:
-    root = Path(__file__).resolve().parents[2]
     work = make_work(tmp_path / "work", tmp_path / "home")
-    for path in ("experiments/digits-pipeline/experiment.yaml", "experiments/digits-pipeline/pipeline.py"):
-        work.write(path, (root / path).read_text().replace("data: [data/digits.npz]\n", ""))
-    make = (root / "experiments/digits/make_data.py").read_text()
-    work.write("experiments/digits/make_data.py", make)
-    python(work, "experiments/digits/make_data.py", "data/digits.npz")
-    work.git("add", "-Af")
-    work.git("commit", "-qm", "data")
+    put_digits_pipeline(work)
     script = """\
 import nemo_gitexp as gitexp
 if __name__ == "__main__":
