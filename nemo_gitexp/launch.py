@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nemo_gitexp.entry import Entry, expand_placeholders
+from nemo_gitexp.environment import available_cores
 from nemo_gitexp.errors import LaunchError
 from nemo_gitexp.handover import Successor
 from nemo_gitexp.jsontext import JsonValue, render_json
@@ -26,6 +27,9 @@ from nemo_gitexp.topology import NUMERIC_VARIABLES
 from nemo_gitexp.workspace import Workspace
 
 GRACE_S = 10
+LEAST_SLOTS = 4
+"""So many stages of a pipeline may run at the same time, on larger machines one a core."""
+
 _WORKER_SOURCES = Path(__file__).parent / "worker"
 _JOB_VARIABLES = ("GITEXP_CONFIG", "GITEXP_OUTPUTS", "GITEXP_SEED", "GITEXP_EXPERIMENT", "GITEXP_METRICS")
 
@@ -125,6 +129,7 @@ def _prepare_stage(
         "run": str(paths.root),
         "dependencies": list(stage.dependencies),
         "results": dict(results),
+        "slots": max(LEAST_SLOTS, available_cores()),
     }
     stage_plan: dict[str, JsonValue] = {
         **plan,

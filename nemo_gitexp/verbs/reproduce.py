@@ -34,6 +34,7 @@ from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.settings import require_local
 from nemo_gitexp.sitevalues import bind_text
+from nemo_gitexp.stages import StagesEntry
 from nemo_gitexp.store import Experiment, verify_experiment
 from nemo_gitexp.streams import recorded_rows
 from nemo_gitexp.surroundings import ENVIRONMENT_MODES, Surroundings, compare_surroundings, find_surroundings
@@ -113,6 +114,8 @@ def reproduce(
         return ReproduceAnswer(document, None, 0, cost)
     _require_confirmed(site, options, cost, experiment.sha)
     require_local(site.settings, options.executor or experiment.record.executor)
+    if options.steps is not None and isinstance(experiment.record.entry, StagesEntry):
+        raise UsageError("a pipeline is reproduced whole: which steps are its first ones?", hint="leave --steps out")
     _require_fresh_roots(experiment, site.settings.site)
     around = find_surroundings(site, experiment, options.env_mode, env, watcher.say)
     if level == "restored":

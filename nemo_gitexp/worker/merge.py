@@ -6,6 +6,7 @@ import os
 
 from .documents import read_document
 from .machine import writer_lives
+from .manifest import is_compiled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +100,16 @@ def _task(stage: Mapping[str, JsonValue], result: Mapping[str, JsonValue]) -> di
     keys = ("status", "exit_code", "signal", "error", "reused_from", "started", "ended", "duration_s")
     found: dict[str, JsonValue] = {key: result.get(key) for key in keys}
     outputs: list[JsonValue] = [report["path"] for report in _placed(name, result)]
-    return {"name": name, "key": stage.get("key"), "outputs": outputs, **found}
+    return {"name": name, "key": None if _left_traces(result) else stage.get("key"), "outputs": outputs, **found}
+
+
+def _left_traces(result: Mapping[str, JsonValue]) -> bool:
+    """Return whether files of the workspace were written that no result holds.
+
+    Whoever runs later may have read them: taking the result without them would be something else.
+    """
+    changed = [path for path in _items(result.get("changed_files")) if not is_compiled(str(path))]
+    return bool(changed or _items(result.get("stray_files")) or _items(result.get("inputs_changed")))
 
 
 def _placed(name: str, result: Mapping[str, JsonValue]) -> list[dict[str, JsonValue]]:

@@ -98,6 +98,8 @@ class Node:
         blocked = self._stage.wait(self._canceller.reason) if self._stage else None
         if blocked:
             return never_started(blocked)
+        if self._stage:
+            self._stage.take_slot(self._canceller.reason)
         verification, refusal = self._verify() if self._ranks.is_verifier else (Verification(), None)
         refusal = refusal or self._ranks.wait(self._canceller.reason)
         if refusal:
@@ -108,6 +110,8 @@ class Node:
         data = input_states(self._plan["workspace"], self._plan["inputs"])
         remains = Remains(self._plan, verification.states, data)
         log, child = self._ranks.file("log.txt"), self._ranks.file("child.json")
+        if self._stage:
+            self._stage.look_at_results()
         try:
             job = start_job(argv, cwd=self._plan["cwd"], env=env, log=log, child=child)
         except OSError as fault:
@@ -115,8 +119,10 @@ class Node:
             return never_started({"type": "CommandNotFoundError", "message": message})
         self._remains = remains
         end = self._watch(job)
-        if self._stage and self._is_command and end["exit_code"] == 0:
-            self._stage.keep_directory(self._plan["outputs_dir"])
+        if self._stage and end["exit_code"] == 0:
+            end["error"] = self._stage.changed_results()
+            if self._is_command:
+                self._stage.keep_directory(self._plan["outputs_dir"])
         return end
 
     def _what_is_left(self, end: JobEnd) -> dict[str, object]:

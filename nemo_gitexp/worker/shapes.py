@@ -58,12 +58,13 @@ class TopologyPlan(TypedDict):
 
 
 class StagePlan(TypedDict):
-    """A stage among those of its run: what it waits for, and where its ancestors' outputs are."""
+    """A stage among those of its run: what it waits for, where its ancestors' outputs are, how many run at once."""
 
     name: str
     run: str
     dependencies: List[str]
     results: Dict[str, str]
+    slots: int
 
 
 class StageOrder(TypedDict):

@@ -12,14 +12,15 @@ from pathlib import Path
 from .documents import read_document, write_document
 from .finish import SKIPPED
 from .machine import writer_lives
+from .manifest import tree_states
 from .merge import merged_result
 from .results import RESULT, save_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import IO, Callable
 
-    from .shapes import ErrorReport, Plan
+    from .shapes import ErrorReport, FileState, Plan
 
 POLL_S = 0.1
 MOST_WAIT_UNSTARTED_S = 120.0
@@ -36,6 +37,8 @@ class StagePlace:
     def __init__(self, plan: Plan) -> None:
         self._stage = plan["stage"]
         self._run = self._stage["run"]
+        self._seen: dict[str, dict[str, FileState | None]] = {}
+        self._slot: IO[bytes] | None = None
 
     def wait(self, is_cancelled: Callable[[], object]) -> ErrorReport | None:
         """Wait until everything that this stage depends on has completed; return why it never will.
@@ -54,6 +57,40 @@ class StagePlace:
             if waiting:
                 time.sleep(POLL_S)
         return None
+
+    def take_slot(self, is_cancelled: Callable[[], object]) -> None:
+        """Wait until one of the places for running stages is free, and keep it until this process ends.
+
+        Where the file system knows no locks, nobody waits.
+        """
+        import fcntl
+
+        places = os.path.join(self._run, "slots")
+        os.makedirs(places, exist_ok=True)
+        while not is_cancelled():
+            for number in range(self._stage["slots"]):
+                file = open(os.path.join(places, str(number)), "ab")  # noqa: SIM115 - closing it gives the place back
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.close()
+                    continue
+                except OSError:
+                    pass
+                self._slot = file
+                return
+            time.sleep(POLL_S)
+
+    def look_at_results(self) -> None:
+        """Remember what the outputs of the ancestors look like, before the job may touch them."""
+        self._seen = {name: tree_states(place) for name, place in self._stage["results"].items()}
+
+    def changed_results(self) -> ErrorReport | None:
+        """Return the error that the outputs of an ancestor were changed: what is recorded is not what was used."""
+        changed = sorted(name for name, seen in self._seen.items() if tree_states(self._stage["results"][name]) != seen)
+        if not changed:
+            return None
+        return {"type": "ResultsChangedError", "message": f"the outputs of stage {changed[0]} were changed meanwhile"}
 
     def keep_directory(self, outputs_dir: str) -> None:
         """Make the directory of its outputs the result of a stage that is no function.

@@ -366,3 +366,54 @@ def test_a_metric_that_two_stages_log_tells_whose_it_is(tmp_path: Path) -> None:
     files = {"two.py": code, "experiments/two/experiment.yaml": "purpose: Two\n" + stages}
     work = make_work(tmp_path / "work", tmp_path / "home", files=files)
     assert work.gitexp("run", "two", "--json").json["metrics"] == {"a/loss": 1, "b/loss": 2, "more": 3}
+
+
+def test_a_stage_that_writes_into_the_workspace_is_run_again_for_others_may_have_read_that(tmp_path: Path) -> None:
+    code = """\
+def a():
+    open("beside.txt", "w").write("made by a")
+    return 1
+def b(a, n):
+    return {"length": len(open("beside.txt").read()) * n}
+"""
+    stages = 'stages:\n  a: {function: "side:a"}\n  b: {function: "side:b", dependencies: [a]}\n'
+    files = {"side.py": code, "experiments/side/experiment.yaml": "purpose: Side\nconfig: {n: 1}\n" + stages}
+    work = make_work(tmp_path / "work", tmp_path / "home", files=files)
+    assert work.gitexp("run", "side", "--json").json["metrics"] == {"length": 9}
+    done = work.gitexp("run", "side", "n=2", "--json").json
+    assert done["metrics"] == {"length": 18}
+    assert {task["reused_from"] for task in done["tasks"]} == {None}
+
+
+def test_a_stage_that_changes_what_another_made_fails(flow: Work) -> None:
+    changed = FLOW.replace('mark("train")', 'results["right"]["notes"].write_text("seed 7 ")')
+    flow.write("flow.py", changed.replace('notes"].read_text() ==', 'notes"].read_text().strip() =='))
+    answer = flow.gitexp("run", "flow", "--json", code=1).json
+    assert answer["error"]["type"] == "ResultsChangedError"
+    assert "stage train: the outputs of stage right were changed" in answer["error"]["message"]
+
+
+def test_many_stages_take_turns(tmp_path: Path) -> None:
+    code = """\
+import os, time
+def work_hard(outputs):
+    place = os.environ["COUNTED"]
+    open(f"{place}/{outputs.name}", "w").close()
+    count = len(os.listdir(place))
+    time.sleep(0.1)
+    os.unlink(f"{place}/{outputs.name}")
+    return {"at_once": count}
+"""
+    stages = "".join(f'  s{number}: {{function: "many:work_hard"}}\n' for number in range(12))
+    (tmp_path / "counted").mkdir()
+    files = {"many.py": code, "experiments/many/experiment.yaml": f"purpose: Many\nstages:\n{stages}"}
+    work = make_work(tmp_path / "work", tmp_path / "home", files=files, COUNTED=str(tmp_path / "counted"))
+    done = work.gitexp("run", "many", "--json").json
+    assert done["status"] == "completed"
+    assert max(done["metrics"].values()) <= max(4, os.cpu_count() or 1)
+
+
+def test_a_pipeline_is_reproduced_whole(flow: Work) -> None:
+    flow.gitexp("run", "flow")
+    answer = flow.gitexp("reproduce", "latest", "--steps", "2", "--json", code=2).json
+    assert "a pipeline is reproduced whole" in answer["error"]["message"]
