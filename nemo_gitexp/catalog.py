@@ -18,7 +18,7 @@ from nemo_gitexp.git.objects import find_ref
 from nemo_gitexp.git.repository import Repository, Running
 from nemo_gitexp.listing import Entry, list_documents
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import RunState, give_up, inspect_run, is_reproduction, list_run_directories
+from nemo_gitexp.runs import RunState, give_up, inspect_run, is_reproduction, list_run_directories, stage_states
 from nemo_gitexp.settings import Settings, read_settings
 from nemo_gitexp.standing import Standing, best_verdict, stand
 from nemo_gitexp.tips import BRANCH_PREFIX, Tip, branch_name, list_tips
@@ -205,8 +205,12 @@ def read_current(site: Site, tip: Tip) -> Found:
     (now,), live = refresh(site, [tip])
     (experiment,) = read_experiments(repository, [now])
     facts = list_facts(repository, [now.record])
-    standing = _standing_of(now, live.get(now.record), facts, _branch_names(branches))
-    return Found(experiment, stand(_document(experiment), standing))
+    run = live.get(now.record)
+    document = stand(_document(experiment), _standing_of(now, run, facts, _branch_names(branches)))
+    if run is not None:
+        states = stage_states(run.paths)
+        document["tasks"] = [{**task, **states.get(str(task["name"]), {})} for task in document["tasks"]]
+    return Found(experiment, document)
 
 
 def recorded_document(experiment: Experiment, branch: str | None, status: str = "recorded") -> ExperimentDoc:

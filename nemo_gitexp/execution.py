@@ -26,7 +26,7 @@ from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import RunState, give_up, inspect_run, leave_cancelled, request_cancel
+from nemo_gitexp.runs import RunState, give_up, inspect_run, leave_cancelled, request_cancel, stage_states
 from nemo_gitexp.stages import StagesEntry, python_of
 from nemo_gitexp.store import Experiment, read_experiments
 from nemo_gitexp.tidy import tidy
@@ -150,7 +150,7 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
         ),
     )
     if conditions.reuse and not conditions.reproduction:
-        for name, made_by in reuse_stages(site, experiment, paths, keys).items():
+        for name, made_by in reuse_stages(site, experiment.record, paths, keys).items():
             watcher.say(f"stage {name}: unchanged, its result is the one of {made_by[:12]}")
 
 
@@ -168,7 +168,7 @@ def _stage_keys(site: Site, experiment: Experiment, conditions: Conditions) -> d
             flags=python.flags if python else (),
         )
         key = environment.key
-    return stage_keys(site.repository, experiment, key)
+    return stage_keys(site.repository, record, experiment.config, key)
 
 
 def after_start(site: Site, experiment: Experiment, paths: RunPaths, watcher: Watcher) -> None:
@@ -191,22 +191,53 @@ def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
     """Wait until a run has ended, handing its log and metrics on as they come."""
     gc.enable()  # it may take weeks
     begun = time.monotonic()
-    tail, metrics = RunLogs(paths), [_LatestRow(part.metrics) for part in paths.parts()]
+    look = _Look(paths, watcher)
     next_look = begun + LOOK_S
     while not paths.result.exists():
-        tail.forward(watcher.log)
         now = time.monotonic()
-        rows = [row for row in (latest.row() for latest in metrics) if row is not None]
-        watcher.progress(now - begun, rows[-1] if rows else None)
+        look.hand_on(now - begun)
         if now > next_look:
             next_look = now + LOOK_S
             state = inspect_run(paths)
             if state.status in ("dead", "void"):
-                tail.forward(watcher.log)
+                look.hand_on_the_rest()
                 return state
         time.sleep(POLL_S)
-    tail.forward(watcher.log)
+    look.hand_on_the_rest()
     return inspect_run(paths)
+
+
+class _Look:
+    """What somebody who follows a run is shown: its log, its latest metrics, and which stages have ended."""
+
+    def __init__(self, paths: RunPaths, watcher: Watcher) -> None:
+        self._paths = paths
+        self._watcher = watcher
+        self._logs = RunLogs(paths)
+        self._rows: dict[str, _LatestRow] = {}
+        self._ended = {part.run for part in paths.parts() if part.result.exists()}
+
+    def hand_on(self, elapsed_s: float) -> None:
+        """Show what is new."""
+        self._logs.forward(self._watcher.log)
+        self._name_ended()
+        found = [self._row(part) for part in self._paths.parts()]
+        rows = [row for row in found if row is not None]
+        self._watcher.progress(elapsed_s, rows[-1] if rows else None)
+
+    def hand_on_the_rest(self) -> None:
+        """Show the end of the log."""
+        self._logs.forward(self._watcher.log)
+        self._name_ended()
+
+    def _row(self, part: RunPaths) -> MetricRow | None:
+        return self._rows.setdefault(part.run, _LatestRow(part.metrics)).row()
+
+    def _name_ended(self) -> None:
+        for name, state in stage_states(self._paths).items():
+            if name not in self._ended and state["status"] not in ("launched", "running"):
+                self._ended.add(name)
+                self._watcher.say(f"stage {name}: {state['status']}")
 
 
 def finish_run(site: Site, tip: Tip, run: RunState) -> Tip:
@@ -269,16 +300,21 @@ def iso_now() -> str:
 
 
 class RunLogs:
-    """What all workers of a run have written since last time; stages say who speaks."""
+    """What all workers of a run have written since last time; stages say who speaks.
+
+    A run may be followed while it is still prepared: its workers are looked up each time.
+    """
 
     def __init__(self, paths: RunPaths, *, at_end: bool = False) -> None:
+        self._paths = paths
         self._tails = {part.run: LogTail(part.log, at_end=at_end) for part in paths.parts()}
         self._speaker = paths.run
 
     def forward(self, take: Callable[[bytes], None]) -> None:
         """Hand on what is new."""
-        for name, tail in self._tails.items():
-            tail.forward(functools.partial(self._spoken, name, take))
+        for part in self._paths.parts():
+            tail = self._tails.setdefault(part.run, LogTail(part.log))
+            tail.forward(functools.partial(self._spoken, part.run, take))
 
     def _spoken(self, name: str, take: Callable[[bytes], None], text: bytes) -> None:
         if name != self._speaker:

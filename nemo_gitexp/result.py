@@ -18,6 +18,7 @@ from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.metricform import render_metric_rows, stream_digest
 from nemo_gitexp.metrics import STEP, MetricRows, metric_stats, split_volatile
 from nemo_gitexp.record import SCHEMA, ExperimentRecord
+from nemo_gitexp.stages import StagesEntry
 
 FINAL_STATUSES = ("completed", "failed", "cancelled", "lost", "skipped")
 METRICS_IN_GIT_BYTES = 256 * 1024
@@ -273,7 +274,7 @@ def experiment_document(
         duration_s=cast("float | None", ran.get("duration_s")),
         error=_error_doc(got, ran),
         outputs=[output_document(item) for item in mappings(got.get("outputs"))],
-        tasks=list(mappings(got.get("tasks"))),
+        tasks=list(mappings(got.get("tasks"))) or planned_tasks(record),
         executor=record.executor,
         jobs=[str(job) for job in sequence(ran.get("jobs"))],
         reproductions={"best": None, "count": 0},
@@ -281,6 +282,14 @@ def experiment_document(
         withdrawn=False,
         duplicate_of=None,
     )
+
+
+def planned_tasks(record: ExperimentRecord) -> list[Mapping[str, JsonValue]]:
+    """Return the tasks of a pipeline that has no result yet; none for anything else."""
+    if not isinstance(record.entry, StagesEntry):
+        return []
+    nothing: dict[str, JsonValue] = {"exit_code": None, "metrics": {}, "outputs": [], "reused_from": None}
+    return [{"name": stage.name, "status": "recorded", **nothing} for stage in record.entry.stages]
 
 
 def input_documents(record: ExperimentRecord) -> list[InputDoc]:

@@ -27,7 +27,7 @@ from nemo_gitexp.result import mappings
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.runs import conclude
 from nemo_gitexp.stages import Stage, StagesEntry, entry_identity, visible_config
-from nemo_gitexp.store import Experiment, read_experiments
+from nemo_gitexp.store import read_experiments
 from nemo_gitexp.tips import Tip, list_tips
 
 MAX_SOURCE_BYTES = 16 * 1024 * 1024
@@ -47,49 +47,55 @@ class Made:
         return str(self.reports[0]["md5"])
 
 
-def stage_keys(repository: Repository, experiment: Experiment, environment_key: str | None) -> dict[str, str | None]:
+def stage_keys(
+    repository: Repository,
+    record: ExperimentRecord,
+    config: Mapping[str, JsonValue],
+    environment_key: str | None,
+) -> dict[str, str | None]:
     """Return for each stage of a pipeline `sha256:…` over all that its result depends on.
 
     None for commands that bring their own interpreter, and all that depends on them: what those run is not known.
 
     Args:
-        repository: where the experiment lies.
-        experiment: a pipeline.
+        repository: where the recorded code lies.
+        record: of a pipeline.
+        config: its configuration.
         environment_key: of the interpreter that runs its functions and scripts; None: unknown.
     """
-    record, entry = experiment.record, experiment.record.entry
+    entry = record.entry
     if not isinstance(entry, StagesEntry):
         return {}
-    source = _Source(repository, record)
+    source = _Source(repository, record, config)
     keys: dict[str, str | None] = {}
     for stage in entry.stages:
         above = {name: keys[name] for name in entry.ancestors(stage.name)}
         is_known = environment_key is not None and not stage.entry.wrapped and None not in above.values()
-        keys[stage.name] = source.key(stage, experiment, above, environment_key) if is_known else None
+        keys[stage.name] = source.key(stage, above, environment_key) if is_known else None
     return keys
 
 
 class _Source:
     """The recorded code, read as far as it is needed."""
 
-    def __init__(self, repository: Repository, record: ExperimentRecord) -> None:
+    def __init__(self, repository: Repository, record: ExperimentRecord, config: Mapping[str, JsonValue]) -> None:
         self._repository = repository
+        self._record = record
+        self._config = config
         files = [record.config_file] if record.config_file else []
         self._tree = code_files(
             list_files(repository, record.code.tree), paths=_code_paths(repository, record), config_files=files
         )
         self._contents: dict[str, bytes] = {}
 
-    def key(
-        self, stage: Stage, experiment: Experiment, above: Mapping[str, str | None], environment_key: str | None
-    ) -> str:
-        record = experiment.record
+    def key(self, stage: Stage, above: Mapping[str, str | None], environment_key: str | None) -> str:
+        record = self._record
         filtered = record.code.filtered
         parts: dict[str, JsonValue] = {
             "code": reached_code(stage.entry, record.workdir, self._tree, self._read),
             "entry": entry_identity(stage.entry),
             "workdir": record.workdir,
-            "config": visible_config(stage, experiment.config),
+            "config": visible_config(stage, self._config),
             "outputs": list(stage.outputs),
             "inputs": sorted([item.path, item.pin] for item in record.inputs),
             "seed": record.seed,
@@ -118,16 +124,16 @@ def _code_paths(repository: Repository, record: ExperimentRecord) -> tuple[str, 
         return ()
 
 
-def find_made(site: Site, experiment: Experiment, keys: Mapping[str, str | None]) -> dict[str, Made]:
+def find_made(site: Site, record: ExperimentRecord, keys: Mapping[str, str | None]) -> dict[str, Made]:
     """Return the stages whose results earlier experiments of the study have, the newest one's each.
 
     A stage is among them only with all of its ancestors, and only where its own result was made from theirs.
     """
-    entry = experiment.record.entry
+    entry = record.entry
     if not isinstance(entry, StagesEntry) or not any(keys.values()):
         return {}
     store = output_store(site.repository)
-    earlier = _earlier(site, experiment)
+    earlier = _earlier(site, record.study)
     found: dict[str, Made] = {}
     sums: dict[str, str] = {}
     for stage in entry.stages:
@@ -146,10 +152,8 @@ def find_made(site: Site, experiment: Experiment, keys: Mapping[str, str | None]
     return found
 
 
-def _earlier(site: Site, experiment: Experiment) -> list[tuple[Tip, ExperimentDoc]]:
-    tips = [
-        tip for tip in list_tips(site.repository) if tip.study == experiment.record.study and tip.result is not None
-    ]
+def _earlier(site: Site, study: str) -> list[tuple[Tip, ExperimentDoc]]:
+    tips = [tip for tip in list_tips(site.repository) if tip.study == study and tip.result is not None]
     entries = list_entries(site, tips, {})
     listed = [
         (tip, entry.document)
@@ -229,13 +233,15 @@ def _write_result(own: RunPaths, name: str, made: Made, store: ObjectStore) -> N
     write_beside(own.result, render_json(result))
 
 
-def reuse_stages(site: Site, experiment: Experiment, paths: RunPaths, keys: Mapping[str, str | None]) -> dict[str, str]:
+def reuse_stages(
+    site: Site, record: ExperimentRecord, paths: RunPaths, keys: Mapping[str, str | None]
+) -> dict[str, str]:
     """Fill a prepared run with the results that are there already; return by stage the experiment that made each.
 
     Side effects: files in the run directory; where nothing is left to run, the run's result.
     """
-    entry = experiment.record.entry
+    entry = record.entry
     if not isinstance(entry, StagesEntry):
         return {}
-    made = place_made(site, paths, entry, find_made(site, experiment, keys))
+    made = place_made(site, paths, entry, find_made(site, record, keys))
     return {name: value.made_by for name, value in made.items()}

@@ -107,6 +107,22 @@ def _begun_status(paths: RunPaths, parts: Sequence[RunPaths], *, is_launched: bo
     return ("finished", None) if paths.result.exists() else ("dead", "the worker is gone and left no result")
 
 
+def stage_states(paths: RunPaths) -> dict[str, Mapping[str, JsonValue]]:
+    """Return how each stage of a live run stands, nothing for a run without stages.
+
+    Keys: status (launched while it waits), and `reused_from` once it has ended.
+    """
+    parts = paths.parts()
+    return {} if parts == [paths] else {part.run: _stage_state(part) for part in parts}
+
+
+def _stage_state(part: RunPaths) -> Mapping[str, JsonValue]:
+    result = read_state_file(part.result)
+    if result:
+        return {"status": result.get("status"), "reused_from": result.get("reused_from")}
+    return {"status": "running" if part.child.exists() else "launched"}
+
+
 def give_up(paths: RunPaths) -> bool:
     """Make sure that a run without a living process will not start after all; return whether that is so.
 

@@ -78,7 +78,7 @@ def run(
         who = site.repository.begin_identities()
         plan = plan_experiment(site, asked, now, look)
         if options.plan_only:
-            return RunAnswer("planned", _planned_document(plan))
+            return RunAnswer("planned", _planned_document(site, plan, reuse=options.reuse))
         with taking_turns(site.turns):  # two of the same at once must not both run
             earlier = None if options.again else _earlier(site, plan, watcher)
             if earlier is not None:
@@ -119,12 +119,22 @@ def _earlier(site: Site, plan: Plan, watcher: Watcher) -> RunAnswer | None:
     return None if earlier is None else RunAnswer(*earlier)
 
 
-def _planned_document(plan: Plan) -> ExperimentDoc:
+def _planned_document(site: Site, plan: Plan, *, reuse: bool) -> ExperimentDoc:
+    """Return the experiment as it would be recorded; stages whose results are there say whose they are."""
     record = plan.record
-    return experiment_document(
+    document = experiment_document(
         sha="",
         ref=local_ref(record.study, record.name),
         record=replace(record, code=replace(record.code, commit=plan.snapshot.head)),
         config=plan.config,
         status="planned",
     )
+    if document["tasks"] and reuse:
+        from nemo_gitexp.reuse import find_made, stage_keys
+
+        made = find_made(site, record, stage_keys(site.repository, record, plan.config, record.environment_key))
+        document["tasks"] = [
+            {**task, "reused_from": made[name].made_by} if (name := str(task["name"])) in made else task
+            for task in document["tasks"]
+        ]
+    return document

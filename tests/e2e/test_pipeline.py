@@ -149,6 +149,16 @@ def test_a_damaged_result_is_made_again_with_what_depends_on_it(flow: Work) -> N
     assert ran(flow) == ["left", "load", "right", "train"]
 
 
+def test_a_plan_says_which_results_would_be_taken(flow: Work) -> None:
+    first = flow.gitexp("run", "flow", "--json").json
+    planned = flow.gitexp("run", "flow", "scale=9", "--plan", "--json").json
+    made_by = {task["name"]: task["reused_from"] for task in planned["tasks"]}
+    assert made_by == {"load": first["experiment"], "left": None, "right": first["experiment"], "train": None}
+    recorded = flow.gitexp("run", "flow", "scale=9", "--record-only", "--json").json
+    assert statuses(recorded) == dict.fromkeys(("load", "left", "right", "train"), "recorded")
+    assert flow.gitexp("launch", "latest", "--json").json["status"] == "completed"
+
+
 def test_no_reuse_runs_every_stage(flow: Work) -> None:
     flow.gitexp("run", "flow")
     ran(flow)
@@ -261,6 +271,8 @@ def test_cancelling_ends_running_stages_and_those_that_wait(dag: Work) -> None:
     wait_until((run / "stages/d/child.json").exists)
     begun = time.monotonic()
     assert dag.gitexp("status", "--json").json["experiments"][0]["status"] == "running"
+    live = statuses(dag.gitexp("show", "latest", "--json").json)
+    assert (live["a"], live["d"], live["f"]) == ("completed", "running", "launched")
     cancelled = dag.gitexp("cancel", "latest", "--json").json
     assert cancelled["status"] == "cancelled"
     assert statuses(cancelled)["d"] == "cancelled"
