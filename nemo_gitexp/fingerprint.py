@@ -20,6 +20,14 @@ from collections.abc import Set as AbstractSet
 from nemo_gitexp.errors import CanonicalFormError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.plainform import canonical_text, plain_value
+from nemo_gitexp.reach import (
+    DYNAMIC_ATTRIBUTES,
+    DYNAMIC_MODULES,
+    DYNAMIC_NAMES,
+    DYNAMIC_OF,
+    EVERYTHING,
+    names_source,
+)
 
 _GLOBAL_OPERATIONS = frozenset(
     {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"}
@@ -54,7 +62,9 @@ def fingerprint(function: Callable[..., object], carried_modules: AbstractSet[st
     description = _Description(carried_modules)
     described = description.value(function)
     digest = "sha256:" + hashlib.sha256(canonical_text(described).encode()).hexdigest()
-    return digest, sorted(description.modules)
+    referred = {name.partition(".")[0] for name in description.modules} - {"builtins"}  # which every class refers to
+    everything = [EVERYTHING] if description.is_dynamic or referred & DYNAMIC_MODULES else []
+    return digest, sorted({*description.modules, *everything})
 
 
 class _Description:
@@ -64,6 +74,7 @@ class _Description:
         self._carried = carried_modules
         self._met: dict[int, tuple[int, object]] = {}
         self.modules: set[str] = set()
+        self.is_dynamic = False
 
     def value(self, value: object) -> JsonValue:
         """Return a description of any value, which decides what it is."""
@@ -121,6 +132,7 @@ class _Description:
         if not isinstance(code, types.CodeType):
             return None
         self.modules |= _imported_names(code)
+        self.is_dynamic = self.is_dynamic or _is_dynamic(code)
         names: JsonValue = [
             list(part) for part in (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
         ]
@@ -202,6 +214,25 @@ def _found(module: object, qualified_name: str) -> object:
     for part in qualified_name.split("."):
         module = getattr(module, part, None)
     return module
+
+
+def _is_dynamic(code: types.CodeType) -> bool:
+    """Return whether byte code may run or import what it does not name, or reads files of the repository as text."""
+    loaded: set[str] = set()
+    attributes: set[str] = set()
+    for step in dis.get_instructions(code):
+        if step.opname in _GLOBAL_OPERATIONS:
+            loaded.add(str(step.argval))
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
+            attributes.add(str(step.argval))
+    named = {*loaded, *attributes}
+    begins = [word for module, words in DYNAMIC_OF.items() if module in code.co_names for word in words]
+    texts = [item for item in code.co_consts if isinstance(item, str)]
+    return (
+        bool(loaded & DYNAMIC_NAMES or attributes & DYNAMIC_ATTRIBUTES)
+        or any(name.startswith(tuple(begins)) for name in named if begins)
+        or any(names_source(text) or text.endswith((".md", ".rst", ".ipynb")) for text in texts)
+    )
 
 
 def _imported_names(code: types.CodeType) -> set[str]:

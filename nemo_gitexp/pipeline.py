@@ -5,7 +5,6 @@ The same DAG as `stages:` in an `experiment.yaml`, in another spelling.
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 import uuid
@@ -13,24 +12,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from nemo_gitexp.asked import Asked, Defined, define, read_signature
 from nemo_gitexp.attempt import Intent, this_environment, this_python
 from nemo_gitexp.catalog import Site, open_site
 from nemo_gitexp.collect import output_store
+from nemo_gitexp.command import anchor_script
 from nemo_gitexp.definition import InputSpec, StudyDefinition
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.entry import Entry, FunctionEntry, parse_command
+from nemo_gitexp.entry import Entry, FunctionEntry, command_words, parse_command
 from nemo_gitexp.errors import DefinitionError, PipelineError, UsageError
 from nemo_gitexp.functions import function_entry
 from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.naming import require_name, slug
 from nemo_gitexp.owners import owner_token
-from nemo_gitexp.reach import Signature
 from nemo_gitexp.result import mappings
-from nemo_gitexp.stages import FUNCTION, Stage, StagesEntry, find_graph_faults, fit_stage, order_stages
+from nemo_gitexp.signatures import Signature, live_signature
+from nemo_gitexp.stages import (
+    FUNCTION,
+    Stage,
+    StagesEntry,
+    find_graph_faults,
+    find_interpreter_faults,
+    fit_stage,
+    order_stages,
+)
 from nemo_gitexp.store import read_experiments
 from nemo_gitexp.versioning import plain_config
 from nemo_gitexp.worker.results import RESULT, load_result
@@ -45,11 +53,13 @@ StageFunction = Callable[..., object] | str | Sequence[str]
 
 
 class StageDict(TypedDict):
-    """One stage as it was added."""
+    """One stage as it was added; the keys of `.stages`."""
 
     name: str
     function: StageFunction
     dependencies: list[str]
+    config: NotRequired[list[str] | None]
+    outputs: NotRequired[list[str]]
 
 
 class ExperimentPipeline:
@@ -81,7 +91,7 @@ class ExperimentPipeline:
         self._seed = seed
         self._data = tuple(data)
         self._purpose = purpose
-        self._more: dict[str, tuple[Sequence[str] | None, Sequence[str]]] = {}
+        self._workdir = "."
         self._experiment: Experiment | None = None
 
     @classmethod
@@ -100,14 +110,10 @@ class ExperimentPipeline:
         if not isinstance(defined.entry, StagesEntry):
             raise DefinitionError(f"experiments/{study}/experiment.yaml has no stages:", hint="add stages:")
         made = cls(study, config={**defined.config, **(config or {})})
+        made._workdir = defined.workdir
         for stage in defined.definition.stages or ():
-            made.add_stage(
-                stage.name,
-                stage.entry.target if isinstance(stage.entry, FunctionEntry) else _argv(stage.entry),
-                list(stage.dependencies),
-                config=stage.config,
-                outputs=stage.outputs,
-            )
+            function = stage.entry.target if isinstance(stage.entry, FunctionEntry) else command_words(stage.entry)
+            made.add_stage(stage.name, function, stage.dependencies, config=stage.config, outputs=stage.outputs)
         return made
 
     def add_stage(
@@ -149,8 +155,15 @@ class ExperimentPipeline:
             )
         if isinstance(dependencies, str):
             raise UsageError("dependencies are a list of names", hint=f'dependencies=["{dependencies}"]')
-        self.stages.append({"name": stage_name, "function": stage_function, "dependencies": list(dependencies or [])})
-        self._more[stage_name] = (config, tuple(outputs))
+        self.stages.append(
+            {
+                "name": stage_name,
+                "function": stage_function,
+                "dependencies": list(dependencies or []),
+                "config": None if config is None else list(config),
+                "outputs": list(outputs),
+            }
+        )
 
     def create_pipeline_experiment(self) -> Experiment:
         """Return the experiment of NeMo Run: `run()` records the pipeline and runs what is not known already.
@@ -190,10 +203,10 @@ class ExperimentPipeline:
     def _require_dag(self) -> None:
         if not self.stages:
             raise PipelineError(f"pipeline {self.name} has no stages", hint='pipeline.add_stage("load", load)')
-        faults = find_graph_faults([(stage["name"], stage["dependencies"]) for stage in self.stages])
+        faults = find_graph_faults([(stage["name"], stage.get("dependencies") or []) for stage in self.stages])
         if faults:
             names = {stage["name"] for stage in self.stages}
-            missing = sorted({needed for stage in self.stages for needed in stage["dependencies"]} - names)
+            missing = sorted({needed for stage in self.stages for needed in stage.get("dependencies") or []} - names)
             raise PipelineError(
                 f"pipeline {self.name}: {'; '.join(faults)}",
                 hint=f"stages: {', '.join(sorted(names))}",
@@ -202,23 +215,24 @@ class ExperimentPipeline:
 
     def _defined(self, site: Site) -> Defined:
         """Return the pipeline as a definition; its functions by name where a job finds them, else by value."""
-        study = slug(self.name)
-        root = site.repository.root
+        study, root = slug(self.name), site.repository.root
         config = plain_config(self._config)
-        made = [self._stage(stage, root, study) for stage in self.stages]
-        entry = StagesEntry(order_stages([each.stage for each in made]))
-        signatures = {each.stage.name: each.signature for each in made}
+        drafts = [self._draft(item, root, study) for item in self.stages]
+        entry = StagesEntry(order_stages([draft.stage for draft in drafts]))
+        faults = find_interpreter_faults(entry.stages)
+        if faults:
+            raise PipelineError(f"pipeline {self.name}: {'; '.join(faults)}", hint="one environment for all stages")
+        signatures = {draft.stage.name: draft.signature for draft in drafts}
         fitted = [
             fit_stage(stage, signature, config, entry.ancestors(stage.name))
             if (signature := signatures[stage.name])
             else stage
             for stage in entry.stages
         ]
-        definition = self._definition(root, study)
         entry = StagesEntry(tuple(fitted))
-        carried = {name: content for each in made for name, content in each.carried.items()}
-        definition = replace(definition, stages=entry.stages)
-        return Defined(study, definition, entry, config, ad_hoc=False, workdir=".", carried=carried)
+        carried = {name: content for draft in drafts for name, content in draft.carried.items()}
+        definition = replace(self._definition(root, study), stages=entry.stages)
+        return Defined(study, definition, entry, config, ad_hoc=False, workdir=self._workdir, carried=carried)
 
     def _definition(self, root: Path, study: str) -> StudyDefinition:
         if (root / "experiments" / study / "experiment.yaml").is_file():
@@ -231,13 +245,17 @@ class ExperimentPipeline:
             data=written.data + tuple(InputSpec(path) for path in self._data),
         )
 
-    def _stage(self, item: StageDict, root: Path, study: str) -> _Made:
-        name, function = item["name"], item["function"]
-        config, outputs = self._more[name]
-        entry, carried, signature = _entry(function, root, study, name)
-        keys = None if config is None else tuple(config)
-        stage = Stage(name, entry, tuple(dict.fromkeys(item["dependencies"])), keys, tuple(outputs))
-        return _Made(stage, carried, signature)
+    def _draft(self, item: StageDict, root: Path, study: str) -> _Draft:
+        name, keys = item["name"], item.get("config")
+        entry, carried, signature = _entry(item["function"], root, self._workdir, study, name)
+        stage = Stage(
+            name,
+            entry,
+            tuple(dict.fromkeys(item.get("dependencies") or ())),
+            None if keys is None else tuple(keys),
+            tuple(item.get("outputs") or ()),
+        )
+        return _Draft(stage, carried, signature)
 
 
 def create_data_pipeline() -> ExperimentPipeline:
@@ -251,48 +269,24 @@ def create_data_pipeline() -> ExperimentPipeline:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class _Draft:
+    """A stage whose view of the configuration is not decided yet; `carried` are files for the record."""
+
     stage: Stage
     carried: Mapping[str, bytes]
     signature: Signature | None
 
 
 def _entry(
-    function: StageFunction, root: Path, study: str, name: str
+    function: StageFunction, root: Path, workdir: str, study: str, name: str
 ) -> tuple[Entry, Mapping[str, bytes], Signature | None]:
     if isinstance(function, str):
         named = FunctionEntry(function, python=this_python())
-        return named, {}, read_signature(root, ".", named)
+        return named, {}, read_signature(root, workdir, named)
     if isinstance(function, (list, tuple)):
-        return parse_command([str(word) for word in function]), {}, None
+        return anchor_script(parse_command([str(word) for word in function]), root, workdir), {}, None
     entry, carried = function_entry(function, root=root, study=study, name=name)  # type: ignore[arg-type]  # callable
-    return replace(entry, python=this_python()), carried, _signature(function)
-
-
-def _signature(function: object) -> Signature | None:
-    try:
-        parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]  # builtins have none
-    except (TypeError, ValueError):
-        return None
-    plain = [each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
-    return Signature(
-        tuple(each.name for each in plain),
-        tuple(each.name for each in plain if each.default is each.empty),
-        takes_all=any(each.kind is each.VAR_KEYWORD for each in parameters),
-    )
-
-
-def _argv(entry: Entry) -> list[str]:
-    """Return the command line that an entry was parsed from."""
-    document = entry.to_json()
-    words = document.get("argv")
-    if isinstance(words, list):
-        return [str(word) for word in words]
-    flags, args = document.get("interpreter_flags"), document.get("args")
-    what = {"module": ["-m", document.get("module")], "code": ["-c", document.get("code")]}
-    middle = what.get(str(document["kind"]), [document.get("path")])
-    parts = [[document.get("interpreter")], flags, middle, args]
-    return [str(word) for part in parts if isinstance(part, list) for word in part]
+    return replace(entry, python=this_python()), carried, live_signature(function)
 
 
 class _Results:

@@ -10,7 +10,6 @@ import ast
 import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from nemo_gitexp.entry import (
@@ -23,32 +22,43 @@ from nemo_gitexp.entry import (
     NotebookEntry,
 )
 from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.signatures import parsed_source, target_names
+
+EVERYTHING = "*"
+"""Stands among the modules that a carried function refers to when it may reach any."""
 
 Reader: TypeAlias = Callable[[Sequence[str]], Mapping[str, bytes]]
 """Returns the content of files of the tree, by path."""
 
-WORDS = ("results", "config", "seed", "outputs")
-"""What a stage's function may ask for by the name of a parameter, beside earlier stages and keys of its config."""
-
-_DYNAMIC = frozenset(
-    {
-        "__import__",
-        "compile",
-        "eval",
-        "exec",
-        "globals",
-        "importlib",
-        "locals",
-        "pkgutil",
-        "runpy",
-        "subprocess",
-        "vars",
-    }
+DYNAMIC_MODULES = frozenset(
+    {"builtins", "code", "codeop", "hydra", "imp", "importlib", "invoke", "pexpect", "pkgutil"}
+    | {"plumbum", "pty", "pydoc", "runpy", "sh", "subprocess", "zipimport"}
 )
-_DYNAMIC_CALLS = ("execl", "execv", "popen", "posix_spawn", "spawn", "startfile", "system")
+"""Modules that import or run what a source does not name."""
+
+DYNAMIC_NAMES = frozenset(
+    {"__builtins__", "__import__", "compile", "entry_points", "eval", "exec", "globals"}
+    | {"import_module", "import_string", "instantiate", "locals", "vars"}
+)
+"""Functions that do, by the names that a source calls them by."""
+
+DYNAMIC_ATTRIBUTES = frozenset(
+    {"__builtins__", "__globals__", "__subclasses__", "create_subprocess_exec"}
+    | {"create_subprocess_shell", "entry_points", "f_globals", "f_locals", "fork_exec"}
+    | {"import_module", "import_string", "instantiate", "posix_spawn", "posix_spawnp"}
+    | {"startfile"}
+)
+"""What leads there from any object."""
+
+DYNAMIC_OF = {"os": ("exec", "fork", "popen", "posix_spawn", "spawn", "system"), "sys": ("modules", "meta_path")}
+"""How the names in these two modules begin that do."""
+
 _HARMLESS_DECORATORS = frozenset(
     {"cache", "contextmanager", "dataclass", "lru_cache", "no_grad", "overload", "total_ordering", "wraps"}
 )
+_PLAIN_VALUES = (ast.Constant, ast.Name, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.expr_context)
+_PLAIN_NUMBERS = (ast.Constant, ast.UnaryOp, ast.BinOp, ast.operator, ast.unaryop)
+_ALWAYS_RUN = ("sitecustomize.py", "usercustomize.py")
 _NO_CODE_ENDINGS = (".md", ".rst", ".ipynb", ".dvc", ".pyc")
 _NO_CODE_NAMES = (
     ".dockerignore",
@@ -63,37 +73,6 @@ _NO_CODE_NAMES = (
     "dvc.yaml",
 )
 _NO_CODE_DIRECTORIES = (".dvc/", ".github/", ".gitlab/", "docs/")
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """The parameters of a function: names, those without a default, whether it takes any keyword."""
-
-    names: tuple[str, ...]
-    required: tuple[str, ...]
-    takes_all: bool
-
-
-def find_signature(source: bytes, qualified_name: str) -> Signature | None:
-    """Return the parameters of a function at the top level of a source; None for anything else or harder to read."""
-    tree = _parsed(source)
-    for node in tree.body if tree else ():
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == qualified_name:
-            return None if node.decorator_list else _signature(node.args)
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda) and qualified_name in _targets(node):
-            return _signature(node.value.args)
-    return None
-
-
-def _signature(arguments: ast.arguments) -> Signature:
-    positional = [*arguments.posonlyargs, *arguments.args]
-    first_default = len(positional) - len(arguments.defaults)
-    required = [each.arg for each in positional[:first_default]]
-    required += [
-        each.arg for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None
-    ]
-    names = tuple(each.arg for each in (*positional, *arguments.kwonlyargs))
-    return Signature(names, tuple(required), takes_all=arguments.kwarg is not None)
 
 
 def reached_code(entry: Entry, workdir: str, tree: Mapping[str, str], read: Reader) -> JsonValue:
@@ -115,6 +94,7 @@ def reached_code(entry: Entry, workdir: str, tree: Mapping[str, str], read: Read
         return {"files": [[path, sha] for path, sha in sorted(tree.items())]}
     text = "\n".join(walk.texts)
     others = [path for path in tree if not path.endswith(".py") and (not _is_prose(path) or _is_named(path, text))]
+    others += [path for path in tree if posixpath.basename(path) in _ALWAYS_RUN]
     files = sorted({*walk.files, *others})
     return {"files": [[path, tree[path]] for path in files], "parts": walk.parts}
 
@@ -156,7 +136,7 @@ class _Walk:
         elif isinstance(entry, ModuleEntry):
             self._follow_files([*self._modules(entry.module), *self._modules(f"{entry.module}.__main__")])
         elif isinstance(entry, CodeEntry):
-            self._follow_tree(_parsed(entry.code.encode()), "")
+            self._follow_tree(parsed_source(entry.code.encode()), "")
         else:
             path = posixpath.normpath(posixpath.join(workdir, entry.path))
             self._follow_files([path] if path in self._tree else [])
@@ -164,6 +144,7 @@ class _Walk:
 
     def _follow_function(self, entry: FunctionEntry) -> None:
         if entry.digest is not None:  # carried by value: the digest, which is part of the entry, knows its own code
+            self.is_everything = self.is_everything or EVERYTHING in entry.refers
             self._follow_files([path for name in entry.refers for path in self._modules(name)])
             return
         place, _, name = entry.target.rpartition(":")
@@ -177,14 +158,20 @@ class _Walk:
 
     def _follow_part(self, path: str, name: str) -> None:
         content = self._read([path]).get(path, b"")
-        tree = _parsed(content)
-        used = _used_statements(tree, name.partition(".")[0]) if tree else None
+        tree = parsed_source(content)
+        used = _used_statements(tree, name.partition(".")[0], self._own_names(tree, path)) if tree else None
         if used is None:
             self._follow_files([path])
             return
         self.parts.append([path, [ast.dump(node) for node in used]])
         self._follow_tree(ast.Module(body=list(used), type_ignores=[]), path)
         self.texts.append("\n".join(ast.unparse(node) for node in used))
+
+    def _own_names(self, tree: ast.Module, path: str) -> set[str]:
+        """Return the names that a file imports from this repository."""
+        imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        ours = [node for node in imports if any(self._modules(name) for name in _imported(node, path))]
+        return {name for node in ours for name in _bound_names(node)}
 
     def _follow_files(self, paths: Iterable[str]) -> None:
         waiting = [path for path in dict.fromkeys(paths) if path in self._tree and path not in self.files]
@@ -193,7 +180,7 @@ class _Walk:
             return
         for path, content in self._read(waiting).items():
             self.texts.append(content.decode("utf-8", "replace"))
-            self._follow_tree(_parsed(content), path)
+            self._follow_tree(parsed_source(content), path)
 
     def _follow_tree(self, tree: ast.Module | None, path: str) -> None:
         if tree is None or _is_dynamic(tree):
@@ -217,13 +204,6 @@ class _Walk:
 def _parents(path: str) -> Iterator[str]:
     while path := posixpath.dirname(path):
         yield path
-
-
-def _parsed(source: bytes) -> ast.Module | None:
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError):
-        return None
 
 
 def _imported(tree: ast.AST, path: str) -> list[str]:
@@ -254,33 +234,57 @@ def _base_of(node: ast.ImportFrom, path: str) -> str:
 
 
 def _is_dynamic(tree: ast.AST) -> bool:
-    """Return whether a source may run or import code that it does not name."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in _DYNAMIC:
-            return True
-        if isinstance(node, ast.Attribute) and node.attr.startswith(_DYNAMIC_CALLS) and _is_named_os(node.value):
-            return True
-        if isinstance(node, ast.ImportFrom):
-            module = (node.module or "").partition(".")[0]
-            if module in _DYNAMIC or (module == "os" and any(n.name.startswith(_DYNAMIC_CALLS) for n in node.names)):
-                return True
-    return False
+    """Return whether a source may run or import code that it does not name, or reads sources as text."""
+    aliases = _aliases(tree)
+    return any(_is_dynamic_node(node, aliases) for node in ast.walk(tree))
 
 
-def _is_named_os(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) and node.id == "os"
+def _is_dynamic_node(node: ast.AST, aliases: Mapping[str, str]) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in DYNAMIC_NAMES
+    if isinstance(node, ast.Attribute):
+        owner = aliases.get(node.value.id, "") if isinstance(node.value, ast.Name) else ""
+        return node.attr in DYNAMIC_ATTRIBUTES or node.attr.startswith(DYNAMIC_OF.get(owner, ()))
+    if isinstance(node, ast.Import):
+        return any(alias.name.partition(".")[0] in DYNAMIC_MODULES for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        module = (node.module or "").partition(".")[0]
+        begins = DYNAMIC_OF.get(module, ())
+        return module in DYNAMIC_MODULES or any(
+            alias.name in DYNAMIC_ATTRIBUTES or alias.name.startswith(begins) for alias in node.names
+        )
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and names_source(node.value)
+
+
+def names_source(text: str) -> bool:
+    """Return whether a text may lead to a source as data: it names one, or a pattern of such."""
+    return re.search(r"\.py\b", text) is not None and "\n" not in text
+
+
+def _aliases(tree: ast.AST) -> dict[str, str]:
+    """Return what a source calls `os` and `sys`."""
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.Import))
+    found = {alias.asname or alias.name: alias.name for node in imports for alias in node.names}
+    return {"os": "os", "sys": "sys", **{name: module for name, module in found.items() if module in DYNAMIC_OF}}
 
 
 # ------------------------------------------------------------------------------------------------- parts of one file
 
 
-def _used_statements(tree: ast.Module, name: str) -> list[ast.stmt] | None:
-    """Return the statements of a file that run on import or that a definition uses, in order; None: all of them."""
+def _used_statements(tree: ast.Module, name: str, own: Collection[str]) -> list[ast.stmt] | None:
+    """Return the statements of a file that run on import or that a definition uses, in order; None: all of them.
+
+    Args:
+        tree: the file.
+        name: of the definition.
+        own: names that the file imports from this repository.
+    """
     bound = {position: _bound_names(node) for position, node in enumerate(tree.body)}
     if not any(name in names for names in bound.values()) or _imports_star(tree):
         return None
     everywhere = _read_names(tree)
-    used = {at for at, node in enumerate(tree.body) if _always_counts(node, everywhere)}
+    bases = {*own, *(node.name for node in tree.body if isinstance(node, ast.ClassDef))}
+    used = {at for at, node in enumerate(tree.body) if _always_counts(node, everywhere, bases)}
     wanted = {name} | {each for at in used for each in _read_names(tree.body[at])}
     grown = True
     while grown:
@@ -295,19 +299,56 @@ def _imports_star(tree: ast.Module) -> bool:
     return any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in tree.body)
 
 
-def _always_counts(node: ast.stmt, read_everywhere: Collection[str]) -> bool:
-    """Return whether a statement at the top level does something beside giving a name to a value."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return any(not _is_harmless(decorator) for decorator in node.decorator_list)
+def _always_counts(node: ast.stmt, read_everywhere: Collection[str], own_bases: Collection[str]) -> bool:
+    """Return whether a statement at the top level does something beside giving a name to a value.
+
+    Args:
+        node: the statement.
+        read_everywhere: the names that the file reads.
+        own_bases: names of the file that may be classes of this repository, which can notice who inherits from them.
+    """
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return any(not _is_harmless(each) for each in node.decorator_list) or _calls(node.args)
+    if isinstance(node, ast.ClassDef):
+        roots = {name for base in node.bases for name in _read_names(base)}
+        makes_base = any(isinstance(part, ast.Call) for base in node.bases for part in ast.walk(base))
+        is_noticed = bool(node.keywords or makes_base or roots & set(own_bases))
+        return is_noticed or any(not _is_harmless(each) for each in node.decorator_list) or _runs(node)
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return not (_bound_names(node) & set(read_everywhere))  # imported for its effect alone
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        is_plain = all(isinstance(each, (ast.Name, ast.Tuple)) for each in targets)
-        return not is_plain or any(isinstance(part, ast.Call) for part in ast.walk(node))
+        return not all(isinstance(each, (ast.Name, ast.Tuple)) for each in targets) or not _is_plain(node.value)
     if isinstance(node, ast.Expr):
         return not isinstance(node.value, ast.Constant)
     return not (isinstance(node, (ast.Pass, ast.If)) and _never_runs(node))
+
+
+def _is_plain(value: ast.expr | None) -> bool:
+    """Return whether a value is made without running anything: constants, names, containers of them, lambdas."""
+    if value is None or isinstance(value, ast.Lambda):
+        return value is None or not _calls(value.args)
+    if isinstance(value, (ast.UnaryOp, ast.BinOp)):
+        return all(isinstance(part, _PLAIN_NUMBERS) for part in ast.walk(value))
+    if not isinstance(value, _PLAIN_VALUES):
+        return False
+    return all(_is_plain(part) for part in ast.iter_child_nodes(value) if isinstance(part, ast.expr))
+
+
+def _calls(node: ast.AST) -> bool:
+    return any(isinstance(part, (ast.Call, ast.Attribute, ast.Subscript)) for part in ast.walk(node))
+
+
+def _runs(node: ast.ClassDef) -> bool:
+    """Return whether the body of a class does more than define: what it calls may tell somebody about it."""
+    for part in node.body:
+        if isinstance(part, (ast.Assign, ast.AnnAssign)) and not _is_plain(part.value):
+            return True
+        if isinstance(part, ast.Expr) and not isinstance(part.value, ast.Constant):
+            return True
+        if isinstance(part, (ast.For, ast.While, ast.With, ast.Try, ast.If)):
+            return True
+    return False
 
 
 def _never_runs(node: ast.stmt) -> bool:
@@ -332,15 +373,9 @@ def _bound_names(node: ast.stmt) -> set[str]:
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        return _targets(node)
+        return target_names(node)
     stored = (each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store))
     return set(stored)
-
-
-def _targets(node: ast.Assign | ast.AnnAssign) -> set[str]:
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    names = (each for target in targets for each in ast.walk(target) if isinstance(each, ast.Name))
-    return {each.id for each in names if isinstance(each.ctx, ast.Store)}
 
 
 def _read_names(node: ast.AST) -> set[str]:

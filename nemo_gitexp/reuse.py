@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -90,13 +91,14 @@ class _Source:
 
     def key(self, stage: Stage, above: Mapping[str, str | None], environment_key: str | None) -> str:
         record = self._record
-        filtered = record.code.filtered
+        filtered, metrics = record.code.filtered, record.metrics
         parts: dict[str, JsonValue] = {
             "code": reached_code(stage.entry, record.workdir, self._tree, self._read),
             "entry": entry_identity(stage.entry),
             "workdir": record.workdir,
             "config": visible_config(stage, self._config),
             "outputs": list(stage.outputs),
+            "metrics": [metrics.file, sorted(goal.name for goal in metrics.goals if goal.volatile)],
             "inputs": sorted([item.path, item.pin] for item in record.inputs),
             "seed": record.seed,
             "determinism": record.determinism,
@@ -195,13 +197,16 @@ def place_made(site: Site, paths: RunPaths, entry: StagesEntry, made: Mapping[st
     store = output_store(site.repository)
     taken = dict(made)
     placed: set[str] = set()
-    while missing := _wanted(entry, taken) - placed:
-        name = min(missing)
+    while missing := [stage.name for stage in entry.stages if stage.name in _wanted(entry, taken) - placed]:
+        name = missing[0]
         try:
             store.checkout(taken[name].md5, paths.outputs / name)
             placed.add(name)
         except DataError:
             taken = {kept: value for kept, value in taken.items() if kept != name and name not in entry.ancestors(kept)}
+            for gone in placed - taken.keys():
+                shutil.rmtree(paths.outputs / gone)
+            placed &= taken.keys()
     for name, value in taken.items():
         _write_result(paths.stage(name), name, value, store)
     conclude(paths)
@@ -216,7 +221,8 @@ def _wanted(entry: StagesEntry, taken: Mapping[str, Made]) -> set[str]:
 
 def _write_result(own: RunPaths, name: str, made: Made, store: ObjectStore) -> None:
     reports: list[JsonValue] = [
-        {**report, "path": posixpath.relpath(str(report["path"]), name), "files": []} for report in made.reports
+        {**report, "path": posixpath.relpath(str(report["path"]), name), "files": [], "is_taken": True}
+        for report in made.reports
     ]
     result: JsonValue = {
         "schema": 1,

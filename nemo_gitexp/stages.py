@@ -24,7 +24,7 @@ from nemo_gitexp.errors import DefinitionError, InvalidNameError, RecordError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.keypath import find_nearest, parse_key
 from nemo_gitexp.naming import require_name
-from nemo_gitexp.reach import WORDS, Signature
+from nemo_gitexp.signatures import WORDS, Signature
 
 FUNCTION = re.compile(r"(?:[^\W\d]\w*(?:\.[^\W\d]\w*)*|[^:\s][^:]*\.py):[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 """`package.module:name`, or `path/to/file.py:name` relative to the repository root."""
@@ -259,7 +259,7 @@ def parse_stages(document: JsonValue) -> tuple[tuple[Stage, ...], list[str]]:
         return (), ["stages must name at least one stage"]
     stages = [_Parser(name, item, faults).stage() for name, item in _named(document, faults)]
     faults += find_graph_faults([(stage.name, stage.dependencies) for stage in stages])
-    faults += _interpreter_faults(stages)
+    faults += find_interpreter_faults(stages)
     return (() if faults else order_stages(stages)), faults
 
 
@@ -275,7 +275,8 @@ def _named(document: Mapping[str, JsonValue] | list[JsonValue], faults: list[str
     return named
 
 
-def _interpreter_faults(stages: Sequence[Stage]) -> list[str]:
+def find_interpreter_faults(stages: Sequence[Stage]) -> list[str]:
+    """Return what keeps stages from being run by one interpreter; a command that brings its own does not matter."""
     names = {stage.entry.python.interpreter for stage in stages if not isinstance(stage.entry, CommandEntry)}
     if len(names - {"python3"} | ({"python"} if "python3" in names else set())) < 2:  # both are the first on PATH
         return []

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from nemo_gitexp.entry import CommandEntry, Entry, FunctionEntry, ModuleEntry, ScriptEntry
-from nemo_gitexp.reach import find_signature, reached_code
+from nemo_gitexp.fingerprint import fingerprint
+from nemo_gitexp.reach import reached_code
+from nemo_gitexp.signatures import find_signature
 
 FLOW = '''\
 """Stages."""
@@ -119,12 +123,98 @@ def test_an_init_of_a_package_counts_where_a_module_below_it_is_imported() -> No
         "import os; os.system('x')",
         "from os import popen; popen('x')",
         "globals()['x']()",
+        "import importlib as il; il.import_module('unrelated')",
+        "import subprocess as sp; sp.run(['x'])",
+        "import builtins; builtins.exec('x')",
+        "import os as system; system.popen('x')",
+        "import sys; getattr(sys.modules[__name__], 'x')()",
+        "import asyncio; asyncio.create_subprocess_exec('x')",
+        "import pydoc; pydoc.locate('unrelated.z')",
+        "from hydra.utils import instantiate; instantiate({'_target_': 'unrelated.z'})",
+        "import torch; torch.nn.Module.__subclasses__()",
+        "open('unrelated.py').read()",
+        "import glob; glob.glob('**/*.py')",
     ],
 )
 def test_code_that_runs_what_it_does_not_name_can_reach_everything(body: str) -> None:
     files = {**TREE, "flow.py": f"def load(results):\n    {body}\n"}
     changed = {**files, "unrelated.py": "z = 2\n"}
     assert reach(FunctionEntry("flow:load"), files) != reach(FunctionEntry("flow:load"), changed)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import re; re.compile('x')",
+        "import torch; torch.compile(x); model.modules(); model.eval()",
+        "import platform; platform.system()",
+        "x.execute('select 1')",
+    ],
+)
+def test_words_that_only_sound_like_it_reach_nothing_more(body: str) -> None:
+    files = {**TREE, "flow.py": f"def load(results):\n    {body}\n"}
+    changed = {**files, "unrelated.py": "z = 2\n"}
+    assert reach(FunctionEntry("flow:load"), files) == reach(FunctionEntry("flow:load"), changed)
+
+
+REGISTRY = """\
+from base import Model
+import torch
+
+class Local:
+    registry = {}
+
+class MLP(Model):
+    def fit(self): return 1
+
+class Own(Local):
+    def fit(self): return 2
+
+class Net(torch.nn.Module):
+    def forward(self): return 3
+
+def noted(x=Local()): return 4
+
+class Made:
+    field = Local.registry.setdefault("x", 5)
+
+def train(config):
+    return Model.registry[config["m"]]().fit()
+"""
+
+
+@pytest.mark.parametrize("number, counts", [(1, True), (2, True), (3, False), (4, True), (5, True)])
+def test_a_class_that_its_base_can_notice_counts_wherever_it_stands(number: int, counts: bool) -> None:
+    files = {"flow.py": REGISTRY, "base.py": "class Model:\n    registry = {}\n"}
+    text = REGISTRY.replace(f" {number}\n", f" {number}0\n").replace(f" {number})", f" {number}0)")
+    assert text != REGISTRY
+    changed = {**files, "flow.py": text}
+    assert (reach(FunctionEntry("flow:train"), files) != reach(FunctionEntry("flow:train"), changed)) == counts
+
+
+def test_what_python_runs_at_its_start_counts() -> None:
+    entry = FunctionEntry("flow:load")
+    assert reach(entry, {**TREE, "sitecustomize.py": "x = 1"}) != reach(entry, {**TREE, "sitecustomize.py": "x = 2"})
+
+
+def test_a_carried_function_that_is_dynamic_reaches_everything() -> None:
+    entry = FunctionEntry("experiments/x/record/a.pkl", digest="sha256:0", refers=("*",))
+    assert reach(entry, TREE) != reach(entry, {**TREE, "unrelated.py": "z = 2\n"})
+
+
+@pytest.mark.parametrize(
+    "function, is_dynamic",
+    [
+        (lambda results: __import__("importlib").import_module("oth").f(), True),
+        (lambda results: Path("README.md").read_text() + results, True),
+        (lambda results: eval("1") + results, True),
+        (lambda results: json.dumps([results]), False),
+        (lambda results: [results, hashlib.sha256(b"x").hexdigest()], False),
+    ],
+)
+def test_what_a_carried_function_may_run_is_seen_in_its_byte_code(function: object, is_dynamic: bool) -> None:
+    _, modules = fingerprint(function, {__name__, "__main__"})  # type: ignore[arg-type]  # they are functions
+    assert ("*" in modules) == is_dynamic
 
 
 def test_a_dynamic_helper_makes_everything_count_too() -> None:

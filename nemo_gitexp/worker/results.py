@@ -11,19 +11,26 @@ import json
 import math
 import os
 import sys
+from collections import OrderedDict
 from importlib import import_module
 from pathlib import Path, PurePath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Mapping
+    from typing import Any, Callable, Iterable, Mapping
 
 RESULT = "result"
 """Where below its outputs a stage's result lies."""
 
 VALUE_FILE = "value.json"
 MOST_DEPTH = 100
-TENSOR_VIEWS = {"torch.bfloat16": "int16", "torch.float8_e4m3fn": "uint8", "torch.float8_e5m2": "uint8"}
+TENSOR_VIEWS = {
+    "torch.bfloat16": "int16",
+    "torch.float8_e4m3fn": "uint8",
+    "torch.float8_e4m3fnuz": "uint8",
+    "torch.float8_e5m2": "uint8",
+    "torch.float8_e5m2fnuz": "uint8",
+}
 """Types that numpy has not: stored as the bits of another, under their own name."""
 
 
@@ -77,40 +84,52 @@ class _Saver:
     def plain(self, value: object, where: str, depth: int) -> object:
         if depth > MOST_DEPTH:
             raise StageResultError(f"{where} is nested deeper than {MOST_DEPTH}, or contains itself")
-        if value is None or isinstance(value, (bool, str)) or type(value) is int:
+        if value is None or type(value) in (bool, int):
             return value
         if type(value) is float:
             return value if math.isfinite(value) else {"$float": repr(value)}
-        for kind, convert in self._forms():
-            if isinstance(value, kind):
-                return convert(value, where, depth + 1)
-        return self._foreign(value, where)
+        # Exactly these: of a subclass the rest of what it is would be lost in silence.
+        convert = self._forms().get(type(value))
+        if convert is not None:
+            return convert(value, where, depth + 1)
+        return self._path(value) if isinstance(value, PurePath) else self._foreign(value, where)
 
-    def _forms(self) -> tuple[tuple[Any, Callable[[Any, str, int], object]], ...]:
-        return (
-            (dict, self._mapping),
-            (list, self._items),
-            (tuple, lambda value, where, depth: {"$tuple": self._items(value, where, depth)}),
-            ((set, frozenset), self._set),
-            (PurePath, lambda value, *_: self._path(value)),
-            (bytes, lambda value, *_: {"$bytes": base64.b64encode(value).decode()}),
-        )
+    def _forms(self) -> dict[type, Callable[[Any, str, int], object]]:
+        return {
+            str: self._text,
+            dict: self._mapping,
+            OrderedDict: lambda value, where, depth: {"$ordered": self._pairs(value, where, depth)},
+            list: self._items,
+            tuple: lambda value, where, depth: {"$tuple": self._items(value, where, depth)},
+            set: lambda value, where, depth: {"$set": self._members(value, where, depth)},
+            frozenset: lambda value, where, depth: {"$frozenset": self._members(value, where, depth)},
+            bytes: lambda value, *_: {"$bytes": base64.b64encode(value).decode()},
+        }
+
+    def _text(self, value: str, where: str, _depth: int) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError as fault:
+            raise StageResultError(f"{where} holds half of a surrogate pair, which is no text") from fault
+        return value
 
     def _mapping(self, value: dict[object, object], where: str, depth: int) -> object:
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return {key: self.plain(item, f"{where}[{key!r}]", depth) for key, item in value.items()}
-        pairs = [
+        return {"$mapping": self._pairs(value, where, depth)}
+
+    def _pairs(self, value: Mapping[object, object], where: str, depth: int) -> list[object]:
+        return [
             [self.plain(key, f"a key of {where}", depth), self.plain(item, f"{where}[{key!r}]", depth)]
             for key, item in value.items()
         ]
-        return {"$mapping": pairs}
 
     def _items(self, value: list[object], where: str, depth: int) -> list[object]:
         return [self.plain(item, f"{where}[{at}]", depth) for at, item in enumerate(value)]
 
-    def _set(self, value: set[object], where: str, depth: int) -> object:
+    def _members(self, value: Iterable[object], where: str, depth: int) -> list[object]:
         items = [self.plain(item, f"an item of {where}", depth) for item in value]
-        return {"$set": sorted(items, key=lambda item: json.dumps(item, sort_keys=True))}
+        return sorted(items, key=lambda item: json.dumps(item, sort_keys=True))
 
     def _path(self, value: PurePath) -> object:
         absolute = os.path.abspath(str(value))
@@ -124,7 +143,7 @@ class _Saver:
         numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
         if torch is not None and isinstance(value, getattr(torch, "Tensor", ())):
             return self._tensor(value, where)
-        if numpy is not None and isinstance(value, getattr(numpy, "ndarray", ())):
+        if numpy is not None and type(value) is getattr(numpy, "ndarray", None):
             return {"$array": self._array(numpy, value, where)}
         if numpy is not None and isinstance(value, getattr(numpy, "generic", ())):
             return {"$scalar": self._array(numpy, numpy.asarray(value), where)}
@@ -147,11 +166,13 @@ class _Saver:
         torch = sys.modules["torch"]
         if value.layout is not torch.strided or value.is_quantized:
             raise StageResultError(f"{where} is a sparse or quantised tensor; return it dense")
-        plain = value.detach().cpu().contiguous()
         view = TENSOR_VIEWS.get(str(value.dtype))
-        if view:
-            plain = plain.view(getattr(torch, view))
-        return {"$tensor": self._array(import_module("numpy"), plain.numpy(), where), "dtype": str(value.dtype)}
+        try:
+            plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+            array = (plain.view(getattr(torch, view)) if view else plain).numpy()
+        except (RuntimeError, TypeError) as fault:
+            raise StageResultError(f"{where} is a tensor that has no array: {fault}") from fault
+        return {"$tensor": self._array(import_module("numpy"), array, where), "dtype": str(value.dtype)}
 
 
 class _Loader:
@@ -175,8 +196,12 @@ class _Loader:
         return {
             "$float": lambda plain: float(plain["$float"]),
             "$mapping": lambda plain: {self.value(key): self.value(item) for key, item in plain["$mapping"]},
+            "$ordered": lambda plain: OrderedDict(
+                (self.value(key), self.value(item)) for key, item in plain["$ordered"]
+            ),
             "$tuple": lambda plain: tuple(self.value(item) for item in plain["$tuple"]),
             "$set": lambda plain: {self.value(item) for item in plain["$set"]},
+            "$frozenset": lambda plain: frozenset(self.value(item) for item in plain["$frozenset"]),
             "$bytes": lambda plain: base64.b64decode(plain["$bytes"]),
             "$path": self._path,
             "$array": lambda plain: self._array(plain["$array"]),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import math
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,6 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_gitexp.worker.results import StageResultError, load_result, save_result
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=20)
 KEYS = st.text(max_size=5) | st.integers() | st.tuples(st.integers())
@@ -79,6 +92,14 @@ def test_tensors_keep_shape_and_type(tmp_path: Path, dtype: torch.dtype) -> None
     assert torch.equal(back, tensor.t())
 
 
+def test_a_state_of_a_module_keeps_its_order_and_a_conjugate_its_sign(tmp_path: Path) -> None:
+    state = torch.nn.Linear(2, 1).state_dict()
+    back = through_files({"state": state, "conj": torch.tensor([1 + 2j]).conj()}, tmp_path / "r")
+    assert type(back["state"]) is type(state)  # type: ignore[index]
+    assert list(back["state"]) == list(state)  # type: ignore[index]
+    assert torch.equal(back["conj"], torch.tensor([1 - 2j]))  # type: ignore[index]
+
+
 def test_a_tensor_with_a_gradient_and_a_scalar_of_numpy_are_values(tmp_path: Path) -> None:
     value = {"w": torch.ones(2, requires_grad=True), "loss": np.float32(0.5), "n": np.int64(3)}
     back = through_files(value, tmp_path / "r")
@@ -103,6 +124,11 @@ def test_paths_below_known_directories_move_with_them(tmp_path: Path) -> None:
         (np.array([object()]), "an array of Python objects"),
         ({"s": torch.eye(2).to_sparse()}, "sparse"),
         (lambda: 1, "result is of type function"),
+        (Counter("ab"), r"result is of type collections.Counter"),
+        ({"p": Point(1, 2)}, r"result\['p'\] is of type .*Point"),
+        ([Colour.RED], r"result\[0\] is of type .*Colour"),
+        (np.ma.masked_array([1, 2], [0, 1]), "MaskedArray"),
+        ("\ud800", "half of a surrogate pair"),
     ],
 )
 def test_what_no_file_stands_for_is_refused_with_its_place(tmp_path: Path, value: object, where: str) -> None:
