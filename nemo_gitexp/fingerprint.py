@@ -14,8 +14,10 @@ import inspect
 import json
 import sys
 import types
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 
 from nemo_gitexp.errors import CanonicalFormError
 from nemo_gitexp.jsontext import JsonValue
@@ -67,6 +69,9 @@ def fingerprint(function: Callable[..., object], carried_modules: AbstractSet[st
     return digest, sorted({*description.modules, *everything})
 
 
+_CONTAINERS = (dict, list, tuple, set, frozenset, MappingProxyType)
+
+
 class _Description:
     """One walk over all that a function refers to; what was met before is named by its number."""
 
@@ -78,15 +83,27 @@ class _Description:
 
     def value(self, value: object) -> JsonValue:
         """Return a description of any value, which decides what it is."""
-        if value is None or isinstance(value, (bool, int, float, str, bytes, complex)):
+        if value is None or type(value) in (bool, int, float, str, bytes, complex):
             return [type(value).__name__, repr(value)]
         if id(value) in self._met:
             return ["again", self._met[id(value)][0]]
         self._met[id(value)] = (len(self._met), value)  # held: an id is nobody else's while its object lives
         for kinds, describe in self._forms:
             if isinstance(value, kinds):
-                return describe(value)
+                is_more = isinstance(value, _CONTAINERS) and type(value) not in _CONTAINERS
+                return self._derived(value, describe(value)) if is_more else describe(value)
+        if isinstance(value, (str, int, float, bytes, deque)):
+            return self._derived(value, repr(value))
         return self._object(value)
+
+    def _derived(self, value: object, content: JsonValue) -> JsonValue:
+        """Return a container of a class of its own: with its class, and what else it is made of."""
+        try:
+            reduced = value.__reduce_ex__(2)
+        except Exception as fault:  # noqa: BLE001 - carrying the function will say that it cannot be pickled
+            return ["derived", self.value(type(value)), content, type(fault).__name__]
+        more = reduced[1:3] if isinstance(reduced, tuple) else ()
+        return ["derived", self.value(type(value)), content, [self.value(part) for part in more]]
 
     @property
     def _forms(self) -> tuple[tuple[type | tuple[type, ...], Callable[[object], JsonValue]], ...]:
@@ -109,7 +126,7 @@ class _Description:
         function = value
         if not isinstance(function, types.FunctionType):  # for the type checker: the table above has seen to it
             return None
-        if not self._is_carried(function.__module__, function.__qualname__):
+        if not self._is_carried(function, function.__module__, function.__qualname__):
             return ["function", self._referred(function.__module__), function.__qualname__]
         closure = function.__closure__ or ()
         return [
@@ -163,7 +180,7 @@ class _Description:
         kind = value
         if not isinstance(kind, type):
             return None
-        if not self._is_carried(kind.__module__, kind.__qualname__):
+        if not self._is_carried(kind, kind.__module__, kind.__qualname__):
             return ["class", self._referred(kind.__module__), kind.__qualname__]
         own = {
             name: item
@@ -200,10 +217,11 @@ class _Description:
         self.modules.add(module)
         return module
 
-    def _is_carried(self, module: str | None, qualified_name: str) -> bool:
+    def _is_carried(self, value: object, module: str | None, qualified_name: str) -> bool:
+        """Return whether something is carried by value; a wrapper has the name of what it wraps, and is another."""
         if module is None or module in self._carried or "<" in qualified_name:
             return True
-        return _found(sys.modules.get(module), qualified_name) is None
+        return _found(sys.modules.get(module), qualified_name) is not value
 
 
 def _items(value: object) -> Iterator[object]:

@@ -22,6 +22,7 @@ from nemo_gitexp.git.changes import code_files
 from nemo_gitexp.git.objects import list_files, read_blobs
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue, render_json
+from nemo_gitexp.plainform import canonical_text
 from nemo_gitexp.reach import reached_code
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.result import mappings
@@ -83,20 +84,27 @@ class _Source:
         self._repository = repository
         self._record = record
         self._config = config
+        listing = list_files(repository, record.code.tree)
         files = [record.config_file] if record.config_file else []
-        self._tree = code_files(
-            list_files(repository, record.code.tree), paths=_code_paths(repository, record), config_files=files
-        )
+        self._tree = code_files(listing, paths=(), config_files=files)
+        # Sources count wherever they are imported from; of the rest what the definition calls the study's code.
+        self._within = code_files(listing, paths=_code_paths(repository, record), config_files=files).keys()
         self._contents: dict[str, bytes] = {}
 
-    def key(self, stage: Stage, above: Mapping[str, str | None], environment_key: str | None) -> str:
+    def key(self, stage: Stage, above: Mapping[str, str | None], environment_key: str | None) -> str | None:
         record = self._record
         filtered, metrics = record.code.filtered, record.metrics
+        seen = visible_config(stage, self._config)
+        code = reached_code(
+            stage.entry, record.workdir, self._tree, self._read, within=self._within, mentioned=canonical_text(seen)
+        )
+        if code is None:
+            return None
         parts: dict[str, JsonValue] = {
-            "code": reached_code(stage.entry, record.workdir, self._tree, self._read),
+            "code": code,
             "entry": entry_identity(stage.entry),
             "workdir": record.workdir,
-            "config": visible_config(stage, self._config),
+            "config": seen,
             "outputs": list(stage.outputs),
             "metrics": [metrics.file, sorted(goal.name for goal in metrics.goals if goal.volatile)],
             "inputs": sorted([item.path, item.pin] for item in record.inputs),
@@ -111,7 +119,9 @@ class _Source:
 
     def _read(self, paths: Sequence[str]) -> Mapping[str, bytes]:
         missing = [path for path in paths if path not in self._contents]
-        found = read_blobs(self._repository, [self._tree[path] for path in missing], limit_bytes=MAX_SOURCE_BYTES)
+        found = read_blobs(
+            self._repository, [self._tree[path].rpartition(" ")[2] for path in missing], limit_bytes=MAX_SOURCE_BYTES
+        )
         self._contents.update((path, content or b"") for path, content in zip(missing, found, strict=True))
         return {path: self._contents[path] for path in paths}
 

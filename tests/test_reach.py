@@ -50,7 +50,7 @@ TREE = {
     "package/tools.py": "from . import sub\ndef fit(x): return sub.y\n",
     "package/sub.py": "y = 1\n",
     "package/deep.py": "def clean(x): return x\n",
-    "registry_of_effects.py": "x = 1\n",
+    "registry_of_effects.py": "print('an effect')\nx = 1\n",
     "unrelated.py": "z = 1\n",
     "params.txt": "1",
     "README.md": "words",
@@ -60,13 +60,16 @@ TREE = {
 }
 
 
-def reach(entry: Entry, files: dict[str, str], workdir: str = ".") -> object:
-    tree = {path: hashlib.sha1(text.encode()).hexdigest() for path, text in files.items()}
+def reach(entry: Entry, files: dict[str, str], workdir: str = ".", mentioned: str = "") -> object:
+    tree = {
+        path: f"{120000 if text.startswith('-> ') else 100644} {hashlib.sha1(text.encode()).hexdigest()}"
+        for path, text in files.items()
+    }
 
     def read(paths: Sequence[str]) -> dict[str, bytes]:
-        return {path: files[path].encode() for path in paths}
+        return {path: files[path].removeprefix("-> ").encode() for path in paths}
 
-    return reached_code(entry, workdir, tree, read)
+    return reached_code(entry, workdir, tree, read, within=tree.keys(), mentioned=mentioned)
 
 
 def stages_changed_by(path: str, old: str, new: str) -> set[str]:
@@ -263,6 +266,90 @@ def test_an_assignment_that_calls_or_changes_something_counts_always() -> None:
         assert changed != text
         entry = FunctionEntry("flow.py:load")
         assert reach(entry, {"flow.py": text}) != reach(entry, {"flow.py": changed}), line
+
+
+@pytest.mark.parametrize(
+    "files, path",
+    [
+        (
+            {
+                "flow.py": "import plugins\ndef load(r): return 1\ndef o(r): return plugins.x\n",
+                "plugins.py": "import core\ncore.R['x'] = 1\n",
+                "core.py": "R = {}\n",
+            },
+            "plugins.py",
+        ),
+        (
+            {
+                "exp.v1/flow.py": "from . import b\nfrom .c import g\ndef load(r): return g(b.x)\n",
+                "exp.v1/b.py": "x = 1\n",
+                "exp.v1/c.py": "g = 1\n",
+            },
+            "exp.v1/b.py",
+        ),
+        (
+            {
+                "exp.v1/flow.py": "from . import b\nfrom .c import g\ndef load(r): return g(b.x)\n",
+                "exp.v1/b.py": "x = 1\n",
+                "exp.v1/c.py": "g = 1\n",
+            },
+            "exp.v1/c.py",
+        ),
+        (
+            {
+                "flow.py": "import helper\ndef load(r): return helper.x\n",
+                "helper.py": "-> real.py",
+                "real.py": "x = 1\n",
+            },
+            "real.py",
+        ),
+        (
+            {
+                "flow.py": "from lib import x\ndef load(r): return x.y\n",
+                "lib": "-> src/impl",
+                "src/impl/x.py": "y = 1\n",
+            },
+            "src/impl/x.py",
+        ),
+        (
+            {"flow.py": "def load(r, prompt): return open(prompt).read()\n", "prompts/system.md": "hello 1"},
+            "prompts/system.md",
+        ),
+        ({"flow.py": "import glob\ndef load(r): return glob.glob('*.md')\n", "README.md": "hello 1"}, "README.md"),
+        ({"flow.py": "def load(r): return 1\n", "docs/table.json": "1"}, "docs/table.json"),
+        ({"flow.py": "X = (Y := 1)\ndef load(r): return Y\n"}, "flow.py"),
+        (
+            {
+                "flow.py": "from mine import cache\ndef load(r): return 1\n@cache\ndef o(r): return 1\n",
+                "mine.py": "def cache(f): return f\n",
+            },
+            "flow.py",
+        ),
+        ({"flow.py": "def load(r): return x\ndef __getattr__(n): return 1\n"}, "flow.py"),
+        (
+            {"flow.py": "import inspect, sys\ndef load(r): return inspect.getmembers(sys)\n", "other.py": "y = 1\n"},
+            "other.py",
+        ),
+        ({"flow.py": "import pickle\ndef load(r): return pickle.loads(r)\n", "other.py": "y = 1\n"}, "other.py"),
+    ],
+)
+def test_a_change_that_may_matter_always_counts(files: dict[str, str], path: str) -> None:
+    home = next(name for name in files if name.endswith("flow.py"))
+    changed = {**files, path: files[path].replace("1", "2")}
+    assert changed != files
+    assert reach(FunctionEntry(f"{home}:load"), files) != reach(FunctionEntry(f"{home}:load"), changed)
+
+
+def test_prose_that_the_configuration_names_counts() -> None:
+    entry, changed = FunctionEntry("flow:load"), {**TREE, "README.md": "others"}
+    assert reach(entry, TREE, mentioned='{"prompt":"README.md"}') != reach(
+        entry, changed, mentioned='{"prompt":"README.md"}'
+    )
+
+
+def test_a_stage_that_reads_its_own_record_has_no_key() -> None:
+    files = {"flow.py": "def load(r): return open('experiments/x/experiment.yaml').read()\n"}
+    assert reach(FunctionEntry("flow:load"), files) is None
 
 
 def test_what_a_quoted_annotation_names_counts() -> None:
