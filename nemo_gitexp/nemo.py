@@ -185,12 +185,12 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
             GitexpError: nothing of the task in question was recorded, or it is recorded and did not start.
         """
         _require_launchable(direct=direct)
+        if self._is_recorded:
+            _LOGGER.warning("%s was run already", self._title)
+            return
         if self._current_experiment_token is None:
             with self:
                 self.run(sequential, detach, tail_logs, again=again)
-            return
-        if self._is_recorded:
-            _LOGGER.warning("%s was run already", self._title)
             return
         if detach:
             _LOGGER.warning("a local job cannot be left alone; waiting for it")

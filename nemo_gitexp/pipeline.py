@@ -26,7 +26,7 @@ from nemo_gitexp.errors import DefinitionError, PipelineError, UsageError
 from nemo_gitexp.functions import function_entry
 from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.lookup import find_experiment
-from nemo_gitexp.naming import require_name, slug
+from nemo_gitexp.naming import slug
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.result import mappings
 from nemo_gitexp.signatures import Signature, live_signature
@@ -38,10 +38,11 @@ from nemo_gitexp.stages import (
     find_interpreter_faults,
     fit_stage,
     order_stages,
+    require_stage_name,
 )
 from nemo_gitexp.store import read_experiments
 from nemo_gitexp.versioning import plain_config
-from nemo_gitexp.worker.results import RESULT, load_result
+from nemo_gitexp.worker.results import load_result
 
 if TYPE_CHECKING:
     from nemo_gitexp.nemo import Experiment
@@ -83,6 +84,8 @@ class ExperimentPipeline:
         data: Sequence[str] = (),
         purpose: str | None = None,
     ) -> None:
+        if config is not None and not isinstance(config, Mapping):
+            raise UsageError(f"config is no mapping but a {type(config).__name__}", hint='config={"lr": 0.1}')
         if not name.strip():
             raise UsageError("a pipeline needs a name", hint='ExperimentPipeline("digits")')
         self.name = name
@@ -140,7 +143,7 @@ class ExperimentPipeline:
             InvalidNameError: a name that no directory can have.
             UsageError: no function, no name of one, and no command.
         """
-        require_name(stage_name, "stage")
+        require_stage_name(stage_name)
         is_named = isinstance(stage_function, str) and FUNCTION.fullmatch(stage_function)
         is_command = (
             isinstance(stage_function, (list, tuple))
@@ -305,19 +308,15 @@ class _Results:
         return {name: self._result(run, name, md5s.get(name)) for name in completed}
 
     def _result(self, run: str, name: str, md5: str | None) -> object:
-        place = self._site.run_root / run / "outputs" / name
-        if (place / RESULT).is_dir() or md5 is None:
-            return load_result(str(place / RESULT), {"outputs": str(place), "workspace": str(self._root)})
+        store = output_store(self._site.repository)
+        if md5 is None or not store.has(md5):  # what is not kept may still lie where the stage put it
+            return load_result(str(self._site.run_root / run / "outputs" / name))
         kept = self._site.repository.state_dir / "results" / md5
         if not kept.exists():
             beside = kept.with_name(f"{owner_token()}.{uuid.uuid4().hex[:8]}")
-            output_store(self._site.repository).checkout(md5, beside)
+            store.checkout(md5, beside)
             try:
                 beside.rename(kept)
             except OSError:  # another process was faster
                 shutil.rmtree(beside, ignore_errors=True)
-        return load_result(str(kept / RESULT), {"outputs": str(kept), "workspace": str(self._root)})
-
-    @property
-    def _root(self) -> Path:
-        return self._site.repository.root
+        return load_result(str(kept))

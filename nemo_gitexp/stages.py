@@ -82,6 +82,22 @@ class StagesEntry:
 AnyEntry: TypeAlias = Entry | StagesEntry
 
 
+def require_stage_name(name: str) -> str:
+    """Return the name unchanged when it can be a directory's, and means nothing else to a stage's function.
+
+    Raises:
+        InvalidNameError: it cannot; with a `suggestion`.
+    """
+    require_name(name, "stage")
+    if name in WORDS:
+        raise InvalidNameError(
+            f"{name} is no name for a stage: to a function the word means something else",
+            hint=f"for instance {name}_stage",
+            suggestion=f"{name}_stage",
+        )
+    return name
+
+
 def entry_identity(entry: AnyEntry) -> EntryJson:
     """Return what of an entry point decides results: all but a carried file's hash.
 
@@ -293,7 +309,7 @@ class _Parser:
         if not isinstance(document, Mapping):
             self._fault("must be a mapping with function or command")
         try:
-            require_name(name, "stage")
+            require_stage_name(name)
         except InvalidNameError as fault:
             self._fault(f"{fault.message}; {fault.hint}")
         for key in self._document:

@@ -38,47 +38,47 @@ class StageResultError(TypeError):
     """A stage returned something that cannot be handed to another process; the message names where it stands."""
 
 
-def save_result(value: object, directory: str, roots: Mapping[str, str]) -> None:
-    """Write the value into the directory, which is made.
+def save_result(value: object, outputs: str) -> None:
+    """Write the value into `result` below the directory of the stage's outputs, which must not hold one yet.
 
     Args:
         value: what a stage returned.
-        directory: must not hold a result yet.
-        roots: directories by a name of ours; paths below them are stored relative to them.
+        outputs: the directory; paths below it are stored relative to it.
 
     Raises:
         StageResultError: a value of a kind that no file stands for.
         OSError: it cannot be written.
     """
+    directory = os.path.join(outputs, RESULT)
     os.makedirs(directory)
-    document = {"schema": 1, "value": _Saver(directory, roots).plain(value, "result", 0)}
+    document = {"schema": 1, "value": _Saver(directory, outputs).plain(value, "result", 0)}
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with open(os.path.join(directory, VALUE_FILE), "w", encoding="utf-8") as file:
         file.write(text)
 
 
-def load_result(directory: str, roots: Mapping[str, str]) -> object:
+def load_result(outputs: str) -> object:
     """Return the value that `save_result` wrote.
 
     Args:
-        directory: where it lies.
-        roots: where the directories of these names are now.
+        outputs: where the stage's outputs lie now.
 
     Raises:
         OSError: it is not there.
         ValueError: it is damaged.
     """
+    directory = os.path.join(outputs, RESULT)
     with open(os.path.join(directory, VALUE_FILE), encoding="utf-8") as file:
         document = json.load(file)
-    return _Loader(directory, roots).value(document["value"])
+    return _Loader(directory, outputs).value(document["value"])
 
 
 class _Saver:
     """Turns one value into JSON and files."""
 
-    def __init__(self, directory: str, roots: Mapping[str, str]) -> None:
+    def __init__(self, directory: str, outputs: str) -> None:
         self._directory = directory
-        self._roots = sorted(roots.items(), key=lambda item: -len(item[1]))
+        self._outputs = outputs
         self._files = 0
 
     def plain(self, value: object, where: str, depth: int) -> object:
@@ -92,7 +92,7 @@ class _Saver:
         convert = self._forms().get(type(value))
         if convert is not None:
             return convert(value, where, depth + 1)
-        return self._path(value) if isinstance(value, PurePath) else self._foreign(value, where)
+        return self._path(value, where) if isinstance(value, PurePath) else self._foreign(value, where)
 
     def _forms(self) -> dict[type, Callable[[Any, str, int], object]]:
         return {
@@ -131,13 +131,14 @@ class _Saver:
         items = [self.plain(item, f"an item of {where}", depth) for item in value]
         return sorted(items, key=lambda item: json.dumps(item, sort_keys=True))
 
-    def _path(self, value: PurePath) -> object:
-        absolute = os.path.abspath(str(value))
-        for name, root in self._roots:
-            inside = os.path.join(root, "")
-            if os.path.join(absolute, "").startswith(inside):
-                return {"$path": absolute[len(inside) :] or ".", "in": name}
-        return {"$path": str(value), "in": None}
+    def _path(self, value: PurePath, where: str) -> object:
+        inside = os.path.join(os.path.realpath(self._outputs), "")
+        absolute = os.path.realpath(str(value))
+        if not os.path.join(absolute, "").startswith(inside):
+            raise StageResultError(
+                f"{where} is a path outside of the stage's outputs: {value}; what lies there is not kept"
+            )
+        return {"$path": absolute[len(inside) :] or "."}
 
     def _foreign(self, value: Any, where: str) -> object:
         numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
@@ -178,9 +179,9 @@ class _Saver:
 class _Loader:
     """Turns JSON and files back into the value."""
 
-    def __init__(self, directory: str, roots: Mapping[str, str]) -> None:
+    def __init__(self, directory: str, outputs: str) -> None:
         self._directory = directory
-        self._roots = roots
+        self._outputs = outputs
 
     def value(self, plain: Any) -> object:
         if isinstance(plain, list):
@@ -210,8 +211,7 @@ class _Loader:
         }
 
     def _path(self, plain: dict[str, str]) -> Path:
-        root = self._roots.get(plain["in"])
-        return Path(os.path.normpath(os.path.join(root, plain["$path"]))) if root else Path(plain["$path"])
+        return Path(os.path.normpath(os.path.join(self._outputs, plain["$path"])))
 
     def _array(self, name: str) -> Any:
         return import_module("numpy").load(os.path.join(self._directory, os.path.basename(name)), allow_pickle=False)

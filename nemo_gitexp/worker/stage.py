@@ -14,7 +14,7 @@ from .finish import SKIPPED
 from .machine import writer_lives
 from .manifest import tree_states
 from .merge import merged_result, stage_word
-from .results import RESULT, save_result
+from .results import save_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class StagePlace:
         Raises:
             OSError: it cannot be written.
         """
-        save_result(Path(outputs_dir), os.path.join(outputs_dir, RESULT), {"outputs": outputs_dir})
+        save_result(Path(outputs_dir), outputs_dir)
 
     def conclude(self) -> None:
         """Write the result of the whole run when all stages have ended; whoever ends last does."""
