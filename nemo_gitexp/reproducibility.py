@@ -172,6 +172,12 @@ class ReproducibilityManager:
         return save_document(Path(output_dir) / f"{experiment_name}_reproducibility.json", render_json(document))
 
 
+def apply_determinism(seed: int, determinism: str) -> None:
+    """Seed this process as a profile of determinism has it: bitwise, seeded, or, if it is off, not at all."""
+    if determinism != "off":
+        ReproducibilityManager.set_seed(seed, bitwise=determinism == "bitwise")
+
+
 def _seed(seed: SupportsIndex) -> int:
     try:
         number = operator.index(seed)
