@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from nemo_gitexp.errors import AlreadyFinishedError, InvalidNameError, UsageError
 from nemo_gitexp.metriclog import Discard, MetricLog, enter, leave
 from nemo_gitexp.naming import MAX_NAME, require_name, slug
+from nemo_gitexp.seeds import agreed_seed
 from nemo_gitexp.termination import TERMINATOR, TerminatedError
 from nemo_gitexp.versioning import config_hash, plain_config
 
@@ -115,7 +116,7 @@ def tell(
     Args:
         given: the name it gives.
         config: anything that has a plain form; None is an empty one.
-        seed: a whole number from 0; None: the one at `config["seed"]` if that is one, else nobody chose.
+        seed: a whole number from 0; None: the one at `config["seed"]`, else nobody chose.
         said: the rest.
         study: the study, where it is not the one named by `given`.
         name: of the record, where it is not to be made up.
@@ -123,6 +124,7 @@ def tell(
     Raises:
         InvalidNameError: a name that is no text, or blank.
         UsageError: no seed, no profile of determinism.
+        ConflictingConfigError: the configuration names another seed.
         CanonicalFormError: a configuration without a stable form.
     """
     texts: tuple[object, ...] = (given, given if study is None else study)
@@ -140,7 +142,7 @@ def tell(
         study=slug(given if study is None else study),
         config=plain,
         config_hash=config_hash(plain),
-        seed=_seed(plain.get("seed") if seed is None else seed, is_config=seed is None),
+        seed=agreed_seed(seed, plain),
         determinism=said.determinism,
         determinism_reason=said.determinism_reason,
         purpose=said.purpose,
@@ -152,15 +154,6 @@ def tell(
         repository=None if said.repository is None else Path(said.repository),
         name=name,
     )
-
-
-def _seed(seed: object, *, is_config: bool) -> int | None:
-    number = seed.__index__() if hasattr(seed, "__index__") and not isinstance(seed, bool) else -1
-    if 0 <= number < 2**63:
-        return int(number)
-    if seed is None or is_config:
-        return None
-    raise UsageError(f"a seed is a whole number from 0, not {seed!r}", hint="seed=42")
 
 
 def record_name(given: str) -> str:

@@ -19,7 +19,6 @@ from nemo_gitexp.catalog import Site, list_entries, open_site, refresh
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import (
     AlreadyFinishedError,
-    ConflictingConfigError,
     ExperimentExistsError,
     InvalidNameError,
     RecordError,
@@ -135,23 +134,19 @@ class ExperimentTracker:
 
         Args:
             experiment_name: any text; used once.
-            config: its configuration; a whole number at `seed` is the seed.
+            config: its configuration; what it has at `seed` is the seed.
             seed: the seed, where the configuration has none; without either 42, recorded as the default.
             purpose: one sentence: why does this experiment exist?
 
         Raises:
             ExperimentExistsError: the name was started before, whatever became of it; `suggestion` is free.
             ConflictingConfigError: two different seeds.
+            UsageError: a seed, asked for or in the configuration, that is no whole number from 0.
             GitexpError: it cannot be recorded; nothing of it is left then.
         """
         said = Said(purpose=purpose, repository=self._repository)
         name = record_name(experiment_name)
         told = tell(experiment_name, config, seed, said, study=self.study or experiment_name, name=name)
-        own = told.config.get("seed")
-        if seed is not None and isinstance(own, int) and own != told.seed:
-            raise ConflictingConfigError(
-                f"the configuration says seed: {own}, and {told.seed} is asked for", hint="say it once", key="seed"
-            )
         if not _is_recording() and experiment_name in self._handed:
             status = self._handed[experiment_name].status
             raise ExperimentExistsError(

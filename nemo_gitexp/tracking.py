@@ -44,7 +44,8 @@ def track(  # noqa: PLR0913 - as much as there is to say
     Args:
         study: what it belongs to; slugged.
         config: its configuration: a mapping, dataclass, `run.Config`, … (what `config_hash` takes).
-        seed: a whole number; None: `config["seed"]`, else the definition's, else 42, which is recorded as the default.
+        seed: a whole number from 0; None: `config["seed"]`, else the definition's, else 42, which is recorded as the
+            default.
         determinism: off (nothing is seeded; needs `determinism_reason`), seeded or bitwise; None: the definition's,
             else seeded.
         determinism_reason: why off.
@@ -58,6 +59,7 @@ def track(  # noqa: PLR0913 - as much as there is to say
 
     Raises:
         UsageError, InvalidNameError, CanonicalFormError: at once, for what is said wrongly.
+        ConflictingConfigError: at once, for a configuration that names another seed.
         GitexpError: when the block begins: NotARepositoryError, SnapshotRefusedError, IdentityMissingError,
             NotebookError, UntrackedDataError, StateDirectoryError, …; nothing is recorded then.
     """

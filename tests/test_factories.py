@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import nemo_gitexp as gitexp
@@ -188,10 +189,39 @@ def test_seeds_and_trackers_that_are_none_or_disagree_are_refused():
     for seed in (-1, 1.5, "3", True):
         with pytest.raises(UsageError, match="a seed is"):
             reproducible({}, {}, seed)
+    for config in (Seeded(7), nemo_run.Config(Seeded), SimpleNamespace(seed=7), {"seed": np.int64(7)}):
+        for parts in ((config, {}), ({}, config)):
+            with pytest.raises(ConflictingConfigError, match="seed: 7, and 42 is asked for"):
+                reproducible(*parts, 42)
+            assert seed_of(reproducible(*parts, np.int64(7))) == 7
+    with pytest.raises(ConflictingConfigError, match="deterministic"):
+        reproducible(SimpleNamespace(deterministic=False), {})
     with pytest.raises(UsageError, match="is no tracker"):
         gitexp.create_tracked_experiment({}, {}, object(), train_fn=train)
     with pytest.raises(UsageError):
         gitexp.create_tracked_experiment({}, {}, SimpleNamespace(study="../x"), train_fn=train)
+
+
+@dataclass
+class Seeded:
+    seed: object = 7
+
+
+def seed_of(made):
+    return made._attempts[0].intent.defined.definition.seed
+
+
+@pytest.mark.parametrize("name", ["organized", "versioned", "tracked", "comparison"])
+def test_the_seed_is_the_one_that_a_configuration_names(name):
+    make = functools.partial(CREATORS[name], train_fn=train)
+    for config in (Seeded(7), nemo_run.Config(Seeded), SimpleNamespace(seed=7), {"seed": np.int64(7)}):
+        assert [seed_of(make(config, {})), seed_of(make({}, config)), seed_of(make(config, config))] == [7, 7, 7]
+        with pytest.raises(ConflictingConfigError):
+            make(config, {"seed": 8})
+    assert seed_of(make({}, {"seed": None})) is None
+    for seed in (-1, True, "7", 1.5):
+        with pytest.raises(UsageError, match="a seed is"):
+            make({}, {"seed": seed})
 
 
 def test_the_arguments_of_the_function_decide_what_it_is_given():
