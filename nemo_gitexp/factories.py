@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, SupportsIndex
 
 from nemo_gitexp.asked import Asked, Defined
@@ -30,7 +29,6 @@ from nemo_gitexp.definition import StudyDefinition
 from nemo_gitexp.environment import available_cores
 from nemo_gitexp.errors import UsageError
 from nemo_gitexp.functions import function_entry
-from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.naming import ExperimentNaming, model_type, require_name, slug
 from nemo_gitexp.objects import buildable_config
@@ -39,6 +37,7 @@ from nemo_gitexp.recording import experiment_name
 from nemo_gitexp.reproducibility import ReproducibilityManager
 from nemo_gitexp.result import mapping
 from nemo_gitexp.seeds import agreed_seed, require_seed
+from nemo_gitexp.thisrepository import find_repository
 from nemo_gitexp.versioning import config_hash
 from nemo_gitexp.versions import ExperimentVersioning
 
@@ -81,7 +80,7 @@ def create_organized_experiment(
         ConflictingConfigError: the two name different seeds.
         UnportableFunctionError: a function that no job can be given.
         CanonicalFormError, UnbuildableConfigError: a value that cannot be recorded, or not be built again.
-        NotARepositoryError: the working directory is in no repository.
+        NotARepositoryError: neither the working directory nor the script or notebook that runs is in a repository.
     """
     wish = _wish(train_fn, sys._getframe(1), "training", _required_text(dataset_name))  # noqa: SLF001 - whose train_model is meant
     return _experiment(_prepared(wish, model_config, training_config))
@@ -225,7 +224,7 @@ def _wish(train_fn: TrainFunction | None, caller: types.FrameType, kind: str, da
         )
     if not callable(function):
         raise UsageError(f"train_fn is no function but a {type(function).__name__}", hint="train_fn=train_model")
-    site = open_site(open_repository(Path.cwd()), os.environ)
+    site = open_site(find_repository(), os.environ)
     return _Wish(function, site, datetime.now(UTC), kind, dataset)
 
 
@@ -257,7 +256,7 @@ def _prepared(wish: _Wish, model_config: object, training_config: object, index:
     defined = Defined(
         study, replace(definition, function=entry.target), entry, config, ad_hoc=False, workdir=".", carried=carried
     )
-    asked = Asked(cwd=Path.cwd(), env=this_environment(), study=study, sweep=wish.sweep)
+    asked = Asked(cwd=wish.site.repository.root, env=this_environment(), study=study, sweep=wish.sweep)
     task = ExperimentNaming.create_task_name("train", model_config, index)
     return _Prepared(name, wish.site, Intent(task, asked, defined, wish.now, within_study=wish.is_tracked))
 

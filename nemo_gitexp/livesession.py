@@ -24,7 +24,7 @@ from nemo_gitexp.execution import Silence, after_start, finish_run
 from nemo_gitexp.git.objects import delete_ref
 from nemo_gitexp.git.repository import Identities, RefName
 from nemo_gitexp.metriclog import Discard, MetricLog
-from nemo_gitexp.origin import Origin, find_origin, find_repository, started_with
+from nemo_gitexp.origin import Origin, find_origin, started_with
 from nemo_gitexp.owners import owner_token, taking_turns
 from nemo_gitexp.ownworker import OwnRun, begin_run, keep_fresh, leave_result
 from nemo_gitexp.record import Tracked
@@ -34,6 +34,7 @@ from nemo_gitexp.rundir import RunPaths, reserve_run, unwritable
 from nemo_gitexp.runs import inspect_run
 from nemo_gitexp.session import Ending, Session, Told, counted_start, ending_of, record_name
 from nemo_gitexp.store import Experiment
+from nemo_gitexp.thisrepository import find_repository
 from nemo_gitexp.tips import branch_name, list_tips
 from nemo_gitexp.topology import running_topology
 

@@ -227,10 +227,10 @@ def _environment() -> JsonValue:
 
 
 def _code_and_data() -> dict[str, JsonValue]:
-    from nemo_gitexp.git.repository import open_repository
+    from nemo_gitexp.thisrepository import find_repository
 
     try:
-        repository = open_repository(Path.cwd())
+        repository = find_repository()
     except NotARepositoryError:
         return {"code": None, "data": {}}
     head = repository.head()

@@ -107,7 +107,7 @@ class ExperimentTracker:
 
     Args:
         study: what they belong to; None: each to a study of its own name, and the summary is about those.
-        repository: a directory of the repository; None: the one that holds the working directory, else the script's.
+        repository: a directory of the repository; None: as for `track`.
     """
 
     def __init__(self, study: str | None = None, *, repository: str | os.PathLike[str] | None = None) -> None:
@@ -283,7 +283,7 @@ class ExperimentTracker:
 
 
 def _open(repository: Path | None) -> Site:
-    from nemo_gitexp.origin import find_repository
+    from nemo_gitexp.thisrepository import find_repository
 
     return open_site(find_repository(repository), os.environ)
 

@@ -55,7 +55,8 @@ def track(  # noqa: PLR0913 - as much as there is to say
         dataset: stands in its name.
         data: inputs that DVC tracks, relative to the root of the repository or absolute.
         notebook: the notebook that runs, where it cannot be found.
-        repository: a directory of the repository; None: the one that holds the working directory, else the script's.
+        repository: a directory of the repository; None: the one that holds the working directory, else the
+            script or the notebook.
 
     Raises:
         UsageError, InvalidNameError, CanonicalFormError: at once, for what is said wrongly.
