@@ -29,11 +29,11 @@ from nemo_gitexp.metriclog import is_first_rank, plain_metrics
 from nemo_gitexp.metrics import as_float
 from nemo_gitexp.naming import slug
 from nemo_gitexp.session import Ending, Said, Session, failure, record_name, tell
+from nemo_gitexp.standing import ENDED
 from nemo_gitexp.tips import Tip, list_tips
 from nemo_gitexp.tracking import begin
 
-_FAILED = ("failed", "cancelled", "lost", "skipped")
-_FINAL = ("completed", *_FAILED)
+_FAILED = tuple(status for status in ENDED if status != "completed")
 _SESSIONS: dict[tuple[str, str, str], Session] = {}
 """The experiments that this process runs, by repository, study and name: every tracker here knows them."""
 
@@ -90,7 +90,7 @@ class ExperimentMetrics:
         self._close("failed", {"error": str(error)})
 
     def _close(self, status: str, more: Mapping[str, object]) -> None:
-        if self.status in _FINAL:
+        if self.status in ENDED:
             raise AlreadyFinishedError(
                 f"{self.experiment_name} is {self.status} already", name=self.experiment_name, status=self.status
             )
@@ -253,7 +253,7 @@ class ExperimentTracker:
         for (_, study, given), session in _SESSIONS.items():  # of a tracker that spells the repository otherwise
             if (study, given, session.pid) == (*self._key(name)[1:], os.getpid()) and session.status == "running":
                 return session
-        if status in _FINAL:
+        if status in ENDED:
             raise AlreadyFinishedError(
                 f"{name} is {status} already", hint=f"nemo-gitexp show {record_name(name)}", name=name, status=status
             )
