@@ -5,12 +5,10 @@ What `run` does for a person who types. Who submits and waits is somebody else: 
 
 from __future__ import annotations
 
-import graphlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from nemo_gitexp.catalog import Site, read_current, recorded_document
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.duplicates import find_earlier
 from nemo_gitexp.entry import Python
-from nemo_gitexp.errors import UnknownDependencyError, UsageError
 from nemo_gitexp.execution import Conditions, Silence, after_start, finish_run, require_start, start_run
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.owners import taking_turns
@@ -43,7 +40,6 @@ class Intent:
         asked: seed, executor, environment, sweep.
         defined: entry point, definition and resolved configuration.
         now: dates the experiment's name.
-        after: names of the tasks that must have ended before this one starts.
         within_study: an equal experiment counts as made before in this study alone.
     """
 
@@ -51,7 +47,6 @@ class Intent:
     asked: Asked
     defined: Defined
     now: datetime
-    after: tuple[str, ...] = ()
     within_study: bool = False
 
     @property
@@ -60,12 +55,7 @@ class Intent:
         entry = self.defined.entry
         if isinstance(entry, StagesEntry):
             return {stage.name: stage.dependencies for stage in entry.stages}
-        return {self.task: self.after}
-
-    def with_environment(self, variables: Mapping[str, str]) -> Intent:
-        """Return the same with these variables in its environment."""
-        env = {**self.asked.env, **{name: str(value) for name, value in variables.items()}}
-        return replace(self, asked=replace(self.asked, env=env))
+        return {self.task: ()}
 
 
 def this_python() -> Python:
@@ -175,29 +165,3 @@ class Attempt:
         if self._plan is None or self._experiment is None or self.paths is None:
             raise RuntimeError("nothing was recorded for this attempt yet")
         return self._plan, self._experiment, self.paths
-
-
-def require_dependencies(intents: Sequence[Intent]) -> None:
-    """Check that tasks wait only for tasks that there are, and not for each other.
-
-    Raises:
-        UnknownDependencyError: one waits for a task that there is not.
-        UsageError: two have the same name, or a circle of tasks wait for each other.
-    """
-    known = {intent.task for intent in intents}
-    if len(known) < len(intents):
-        raise UsageError("two tasks have the same name", hint="name each once")
-    for intent in intents:
-        missing = [name for name in intent.after if name not in known]
-        if missing:
-            raise UnknownDependencyError(
-                f"{intent.task} depends on {missing[0]}, which there is not",
-                hint=f"there is {', '.join(sorted(known))}",
-                task=intent.task,
-                missing=missing,
-            )
-    try:
-        graphlib.TopologicalSorter({intent.task: intent.after for intent in intents}).prepare()
-    except graphlib.CycleError as fault:
-        circle = " -> ".join(fault.args[1])
-        raise UsageError(f"these tasks wait for each other: {circle}", hint="take one dependency out") from fault

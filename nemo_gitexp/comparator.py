@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from nemo_gitexp.comparison import Goal
@@ -98,10 +97,10 @@ def _find(texts: Sequence[str]) -> dict[str, Found]:
     if not texts:
         return {}
     from nemo_gitexp.catalog import find_current, open_site
-    from nemo_gitexp.git.repository import open_repository
+    from nemo_gitexp.thisrepository import find_repository
     from nemo_gitexp.tips import list_tips
 
-    site = open_site(open_repository(Path.cwd()), os.environ)
+    site = open_site(find_repository(), os.environ)
     tips = list_tips(site.repository)
     return {text: find_current(site, text, tips) for text in texts}
 

@@ -7,7 +7,6 @@ GitexpError                       exit 3: could not answer
 │   ├── UnknownKeyError           names the nearest key
 │   ├── UnknownStudyError         names the nearest study
 │   ├── UnknownExecutorError      names the nearest executor
-│   ├── UnknownDependencyError    a task that waits for one that there is not
 │   ├── InsideJobError            a job that would launch experiments itself
 │   ├── PipelineError             stages that make no DAG
 │   ├── ConflictingConfigError    a configuration that already says something else
@@ -98,10 +97,6 @@ class UnknownStudyError(UsageError):
 
 class UnknownExecutorError(UsageError):
     """An executor profile that no setting defines."""
-
-
-class UnknownDependencyError(UsageError, RuntimeError):
-    """A task that waits for one that there is not; `missing` names it."""
 
 
 class InsideJobError(UsageError):

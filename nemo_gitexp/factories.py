@@ -3,7 +3,7 @@
 Each returns a `nemo_run.Experiment` that records what it runs. `train_fn` is called in the job, with `model_config=`
 and `training_config=`, and with `dataset_name=` and `seed=` where it takes them; the numbers that it returns are the
 metrics. The study is `<model>-<dataset>`, or `<model>-<type>` where no dataset is named; the model is what the
-configuration calls `model_type`.
+configuration calls `model_type`, the seed what one of the configurations has at `seed`.
 
 A job imports the module of its function. Where that is the script itself, launching stands below
 `if __name__ == "__main__":`, and what is imported at its top (NeMo Run takes 2 s) is imported in the job too.
@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, SupportsIndex
 
 from nemo_gitexp.asked import Asked, Defined
@@ -30,13 +29,15 @@ from nemo_gitexp.definition import StudyDefinition
 from nemo_gitexp.environment import available_cores
 from nemo_gitexp.errors import UsageError
 from nemo_gitexp.functions import function_entry
-from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.naming import ExperimentNaming, model_type, require_name, slug
 from nemo_gitexp.objects import buildable_config
 from nemo_gitexp.plainform import declared_fields, is_buildable
 from nemo_gitexp.recording import experiment_name
 from nemo_gitexp.reproducibility import ReproducibilityManager
+from nemo_gitexp.result import mapping
+from nemo_gitexp.seeds import agreed_seed, require_seed
+from nemo_gitexp.thisrepository import find_repository
 from nemo_gitexp.versioning import config_hash
 from nemo_gitexp.versions import ExperimentVersioning
 
@@ -75,10 +76,11 @@ def create_organized_experiment(
             by name, any other by value.
 
     Raises:
-        UsageError: no train function, one that cannot be called so, or configurations that are none.
+        UsageError: no train function, one that cannot be called so, configurations that are none, or a bad seed in one.
+        ConflictingConfigError: the two name different seeds.
         UnportableFunctionError: a function that no job can be given.
         CanonicalFormError, UnbuildableConfigError: a value that cannot be recorded, or not be built again.
-        NotARepositoryError: the working directory is in no repository.
+        NotARepositoryError: neither the working directory nor the script or notebook that runs is in a repository.
     """
     wish = _wish(train_fn, sys._getframe(1), "training", _required_text(dataset_name))  # noqa: SLF001 - whose train_model is meant
     return _experiment(_prepared(wish, model_config, training_config))
@@ -147,11 +149,7 @@ def create_reproducible_experiment(
         UsageError and others: as `create_organized_experiment`.
     """
     wish = _wish(train_fn, sys._getframe(1), "reproducible", None)  # noqa: SLF001 - whose train_model is meant
-    for part in (model_config, training_config):
-        if isinstance(part, Mapping):
-            ReproducibilityManager.create_reproducible_config(part, seed)
-    more = ReproducibilityManager.create_reproducible_config({}, seed)
-    return _experiment(_prepared(replace(wish, more=more), model_config, training_config))
+    return _experiment(_prepared(replace(wish, seed=require_seed(seed)), model_config, training_config))
 
 
 def create_comparison_experiment(
@@ -185,14 +183,14 @@ def create_comparison_experiment(
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What a factory wants beside the configurations; `more` goes into the configuration, `study` None: by the rule."""
+    """What a factory wants beside the configurations; `seed` is one asked for by itself, `study` None: by the rule."""
 
     function: TrainFunction
     site: Site
     now: datetime
     type: str
     dataset: str | None
-    more: Mapping[str, object]
+    seed: int | None = None
     study: str | None = None
     is_tracked: bool = False
     sweep: str | None = None
@@ -226,20 +224,22 @@ def _wish(train_fn: TrainFunction | None, caller: types.FrameType, kind: str, da
         )
     if not callable(function):
         raise UsageError(f"train_fn is no function but a {type(function).__name__}", hint="train_fn=train_model")
-    site = open_site(open_repository(Path.cwd()), os.environ)
-    return _Wish(function, site, datetime.now(UTC), kind, dataset, {})
+    site = open_site(find_repository(), os.environ)
+    return _Wish(function, site, datetime.now(UTC), kind, dataset)
 
 
 def _prepared(wish: _Wish, model_config: object, training_config: object, index: int | None = None) -> _Prepared:
     """Return the intent to run one configuration."""
     _require_config(model_config, "model_config" if index is None else f"model_configs[{index}]")
     _require_config(training_config, "training_config")
-    given: dict[str, object] = {"model_config": model_config, "training_config": training_config, **wish.more}
+    given: dict[str, object] = {"model_config": model_config, "training_config": training_config}
+    if wish.seed is not None:
+        given |= ReproducibilityManager.create_reproducible_config({}, wish.seed)
     if wish.dataset is not None:
         given["dataset"] = wish.dataset
     config, build = buildable_config(given)
     call = _call(wish.function, config)
-    seed = _seed(wish.more, training_config, model_config)
+    seed = _agreed_seed(wish.seed, mapping(config["training_config"]), mapping(config["model_config"]))
     model = _model_name(model_config)
     dataset = wish.dataset or _named_dataset(training_config) or "none"
     definition = StudyDefinition(
@@ -256,7 +256,7 @@ def _prepared(wish: _Wish, model_config: object, training_config: object, index:
     defined = Defined(
         study, replace(definition, function=entry.target), entry, config, ad_hoc=False, workdir=".", carried=carried
     )
-    asked = Asked(cwd=Path.cwd(), env=this_environment(), study=study, sweep=wish.sweep)
+    asked = Asked(cwd=wish.site.repository.root, env=this_environment(), study=study, sweep=wish.sweep)
     task = ExperimentNaming.create_task_name("train", model_config, index)
     return _Prepared(name, wish.site, Intent(task, asked, defined, wish.now, within_study=wish.is_tracked))
 
@@ -339,6 +339,14 @@ def _call(function: TrainFunction, config: Mapping[str, JsonValue]) -> tuple[tup
     return tuple((name, known[name]) for name in sorted(named & known.keys()))
 
 
+def _agreed_seed(seed: int | None, *parts: Mapping[str, JsonValue]) -> int | None:
+    """Return the seed; where one is asked for by itself, the configurations must not be against determinism either."""
+    if seed is not None:
+        for part in parts:
+            ReproducibilityManager.create_reproducible_config(part, seed)
+    return agreed_seed(seed, *parts)
+
+
 def _model_name(config: object) -> str:
     found = model_type(config)
     return found if isinstance(found, str) and found.strip() else UNKNOWN
@@ -352,14 +360,5 @@ def _named_dataset(training_config: object) -> str | None:
     for key in ("dataset", "dataset_name"):
         found = _value(training_config, key)
         if isinstance(found, str) and found.strip():
-            return found
-    return None
-
-
-def _seed(*parts: object) -> int | None:
-    """Return the seed that a configuration names, the first one; None: nobody chose one."""
-    for part in parts:
-        found = _value(part, "seed")
-        if isinstance(found, int) and not isinstance(found, bool) and found >= 0:
             return found
     return None

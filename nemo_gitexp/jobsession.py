@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from nemo_gitexp.definition import DEFAULT_SEED
 from nemo_gitexp.metriclog import Discard, MetricLog, is_first_rank
-from nemo_gitexp.reproducibility import ReproducibilityManager
+from nemo_gitexp.reproducibility import apply_determinism
 from nemo_gitexp.rundir import RunPaths, unwritable
-from nemo_gitexp.session import Ending, Session, Told, count_start, is_child_process
+from nemo_gitexp.session import Ending, Session, Told, counted_start, is_child_process
 from nemo_gitexp.worker.documents import read_document, write_document
 from nemo_gitexp.worker.finish import TRACKED_FILE
 
@@ -64,8 +64,9 @@ def _begin_part(
 ) -> JobSession:
     """Go on in a job that repeats one part of this program: as that part, or as one that leaves nothing."""
     seed, determinism = told.decided(told.tracked_definition(Path(str(plan.get("workspace", ".")))))
-    mine = (told.study, told.given, told.config_hash, seed, count_start(told, seed))
-    _seed(seed, determinism)
+    with counted_start(told, seed) as ordinal:
+        mine = (told.study, told.given, told.config_hash, seed, ordinal)
+    apply_determinism(seed, determinism)
     asked = (plan.get("study"), wanted.get("name"), wanted.get("config_hash"), plan.get("seed"), wanted.get("ordinal"))
     said = run_dir / TRACKED_FILE
     if mine != asked or not is_first_rank() or is_child_process() or not _claim(said):
@@ -83,7 +84,7 @@ def _begin_ordinary(told: Told, run_dir: Path, plan: Mapping[str, JsonValue]) ->
     own = _number(plan.get("seed"), os.environ.get("GITEXP_SEED"))
     seed = next(value for value in (told.seed, own, DEFAULT_SEED) if value is not None)
     with _unnoted() if seed == own else contextlib.nullcontext():
-        _seed(seed, told.determinism or str(plan.get("determinism") or "seeded"))
+        apply_determinism(seed, told.determinism or str(plan.get("determinism") or "seeded"))
     said = run_dir / TRACKED_FILE
     is_first = not _BEGUN and (not is_first_rank() or _claim(said))
     _BEGUN.append(told.given)
@@ -147,11 +148,6 @@ def _number(*values: object) -> int | None:
         if isinstance(value, str) and value.isdigit():
             return int(value)
     return None
-
-
-def _seed(seed: int, determinism: str) -> None:
-    if determinism != "off":
-        ReproducibilityManager.set_seed(seed, bitwise=determinism == "bitwise")
 
 
 @contextlib.contextmanager

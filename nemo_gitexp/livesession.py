@@ -24,16 +24,17 @@ from nemo_gitexp.execution import Silence, after_start, finish_run
 from nemo_gitexp.git.objects import delete_ref
 from nemo_gitexp.git.repository import Identities, RefName
 from nemo_gitexp.metriclog import Discard, MetricLog
-from nemo_gitexp.origin import Origin, find_origin, find_repository, started_with
+from nemo_gitexp.origin import Origin, find_origin, started_with
 from nemo_gitexp.owners import owner_token, taking_turns
 from nemo_gitexp.ownworker import OwnRun, begin_run, keep_fresh, leave_result
 from nemo_gitexp.record import Tracked
 from nemo_gitexp.recording import Plan, plan_defined, record_plan
-from nemo_gitexp.reproducibility import ReproducibilityManager
+from nemo_gitexp.reproducibility import apply_determinism
 from nemo_gitexp.rundir import RunPaths, reserve_run, unwritable
 from nemo_gitexp.runs import inspect_run
-from nemo_gitexp.session import Ending, Session, Told, count_start, ending_of, record_name
+from nemo_gitexp.session import Ending, Session, Told, counted_start, ending_of, record_name
 from nemo_gitexp.store import Experiment
+from nemo_gitexp.thisrepository import find_repository
 from nemo_gitexp.tips import branch_name, list_tips
 from nemo_gitexp.topology import running_topology
 
@@ -58,7 +59,7 @@ class LiveSession(Session):
     def __post_init__(self) -> None:
         """Show from now on that this process lives."""
         Session.__post_init__(self)
-        arguments = (self.recorded.paths, self.ended)
+        arguments = (self.recorded.paths, self.ended, self.terminate)
         threading.Thread(target=keep_fresh, args=arguments, daemon=True, name="gitexp-heartbeat").start()
 
     def _record_end(self, ending: Ending) -> str:
@@ -95,28 +96,16 @@ def begin_live(told: Told) -> LiveSession:
     who = repository.begin_identities()
     definition = told.tracked_definition(repository.root)
     seed, determinism = told.decided(definition)
-    ordinal = count_start(told, seed)
     origin = find_origin(site, told.notebook)
-    plan = _plan(site, told, definition, origin, Tracked(told.given, ordinal))
-    if determinism != "off":
-        ReproducibilityManager.set_seed(seed, bitwise=determinism == "bitwise")
-    experiment, paths = _record(site, told, plan, who)
-    try:
-        recorded = begin_run(site, experiment, paths, origin, determinism)
-        session = LiveSession(
-            study=experiment.record.study,
-            name=experiment.record.name,
-            config=dict(experiment.config),
-            config_hash=told.config_hash,
-            seed=seed,
-            outputs=paths.outputs,
-            sink=MetricLog(str(paths.metrics)),
-            sha=experiment.sha,
-            recorded=recorded,
-        )
-    except BaseException:
-        _forget(site, experiment, paths)
-        raise
+    with counted_start(told, seed) as ordinal:
+        plan = _plan(site, told, definition, origin, Tracked(told.given, ordinal))
+        apply_determinism(seed, determinism)
+        experiment, paths = _record(site, told, plan, who)
+        try:
+            session = _session(told, begin_run(site, experiment, paths, origin, determinism), seed)
+        except BaseException:
+            _forget(site, experiment, paths)
+            raise
     try:
         _say(experiment, plan, origin)
         after_start(site, experiment, paths, _Talk())
@@ -136,9 +125,7 @@ def begin_apart(told: Told) -> Session:
     except GitexpError:
         root = Path.cwd()  # it is for the first rank to say so
     seed, determinism = told.decided(told.tracked_definition(root))
-    count_start(told, seed)
-    if determinism != "off":
-        ReproducibilityManager.set_seed(seed, bitwise=determinism == "bitwise")
+    apply_determinism(seed, determinism)
     return Session(
         study=told.study,
         name=told.name or told.given,
@@ -147,6 +134,21 @@ def begin_apart(told: Told) -> Session:
         seed=seed,
         outputs=Path(tempfile.mkdtemp(prefix=f"{owner_token()}.", suffix=".gitexp")),
         sink=Discard(),
+    )
+
+
+def _session(told: Told, recorded: OwnRun, seed: int) -> LiveSession:
+    experiment, paths = recorded.experiment, recorded.paths
+    return LiveSession(
+        study=experiment.record.study,
+        name=experiment.record.name,
+        config=dict(experiment.config),
+        config_hash=told.config_hash,
+        seed=seed,
+        outputs=paths.outputs,
+        sink=MetricLog(str(paths.metrics)),
+        sha=experiment.sha,
+        recorded=recorded,
     )
 
 

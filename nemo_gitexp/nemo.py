@@ -23,10 +23,10 @@ import nemo_run
 from nemo_run.run.experiment import _current_experiment
 from nemo_run.run.torchx_backend.schedulers import local as nemo_local
 
-from nemo_gitexp.attempt import Attempt, Intent, require_dependencies
+from nemo_gitexp.attempt import Attempt, Intent
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.errors import GitexpError, InsideJobError, LaunchError, UsageError
+from nemo_gitexp.errors import GitexpError, InsideJobError, UsageError
 from nemo_gitexp.execution import RunLogs, Silence, cancel_and_wait, iso_now
 from nemo_gitexp.launchers.inprocess import LOCK, Acceptance, start_lines, users_logging
 from nemo_gitexp.launchers.nemo import (
@@ -41,6 +41,7 @@ from nemo_gitexp.launchers.nemo import (
 )
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import give_up_stage, inspect_run, leave_cancelled, request_cancel
+from nemo_gitexp.standing import ENDED
 
 LOOK_S = 0.5
 _USUAL_HOME = Path("~/.nemo_run").expanduser()
@@ -60,13 +61,9 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
         title: what NeMo Run calls it.
         intents: what is to be recorded and run, one task each.
         site: the repository.
-        executor: a plain `LocalExecutor`; its `env_vars` count as the environment's.
         again: run what completed before once more.
-        width: how many tasks may run at the same time; None: all of them.
-
-    Raises:
-        UnknownDependencyError: a task waits for one that there is not.
-        LaunchError: an executor that this version cannot submit to.
+        width: how many of the intents may run at the same time; None: all of them. A pipeline counts as one: its stages
+            start together and take turns among themselves, as many at once as there are cores, and at least four.
     """
 
     def __init__(
@@ -75,35 +72,33 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
         intents: Sequence[Intent],
         *,
         site: Site,
-        executor: Any = None,
         again: bool = False,
         width: int | None = None,
     ) -> None:
-        executor = executor or nemo_run.LocalExecutor()
-        _require_plain(executor)
-        require_dependencies(intents)
         self._site = site
         self._again = again
         self._width = width or len(intents)
         self._home = None if _has_own_home() else private_home(site.repository.state_dir, uuid.uuid4().hex[:8])
-        self._attempts = [Attempt(intent.with_environment(executor.env_vars)) for intent in intents]
+        self._attempts = [Attempt(intent) for intent in intents]
         self._tasks = [(attempt, name) for attempt in self._attempts for name in attempt.intent.tasks]
         self._waiting: list[Attempt] = []
         self._running: list[Attempt] = []
         self._ended: list[Attempt] = []
         self._jobs: list[Any]
-        self._is_recorded = self._is_over = self._tails_logs = False
+        self._is_recorded = self._is_left = self._tails_logs = False
         with users_logging():
             place = str(self._home) if self._home else os.environ.get("NEMORUN_HOME")
-            super().__init__(title, executor=executor, base_dir=place, **QUIET)
+            super().__init__(title, executor=nemo_run.LocalExecutor(), base_dir=place, **QUIET)
         self._add_jobs()
 
     # ------------------------------------------------------------------------------------------------- what it is
 
     @property
     def is_over(self) -> bool:
-        """Whether every task that was to run has ended and is recorded."""
-        return self._is_over
+        """Whether every task has ended and that is recorded; an equal one that somebody else runs must have, too."""
+        return len(self.documents) == len(self._attempts) and all(
+            document["status"] in ENDED for document in self.documents
+        )
 
     @property
     def site(self) -> Site:
@@ -149,8 +144,8 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
         raise UsageError(f"{self._title} runs what it was made for", hint="nemo_run.Experiment takes further tasks")
 
     def status(self, return_dict: bool = False) -> Any:  # noqa: FBT001, FBT002 - NeMo Run's own signature
-        """Return or print the state of each task; after the end, as recorded."""
-        if not self._is_over:
+        """Return or print the state of each task; once NeMo Run has been left, as recorded."""
+        if not self._is_left:
             return super().status(return_dict=return_dict)
         rows = {job.id: self._row(job) for job in self._jobs}
         if return_dict:
@@ -173,7 +168,8 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
         """Record, restore and submit; outside of a `with` block also wait and record the results.
 
         Args:
-            sequential: one task after the other, in their order.
+            sequential: one task after the other, in their order; nothing for the stages of a pipeline, which wait for
+                what they depend on and take turns, as `width` says.
             detach: local jobs cannot be left alone: it says so and stays.
             tail_logs: print the logs of the jobs while they run.
             direct: refused.
@@ -254,10 +250,8 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
                 attempt.announce(self._site)
 
     def _launch_ready(self) -> None:
-        """Launch the tasks that wait for nothing, as many as may run."""
-        unfinished = {attempt.intent.task for attempt in (*self._waiting, *self._running)}
-        ready = [attempt for attempt in self._waiting if not unfinished.intersection(attempt.intent.after)]
-        chosen = ready[: max(0, self._width - len(self._running))]
+        """Launch what waits, as many as may run."""
+        chosen = self._waiting[: max(0, self._width - len(self._running))]
         if not chosen:
             return
         workers = {
@@ -367,7 +361,7 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
                 attempt.finish(self._site, state)
             except GitexpError as error:
                 fault = fault or error
-        self._is_over = self._is_recorded
+        self._is_left = self._is_recorded
         for job in self._jobs:
             job.state = self._row(job)["status"]
         if self._home is not None:
@@ -426,17 +420,6 @@ def _require_launchable(*, direct: bool) -> None:
         raise InsideJobError(
             "this process is a job of nemo-gitexp, and a job launches no experiments",
             hint='guard what launches: if __name__ == "__main__":',
-        )
-
-
-def _require_plain(executor: Any) -> None:
-    """Refuse executors, and settings of the local one, that would run something else than one worker here."""
-    is_plain = isinstance(executor, nemo_run.LocalExecutor) and executor.launcher is None
-    if not is_plain or (executor.nodes, executor.ntasks_per_node) != (1, 1):
-        raise LaunchError(
-            "this version submits to a plain LocalExecutor only: one node, one task, no launcher",
-            hint="executor=nemo_run.LocalExecutor()",
-            executor=type(executor).__name__,
         )
 
 

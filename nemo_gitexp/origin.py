@@ -22,8 +22,8 @@ from nemo_gitexp.entry import (
     ScriptEntry,
     parse_command,
 )
-from nemo_gitexp.errors import EnvironmentCaptureError, NotARepositoryError
-from nemo_gitexp.git.repository import Repository, open_repository
+from nemo_gitexp.errors import EnvironmentCaptureError
+from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.interpreters import resolve_interpreter
 from nemo_gitexp.notebooks import (
     Running,
@@ -36,6 +36,7 @@ from nemo_gitexp.notebooks import (
 )
 from nemo_gitexp.reproducibility import SET_LATER
 from nemo_gitexp.session import is_child_process
+from nemo_gitexp.thisrepository import main_file
 
 _PROMPTS = ("IPython", "asyncio", "code", "debugpy", "idlelib", "pdb")
 """Modules that ask a person what to run."""
@@ -51,27 +52,6 @@ class Origin:
     entry: Entry
     workdir: str
     remarks: tuple[str, ...]
-
-
-def find_repository(given: Path | None) -> Repository:
-    """Return the repository to record in: the one named, else of the working directory, else of the script.
-
-    Raises:
-        NotARepositoryError: none of them lies in one.
-    """
-    if given is not None:
-        return open_repository(given)
-    try:
-        return open_repository(_working_directory())
-    except NotARepositoryError:
-        script = _main_file()
-        if script is None or not script.parent.is_dir():
-            raise
-        try:
-            return open_repository(script.parent)
-        except NotARepositoryError:
-            pass
-        raise
 
 
 def find_origin(site: Site, notebook: str | None) -> Origin:
@@ -125,13 +105,6 @@ def started_with() -> Mapping[str, str]:
     return {name: value for name, value in os.environ.items() if name not in SET_LATER}
 
 
-def _working_directory() -> Path:
-    try:
-        return Path.cwd()
-    except FileNotFoundError as fault:
-        raise NotARepositoryError("the working directory was removed", hint="cd to the repository") from fault
-
-
 def _given_notebook(site: Site, notebook: str) -> tuple[Path, Path, tuple[str, ...]]:
     """Return a notebook that something else than a kernel runs (a converter, a test)."""
     place = find_notebook(site.repository, Running((), Path.cwd(), ()), notebook)
@@ -160,7 +133,7 @@ def _command(python: Python) -> tuple[Entry, Path]:
     entry = replace(entry, python=replace(entry.python, interpreter=python.interpreter))
     if not isinstance(entry, ScriptEntry):
         return entry, Path.cwd()
-    main = _main_file()
+    main = main_file()
     directory = Path.cwd()
     if entry.path.startswith("/"):
         return entry, directory
@@ -168,11 +141,6 @@ def _command(python: Python) -> tuple[Entry, Path]:
     if main is not None and str(main).endswith(f"/{entry.path}"):
         directory = Path(str(main).removesuffix(entry.path))
     return replace(entry, path=os.path.normpath(directory / entry.path)), directory
-
-
-def _main_file() -> Path | None:
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
-    return Path(file) if isinstance(file, str) and file.startswith("/") else None
 
 
 def _anchored(site: Site, entry: Entry, directory: Path, remarks: tuple[str, ...]) -> Origin:

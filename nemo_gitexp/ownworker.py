@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 """How often a session looks whether somebody asks to cancel it."""
+
+PATIENCE_S = 20.0
+"""How long a program that was asked to stop may clean up before its experiment is ended without it."""
 
 RESERVE_BYTES = 64 * 1024
 """Set aside for the result, should the disk fill up."""
@@ -168,15 +172,18 @@ def _seeds(seed: int, determinism: str) -> Seeding:
     return seeding
 
 
-def keep_fresh(paths: RunPaths, ended: threading.Event) -> None:
+def keep_fresh(paths: RunPaths, ended: threading.Event, end: Callable[[], None]) -> None:
     """Touch this process's file as long as the session goes on, and end the process when somebody asks for it.
 
-    On another host nothing else tells whether it lives, and nothing else reaches it.
+    On another host nothing else tells whether it lives, and nothing else reaches it. A program that goes on in spite of
+    the signal runs on; its experiment is ended.
     """
     fresh = time.monotonic()
     while not ended.wait(LOOK_S):
         if paths.cancel.exists():
             os.kill(os.getpid(), signal.SIGTERM)
+            if not ended.wait(PATIENCE_S):
+                end()
             return
         if time.monotonic() - fresh > HEARTBEAT_S:
             fresh = time.monotonic()

@@ -24,11 +24,11 @@ from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.entry import Entry, FunctionEntry, command_words, parse_command
 from nemo_gitexp.errors import DefinitionError, PipelineError, UsageError
 from nemo_gitexp.functions import function_entry
-from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.naming import slug
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.result import mappings
+from nemo_gitexp.seeds import agreed_seed
 from nemo_gitexp.signatures import Signature, live_signature
 from nemo_gitexp.stages import (
     FUNCTION,
@@ -41,6 +41,7 @@ from nemo_gitexp.stages import (
     require_stage_name,
 )
 from nemo_gitexp.store import read_experiments
+from nemo_gitexp.thisrepository import find_repository
 from nemo_gitexp.versioning import plain_config
 from nemo_gitexp.worker.results import load_result
 
@@ -70,7 +71,7 @@ class ExperimentPipeline:
         name: of the pipeline; its slug is the study. Where that has an `experiment.yaml`, purpose, data and metrics
             come from there.
         config: the configuration; a stage sees the keys that its parameters name, all of them as `config`.
-        seed: of every stage; None: the definition's, else 42.
+        seed: of every stage; None: what the configuration names, else the definition's, else 42.
         data: paths of DVC-tracked inputs.
         purpose: why it exists; None: the definition's, else its name.
     """
@@ -91,7 +92,7 @@ class ExperimentPipeline:
         self.name = name
         self.stages: list[StageDict] = []
         self._config = dict(config or {})
-        self._seed = seed
+        self._seed = agreed_seed(seed, self._config)
         self._data = tuple(data)
         self._purpose = purpose
         self._workdir = "."
@@ -109,11 +110,11 @@ class ExperimentPipeline:
             UnknownStudyError: there is no such study.
             DefinitionError: it has faults, or no stages.
         """
-        defined = define(open_repository(Path.cwd()).root, Asked(cwd=Path.cwd(), env=os.environ, study=study))
+        defined = define(find_repository().root, Asked(cwd=Path.cwd(), env=os.environ, study=study))
         if not isinstance(defined.entry, StagesEntry):
             raise DefinitionError(f"experiments/{study}/experiment.yaml has no stages:", hint="add stages:")
         made = cls(study, config={**defined.config, **(config or {})})
-        made._workdir = defined.workdir
+        made._workdir, made._seed = defined.workdir, None  # its seed is the definition's
         for stage in defined.definition.stages or ():
             function = stage.entry.target if isinstance(stage.entry, FunctionEntry) else command_words(stage.entry)
             made.add_stage(stage.name, function, stage.dependencies, config=stage.config, outputs=stage.outputs)
@@ -182,7 +183,7 @@ class ExperimentPipeline:
             NotARepositoryError: the working directory is in no repository.
         """
         self._require_dag()
-        site = open_site(open_repository(Path.cwd()), os.environ)
+        site = open_site(find_repository(), os.environ)
         now = datetime.now(UTC)
         defined = self._defined(site)
         asked = Asked(cwd=Path.cwd(), env=this_environment(), study=defined.study, seed=self._seed)

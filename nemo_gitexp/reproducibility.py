@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import operator
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -20,7 +19,9 @@ from typing import TYPE_CHECKING, SupportsIndex
 from nemo_gitexp.errors import ConflictingConfigError, DataError, NotARepositoryError, UsageError
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import MAX_NAME, require_name
+from nemo_gitexp.plainform import plain_value
 from nemo_gitexp.rundir import save_document
+from nemo_gitexp.seeds import agreed_seed, require_seed
 from nemo_gitexp.topology import BITWISE_VARIABLES
 from nemo_gitexp.versioning import config_hash, plain_config
 from nemo_gitexp.worker.readback import settings_in_force
@@ -68,7 +69,7 @@ class ReproducibilityManager:
         Raises:
             UsageError: no whole number, or a negative one.
         """
-        wanted = _seed(seed)
+        wanted = require_seed(seed)
         own = process_seed(wanted, os.environ)
         remarks = _too_late(bitwise=bitwise)
         for name, value in {
@@ -111,7 +112,7 @@ class ReproducibilityManager:
         import torch
 
         made = torch.Generator()
-        made.manual_seed(process_seed(_seed(seed), os.environ) % NUMPY_MODULUS)
+        made.manual_seed(process_seed(require_seed(seed), os.environ) % NUMPY_MODULUS)
         return made
 
     @staticmethod
@@ -119,7 +120,7 @@ class ReproducibilityManager:
         """Return a deep copy of the configuration with `seed` and `deterministic: True`.
 
         Raises:
-            UsageError: no mapping, or no whole number from 0.
+            UsageError: no mapping, or no whole number from 0 to 2^63 - 1.
             ConflictingConfigError: it has another seed already, or says that it is not deterministic (`key`).
         """
         if not isinstance(base_config, Mapping):
@@ -127,16 +128,15 @@ class ReproducibilityManager:
                 f"a configuration is a mapping of keys to values, not {type(base_config).__name__}",
                 hint="dataclasses.asdict(config), or dict(config)",
             )
-        wanted: dict[str, object] = {"seed": _seed(seed), "deterministic": True}
-        for key, value in wanted.items():
-            there = base_config.get(key)
-            if there is not None and (type(there), there) != (type(value), value):
-                raise ConflictingConfigError(
-                    f"the configuration says {key}: {there!r}, and {value!r} is asked for",
-                    hint=f"leave {key} out of the configuration, or ask for {there!r}",
-                    key=key,
-                )
-        return {**copy.deepcopy(dict(base_config)), **wanted}
+        wanted = agreed_seed(require_seed(seed), base_config)
+        there = base_config.get("deterministic")
+        if there is not None and plain_value(there) is not True:
+            raise ConflictingConfigError(
+                f"the configuration says deterministic: {there!r}, and True is asked for",
+                hint="leave deterministic out of the configuration",
+                key="deterministic",
+            )
+        return {**copy.deepcopy(dict(base_config)), "seed": wanted, "deterministic": True}
 
     @staticmethod
     def save_reproducibility_info(
@@ -161,7 +161,7 @@ class ReproducibilityManager:
         plain = plain_config(config)
         document: dict[str, JsonValue] = {
             "experiment_name": experiment_name,
-            "seed": _seed(seed),
+            "seed": require_seed(seed),
             "config": plain,
             "timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "config_hash": config_hash(plain),
@@ -172,14 +172,10 @@ class ReproducibilityManager:
         return save_document(Path(output_dir) / f"{experiment_name}_reproducibility.json", render_json(document))
 
 
-def _seed(seed: SupportsIndex) -> int:
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = -1
-    if isinstance(seed, bool) or number < 0:
-        raise UsageError(f"a seed is a whole number from 0, not {seed!r}", hint="set_seed(42)")
-    return number
+def apply_determinism(seed: int, determinism: str) -> None:
+    """Seed this process as a profile of determinism has it: bitwise, seeded, or, if it is off, not at all."""
+    if determinism != "off":
+        ReproducibilityManager.set_seed(seed, bitwise=determinism == "bitwise")
 
 
 def _too_late(*, bitwise: bool) -> tuple[str, ...]:
@@ -231,10 +227,10 @@ def _environment() -> JsonValue:
 
 
 def _code_and_data() -> dict[str, JsonValue]:
-    from nemo_gitexp.git.repository import open_repository
+    from nemo_gitexp.thisrepository import find_repository
 
     try:
-        repository = open_repository(Path.cwd())
+        repository = find_repository()
     except NotARepositoryError:
         return {"code": None, "data": {}}
     head = repository.head()

@@ -5,13 +5,15 @@ Knows neither git nor jobs: where things go is decided in `livesession` and `job
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import signal
 import sys
+import threading
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,8 @@ from typing import TYPE_CHECKING
 from nemo_gitexp.errors import AlreadyFinishedError, InvalidNameError, UsageError
 from nemo_gitexp.metriclog import Discard, MetricLog, enter, leave
 from nemo_gitexp.naming import MAX_NAME, require_name, slug
+from nemo_gitexp.seeds import agreed_seed
+from nemo_gitexp.termination import TERMINATOR, TerminatedError
 from nemo_gitexp.versioning import config_hash, plain_config
 
 if TYPE_CHECKING:
@@ -112,7 +116,7 @@ def tell(
     Args:
         given: the name it gives.
         config: anything that has a plain form; None is an empty one.
-        seed: a whole number from 0; None: the one at `config["seed"]` if that is one, else nobody chose.
+        seed: a whole number from 0; None: the one at `config["seed"]`, else nobody chose.
         said: the rest.
         study: the study, where it is not the one named by `given`.
         name: of the record, where it is not to be made up.
@@ -120,6 +124,7 @@ def tell(
     Raises:
         InvalidNameError: a name that is no text, or blank.
         UsageError: no seed, no profile of determinism.
+        ConflictingConfigError: the configuration names another seed.
         CanonicalFormError: a configuration without a stable form.
     """
     texts: tuple[object, ...] = (given, given if study is None else study)
@@ -137,7 +142,7 @@ def tell(
         study=slug(given if study is None else study),
         config=plain,
         config_hash=config_hash(plain),
-        seed=_seed(plain.get("seed") if seed is None else seed, is_config=seed is None),
+        seed=agreed_seed(seed, plain),
         determinism=said.determinism,
         determinism_reason=said.determinism_reason,
         purpose=said.purpose,
@@ -151,15 +156,6 @@ def tell(
     )
 
 
-def _seed(seed: object, *, is_config: bool) -> int | None:
-    number = seed.__index__() if hasattr(seed, "__index__") and not isinstance(seed, bool) else -1
-    if 0 <= number < 2**63:
-        return int(number)
-    if seed is None or is_config:
-        return None
-    raise UsageError(f"a seed is a whole number from 0, not {seed!r}", hint="seed=42")
-
-
 def record_name(given: str) -> str:
     """Return the name of the record of an experiment that a program named: the same where a git ref can hold it."""
     try:
@@ -168,11 +164,19 @@ def record_name(given: str) -> str:
         return slug(given)
 
 
-def count_start(told: Told, seed: int) -> int:
-    """Return the how manieth start of the same name, configuration and seed this is in this process, from 1."""
+@contextlib.contextmanager
+def counted_start(told: Told, seed: int) -> Iterator[int]:
+    """Give the how manieth start of the same name, configuration and seed this is in this process, from 1.
+
+    A start that fails is none: a reproduction, in which nothing has to be recorded, would not know it.
+    """
     key = (told.study, told.given, told.config_hash, seed)
     _STARTS[key] += 1
-    return _STARTS[key]
+    try:
+        yield _STARTS[key]
+    except BaseException:
+        _STARTS[key] -= 1
+        raise
 
 
 def is_child_process() -> bool:
@@ -198,14 +202,6 @@ class Ending:
         """Return what tracked.json holds."""
         error = None if self.error is None else dict(self.error)
         return {"status": self.status, "exit_code": self.exit_code, "error": error, "cancelled": self.cancelled}
-
-
-class TerminatedError(SystemExit):
-    """The process was told to end by SIGTERM; leaves with the exit code that a shell shows for it."""
-
-    def __init__(self) -> None:
-        """Say the exit code."""
-        super().__init__(128 + signal.SIGTERM)
 
 
 def ending_of(error: BaseException | None) -> Ending:
@@ -262,10 +258,12 @@ class Session:
     sha: str | None = None
     status: str = "running"
     pid: int = field(default_factory=os.getpid, repr=False)
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
-        """Let `log_metrics` write here."""
+        """Let `log_metrics` write here, and a SIGTERM that nobody else handles end it."""
         enter(self.sink)
+        TERMINATOR.listen(self, self.terminate)
 
     @property
     def experiment(self) -> str | None:
@@ -310,18 +308,29 @@ class Session:
         Raises:
             AlreadyFinishedError: it has ended before.
             StateDirectoryError: its result cannot be written.
+            TerminatedError: SIGTERM came meanwhile; it has ended.
         """
         if os.getpid() != self.pid:
             return
-        if self.status != "running":
-            raise self.already_finished()
-        leave(self.sink)
-        try:
-            self.status = self._record_end(ending)
-        finally:
-            if self.status == "running":
-                self.status = ending.status
-            self.sink.close()
+        with self._turn, TERMINATOR.ending(self):
+            if self.status != "running":
+                raise self.already_finished()
+            leave(self.sink)
+            try:
+                self.status = self._record_end(ending)
+            finally:
+                if self.status == "running":
+                    self.status = ending.status
+                self.sink.close()
+
+    def terminate(self) -> None:
+        """End the experiment as cancelled, if it has not ended: its program leaves, or does not stop.
+
+        Raises:
+            StateDirectoryError: its result cannot be written.
+        """
+        with contextlib.suppress(AlreadyFinishedError):
+            self.end(ending_of(TerminatedError()))
 
     def _record_end(self, ending: Ending) -> str:
         """Record how it ended and return the status; here nothing is recorded."""

@@ -7,10 +7,8 @@ from typing import NamedTuple, cast
 
 from nemo_gitexp.documents import ExperimentDoc
 
-STATUSES = (
-    *("recorded", "launched", "running", "requeued"),
-    *("completed", "failed", "cancelled", "lost", "skipped"),
-)
+ENDED = ("completed", "failed", "cancelled", "lost", "skipped")
+STATUSES = ("recorded", "launched", "running", "requeued", *ENDED)
 VERDICTS = ("recorded", "restored", "executed", "metrics", "bitwise")
 
 

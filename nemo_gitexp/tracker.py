@@ -19,7 +19,6 @@ from nemo_gitexp.catalog import Site, list_entries, open_site, refresh
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import (
     AlreadyFinishedError,
-    ConflictingConfigError,
     ExperimentExistsError,
     InvalidNameError,
     RecordError,
@@ -30,11 +29,11 @@ from nemo_gitexp.metriclog import is_first_rank, plain_metrics
 from nemo_gitexp.metrics import as_float
 from nemo_gitexp.naming import slug
 from nemo_gitexp.session import Ending, Said, Session, failure, record_name, tell
+from nemo_gitexp.standing import ENDED
 from nemo_gitexp.tips import Tip, list_tips
 from nemo_gitexp.tracking import begin
 
-_FAILED = ("failed", "cancelled", "lost", "skipped")
-_FINAL = ("completed", *_FAILED)
+_FAILED = tuple(status for status in ENDED if status != "completed")
 _SESSIONS: dict[tuple[str, str, str], Session] = {}
 """The experiments that this process runs, by repository, study and name: every tracker here knows them."""
 
@@ -91,7 +90,7 @@ class ExperimentMetrics:
         self._close("failed", {"error": str(error)})
 
     def _close(self, status: str, more: Mapping[str, object]) -> None:
-        if self.status in _FINAL:
+        if self.status in ENDED:
             raise AlreadyFinishedError(
                 f"{self.experiment_name} is {self.status} already", name=self.experiment_name, status=self.status
             )
@@ -108,7 +107,7 @@ class ExperimentTracker:
 
     Args:
         study: what they belong to; None: each to a study of its own name, and the summary is about those.
-        repository: a directory of the repository; None: the one that holds the working directory, else the script's.
+        repository: a directory of the repository; None: as for `track`.
     """
 
     def __init__(self, study: str | None = None, *, repository: str | os.PathLike[str] | None = None) -> None:
@@ -135,23 +134,19 @@ class ExperimentTracker:
 
         Args:
             experiment_name: any text; used once.
-            config: its configuration; a whole number at `seed` is the seed.
+            config: its configuration; what it has at `seed` is the seed.
             seed: the seed, where the configuration has none; without either 42, recorded as the default.
             purpose: one sentence: why does this experiment exist?
 
         Raises:
             ExperimentExistsError: the name was started before, whatever became of it; `suggestion` is free.
             ConflictingConfigError: two different seeds.
+            UsageError: a seed, asked for or in the configuration, that is no whole number from 0.
             GitexpError: it cannot be recorded; nothing of it is left then.
         """
         said = Said(purpose=purpose, repository=self._repository)
         name = record_name(experiment_name)
         told = tell(experiment_name, config, seed, said, study=self.study or experiment_name, name=name)
-        own = told.config.get("seed")
-        if seed is not None and isinstance(own, int) and own != told.seed:
-            raise ConflictingConfigError(
-                f"the configuration says seed: {own}, and {told.seed} is asked for", hint="say it once", key="seed"
-            )
         if not _is_recording() and experiment_name in self._handed:
             status = self._handed[experiment_name].status
             raise ExperimentExistsError(
@@ -258,7 +253,7 @@ class ExperimentTracker:
         for (_, study, given), session in _SESSIONS.items():  # of a tracker that spells the repository otherwise
             if (study, given, session.pid) == (*self._key(name)[1:], os.getpid()) and session.status == "running":
                 return session
-        if status in _FINAL:
+        if status in ENDED:
             raise AlreadyFinishedError(
                 f"{name} is {status} already", hint=f"nemo-gitexp show {record_name(name)}", name=name, status=status
             )
@@ -288,7 +283,7 @@ class ExperimentTracker:
 
 
 def _open(repository: Path | None) -> Site:
-    from nemo_gitexp.origin import find_repository
+    from nemo_gitexp.thisrepository import find_repository
 
     return open_site(find_repository(repository), os.environ)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 
-from nemo_gitexp.errors import GitexpError, UsageError
+from nemo_gitexp.errors import AlreadyFinishedError, GitexpError, UsageError
 from nemo_gitexp.metriclog import is_first_rank
-from nemo_gitexp.session import Said, Session, TerminatedError, Told, ending_of, tell
+from nemo_gitexp.session import Said, Session, Told, ending_of, tell
 
 
 def track(  # noqa: PLR0913 - as much as there is to say
@@ -46,7 +44,8 @@ def track(  # noqa: PLR0913 - as much as there is to say
     Args:
         study: what it belongs to; slugged.
         config: its configuration: a mapping, dataclass, `run.Config`, … (what `config_hash` takes).
-        seed: a whole number; None: `config["seed"]`, else the definition's, else 42, which is recorded as the default.
+        seed: a whole number from 0; None: `config["seed"]`, else the definition's, else 42, which is recorded as the
+            default.
         determinism: off (nothing is seeded; needs `determinism_reason`), seeded or bitwise; None: the definition's,
             else seeded.
         determinism_reason: why off.
@@ -56,10 +55,12 @@ def track(  # noqa: PLR0913 - as much as there is to say
         dataset: stands in its name.
         data: inputs that DVC tracks, relative to the root of the repository or absolute.
         notebook: the notebook that runs, where it cannot be found.
-        repository: a directory of the repository; None: the one that holds the working directory, else the script's.
+        repository: a directory of the repository; None: the one that holds the working directory, else the
+            script or the notebook.
 
     Raises:
         UsageError, InvalidNameError, CanonicalFormError: at once, for what is said wrongly.
+        ConflictingConfigError: at once, for a configuration that names another seed.
         GitexpError: when the block begins: NotARepositoryError, SnapshotRefusedError, IdentityMissingError,
             NotebookError, UntrackedDataError, StateDirectoryError, …; nothing is recorded then.
     """
@@ -104,7 +105,6 @@ class Block:
         """Keep what was said until the block begins."""
         self._told = told
         self._session: Session | None = None
-        self._terminator = _Terminator()
 
     def __enter__(self) -> Session:
         """Begin the experiment.
@@ -116,7 +116,6 @@ class Block:
         if self._session is not None:
             raise UsageError("this block was entered before", hint="with track(…) as exp: each time anew")
         self._session = begin(self._told)
-        self._terminator.listen()
         return self._session
 
     def __exit__(
@@ -131,60 +130,13 @@ class Block:
         session = self._session
         if session is None or os.getpid() != session.pid or session.status != "running":
             return
-        with self._terminator.held():
-            try:
-                session.end(ending_of(error))
-            except (GitexpError, OSError) as fault:
-                said = f"the result of {session.name} could not be recorded: {fault}"
-                if error is None:
-                    raise
-                with contextlib.suppress(Exception):
-                    error.add_note(f"{said}\nwhen that is mended: nemo-gitexp collect")
-
-
-class _Terminator:
-    """Turns a SIGTERM that nobody else handles into an exception in the main thread."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._is_listening = False
-        self._is_held = False
-        self._has_come = False
-
-    def listen(self) -> None:
-        """Take SIGTERM from here on, if this is the main thread and the signal would end the process."""
-        self._pid = os.getpid()
-        if threading.current_thread() is not threading.main_thread():
-            return
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, self._receive)
-            self._is_listening = True
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Let what is done inside come to its end; then let go of the signal.
-
-        Raises:
-            TerminatedError: it came meanwhile.
-        """
-        self._is_held = True
-        came_before = self._has_come
         try:
-            yield
-        finally:
-            if self._is_listening:
-                with contextlib.suppress(ValueError):  # left in another thread than it was entered in
-                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if self._has_come and not came_before:
-            raise TerminatedError
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if os.getpid() != self._pid:  # a forked child ends as it would have without us
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
+            session.end(ending_of(error))
+        except AlreadyFinishedError:  # it did not stop when it was asked to, and was ended for that meanwhile
             return
-        # Once: whoever cancels asks again and again, and what the block does to clean up must come to its end.
-        is_first, self._has_come = not self._has_come, True
-        if is_first and not self._is_held:
-            raise TerminatedError
+        except (GitexpError, OSError) as fault:
+            if error is None:
+                raise
+            said = f"the result of {session.name} could not be recorded: {fault}"
+            with contextlib.suppress(Exception):
+                error.add_note(f"{said}\nwhen that is mended: nemo-gitexp collect")

@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import nemo_gitexp as gitexp
@@ -22,7 +23,6 @@ from nemo_gitexp.errors import (
     NotARepositoryError,
     SnapshotRefusedError,
     UnbuildableConfigError,
-    UnknownDependencyError,
     UnportableFunctionError,
     UsageError,
 )
@@ -188,10 +188,39 @@ def test_seeds_and_trackers_that_are_none_or_disagree_are_refused():
     for seed in (-1, 1.5, "3", True):
         with pytest.raises(UsageError, match="a seed is"):
             reproducible({}, {}, seed)
+    for config in (Seeded(7), nemo_run.Config(Seeded), SimpleNamespace(seed=7), {"seed": np.int64(7)}):
+        for parts in ((config, {}), ({}, config)):
+            with pytest.raises(ConflictingConfigError, match="seed: 7, and 42 is asked for"):
+                reproducible(*parts, 42)
+            assert seed_of(reproducible(*parts, np.int64(7))) == 7
+    with pytest.raises(ConflictingConfigError, match="deterministic"):
+        reproducible(SimpleNamespace(deterministic=False), {})
     with pytest.raises(UsageError, match="is no tracker"):
         gitexp.create_tracked_experiment({}, {}, object(), train_fn=train)
     with pytest.raises(UsageError):
         gitexp.create_tracked_experiment({}, {}, SimpleNamespace(study="../x"), train_fn=train)
+
+
+@dataclass
+class Seeded:
+    seed: object = 7
+
+
+def seed_of(made):
+    return made._attempts[0].intent.defined.definition.seed
+
+
+@pytest.mark.parametrize("name", ["organized", "versioned", "tracked", "comparison"])
+def test_the_seed_is_the_one_that_a_configuration_names(name):
+    make = functools.partial(CREATORS[name], train_fn=train)
+    for config in (Seeded(7), nemo_run.Config(Seeded), SimpleNamespace(seed=7), {"seed": np.int64(7)}):
+        assert [seed_of(make(config, {})), seed_of(make({}, config)), seed_of(make(config, config))] == [7, 7, 7]
+        with pytest.raises(ConflictingConfigError):
+            make(config, {"seed": 8})
+    assert seed_of(make({}, {"seed": None})) is None
+    for seed in (-1, True, "7", 1.5):
+        with pytest.raises(UsageError, match="a seed is"):
+            make({}, {"seed": seed})
 
 
 def test_the_arguments_of_the_function_decide_what_it_is_given():
@@ -244,29 +273,6 @@ def test_what_would_not_run_the_recorded_state_is_refused(monkeypatch):
     assert "__main__" in caught.value.hint
 
 
-def test_executors_and_dependencies_that_this_version_cannot_serve_are_refused(inside):
-    made = CREATORS["organized"]({}, TRAINING, train_fn=train)
-    (intent,) = [attempt.intent for attempt in made._attempts]
-    for executor in (
-        nemo_run.LocalExecutor(ntasks_per_node=2),
-        nemo_run.LocalExecutor(launcher="torchrun"),
-        nemo_run.SlurmExecutor(account="a"),
-    ):
-        with pytest.raises(LaunchError, match="LocalExecutor"):
-            Experiment("x", [intent], site=made._site, executor=executor)
-    one, two = (dataclasses.replace(intent, task=name, after=after) for name, after in (("a", ("b",)), ("b", ("c",))))
-    with pytest.raises(UnknownDependencyError, match="b depends on c") as caught:
-        Experiment("x", [one, two], site=made._site)
-    assert isinstance(caught.value, RuntimeError)
-    with pytest.raises(UsageError, match="wait for each other"):
-        Experiment("x", [one, dataclasses.replace(two, after=("a",))], site=made._site)
-    with pytest.raises(UsageError, match="same name"):
-        Experiment("x", [one, one], site=made._site)
-    given = nemo_run.LocalExecutor(env_vars={"OMP_NUM_THREADS": "3"})
-    made = Experiment("x", [dataclasses.replace(one, after=())], site=made._site, executor=given)
-    assert made._attempts[0].intent.asked.env["OMP_NUM_THREADS"] == "3"
-
-
 def test_outside_of_a_repository_there_is_nothing_to_record(tmp_path, monkeypatch):
     (tmp_path / "bare").mkdir()
     monkeypatch.chdir(tmp_path / "bare")
@@ -290,24 +296,20 @@ def slow(model_config, training_config):
     return {"x": model_config["x"]}
 
 
-def test_tasks_run_after_those_they_wait_for_and_no_more_than_may_at_once(inside, capsys, monkeypatch, tmp_path):
+def test_no_more_tasks_run_than_may_at_once(inside, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("NEMORUN_HOME", str(tmp_path / "nemo"))
     intents = [CREATORS["organized"]({"x": x}, {}, train_fn=slow)._attempts[0].intent for x in range(3)]
-    after = {"a": ("c",), "b": ("c",), "c": ()}
-    named = [
-        dataclasses.replace(intent, task=name, after=after[name]) for intent, name in zip(intents, after, strict=True)
-    ]
+    named = [dataclasses.replace(intent, task=name) for intent, name in zip(intents, "abc", strict=True)]
     site = CREATORS["organized"]({}, {}, train_fn=slow)._site
-    experiment = Experiment("graph", named, site=site, width=1)
+    experiment = Experiment("row", named, site=site, width=1)
     with experiment:
-        assert {job.id: job.dependencies for job in experiment.jobs} == {
-            name: list(names) for name, names in after.items()
-        }
+        assert {job.id: job.dependencies for job in experiment.jobs} == {"a": [], "b": [], "c": []}
         experiment.run(tail_logs=True)
-    times = {item["metrics"]["x"]: (item["started"], item["ended"]) for item in experiment.documents}
-    assert times[2][1] <= times[0][0] <= times[0][1] <= times[1][0]
-    assert capsys.readouterr().out.splitlines() == ["begin 2", "begin 0", "begin 1"]
-    assert list((tmp_path / "nemo/experiments/graph").iterdir()), "the user's home of NeMo Run is respected"
+    times = [(item["started"], item["ended"]) for item in experiment.documents]
+    assert times == sorted(times)
+    assert times[0][1] <= times[1][0] <= times[1][1] <= times[2][0]
+    assert capsys.readouterr().out.splitlines() == ["begin 0", "begin 1", "begin 2"]
+    assert list((tmp_path / "nemo/experiments/row").iterdir()), "the user's home of NeMo Run is respected"
     assert {job.state.name for job in experiment.jobs} == {"SUCCEEDED"}
     assert experiment.document is None, "there are three"
     experiment.run()  # once is enough
@@ -348,6 +350,31 @@ def test_what_a_program_does_meanwhile_stops_no_job(inside):
     assert [each.document["metrics"] for each in pair] == [{"x": 3}, {"x": 4}]
 
 
+def gated(model_config, training_config):
+    import pathlib
+    import time
+
+    while not pathlib.Path(model_config["gate"]).exists():
+        time.sleep(0.05)
+
+
+def test_it_is_over_when_what_runs_has_ended_and_not_before(inside, tmp_path):
+    first, second, third = (
+        CREATORS["organized"]({"gate": str(tmp_path / "gate")}, {}, train_fn=gated) for _ in range(3)
+    )
+    with first:
+        assert not first.is_over
+        first.run()
+        thread = threading.Thread(target=second.run)
+        thread.start()
+        thread.join()
+        assert (first.is_over, second.is_over, second.experiment) == (False, False, first.experiment)
+        assert second.status(return_dict=True)["train_unknown"]["status"].name in ("RUNNING", "UNSUBMITTED")
+        (tmp_path / "gate").touch()
+    third.run()
+    assert (first.is_over, third.is_over, third.experiment) == (True, True, first.experiment)
+
+
 class Broken(Experiment):
     """An experiment whose worker is gone when it is launched."""
 
@@ -365,6 +392,7 @@ def test_a_worker_that_cannot_be_started_is_an_error_and_leaves_a_recorded_exper
     assert len(inside.refs()) == 1
     assert not list(made._site.run_root.iterdir())
     assert experiment.document["status"] == "recorded"
+    assert not experiment.is_over
 
 
 @pytest.mark.parametrize("held,said", [("ghp_" + "a1" * 20, "looks like a secret"), ("x" * 11_000_000, "too large")])

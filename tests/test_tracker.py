@@ -181,6 +181,43 @@ def test_a_name_that_another_process_runs_is_taken_and_only_that_process_ends_it
     assert [line.split()[0] for line in said] == ["ExperimentExistsError", "AlreadyFinishedError"]
 
 
+WAITING = (
+    HEAD
+    + """\
+import time
+tracker.start_experiment("done", {}).complete()
+tracker.start_experiment("a", {})
+gitexp.log_metrics({"loss": 1})
+print("ready", flush=True)
+try:
+    time.sleep(60)
+finally:
+    gitexp.log_metrics({"cleaned": 1})
+"""
+)
+
+
+def test_a_running_experiment_can_be_cancelled(work: Work) -> None:
+    process = start_python(work, with_study(WAITING, "digits"))
+    document = work.gitexp("cancel", "a", "--json").json
+    process.communicate()
+    assert (document["status"], document["metrics"]) == ("cancelled", {"loss": 1, "cleaned": 1})
+    assert process.returncode == 143
+    found = summary(work)["experiments"]
+    assert [found[name]["status"] for name in ("done", "a")] == ["completed", "cancelled"]
+
+
+def test_sigterm_cancels_what_runs(work: Work) -> None:
+    assert end(start_python(work, with_study(WAITING, "digits")), signal.SIGTERM) == 143
+    assert summary(work)["experiments"]["a"]["status"] == "cancelled"
+
+
+def test_sigterm_ends_a_program_whose_experiments_have_ended_as_it_would_without_us(work: Work) -> None:
+    text = HEAD + "import time\ntracker.start_experiment('a', {}).complete()\nprint('ready')\ntime.sleep(60)\n"
+    assert end(start_python(work, with_study(text, "digits")), signal.SIGTERM) == -signal.SIGTERM
+    assert summary(work)["experiments"]["a"]["status"] == "completed"
+
+
 def test_of_several_processes_that_want_a_name_at_once_one_gets_it(work: Work) -> None:
     text = HEAD + "refused(lambda: tracker.start_experiment('a', {}).complete({'loss': 1}))\n"
     work.write("racing.py", with_study(text, "digits"))

@@ -102,6 +102,39 @@ def test_a_handler_of_the_programs_own_keeps_sigterm(work: Work) -> None:
     assert [document["status"] for document in listed(work)] == ["completed", "completed"]
 
 
+def test_a_block_that_ended_itself_lets_sigterm_go(work: Work) -> None:
+    body = "from nemo_gitexp.session import Ending\nexp.end(Ending('completed', 0))"
+    after = "print(exp.status, signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)"
+    assert run_python(work, block(body, after)).out == "completed True\n"
+
+
+def test_sigterm_while_a_block_ends_waits_for_its_result(work: Work) -> None:
+    body = "exp.output('big').write_bytes(os.urandom(100_000_000))\nimport threading\n"
+    body += "threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()"
+    run_python(work, block(body), code=143)
+    (document,) = listed(work)
+    assert (document["status"], len(document["outputs"])) == ("completed", 1)
+
+
+def test_a_program_that_goes_on_although_it_was_asked_to_stop_is_cancelled_all_the_same(work: Work) -> None:
+    text = """\
+import time
+import nemo_gitexp as gitexp, nemo_gitexp.ownworker
+nemo_gitexp.ownworker.PATIENCE_S = 0.2
+with gitexp.track("digits") as exp:
+    print("ready", flush=True)
+    try:
+        time.sleep(60)
+    except SystemExit:
+        while exp.status == "running":
+            time.sleep(0.05)
+print(exp.status)
+"""
+    process = start_python(work, text)
+    assert work.gitexp("cancel", "latest", "--json").json["status"] == "cancelled"
+    assert (process.communicate()[0], process.returncode) == (b"cancelled\n", 0)
+
+
 WAITING = block('exp.log({"loss": 0.5}, step=0)\nprint("ready", flush=True)\ntime.sleep(60)')
 
 
@@ -204,6 +237,25 @@ def test_wherever_nothing_can_be_recorded_the_error_is_typed_and_nothing_is(work
     assert run_python(work, catching).out == "SnapshotRefusedError True\n"
     assert nothing_recorded(work)
     assert nothing_recorded(unborn)
+
+
+def test_an_attempt_that_recorded_nothing_is_not_counted(work: Work) -> None:
+    text = """\
+import os
+import nemo_gitexp as gitexp
+tracked = lambda: gitexp.track("digits", config={"lr": 0.1})
+try:
+    with tracked():
+        raise SystemError("a secret was recorded")
+except gitexp.GitexpError:
+    os.unlink("key.pem")
+with tracked() as exp:
+    exp.log({"loss": 0.5})
+"""
+    work.write("key.pem", "secret")
+    run_python(work, text)
+    (document,) = listed(work)
+    assert record_of(work, document)["tracked"] == {"name": "digits", "ordinal": 1}
 
 
 def test_a_run_directory_that_cannot_be_made_leaves_no_experiment(work: Work) -> None:

@@ -281,3 +281,33 @@ def test_an_unguarded_script_fails_as_a_job_and_starts_nothing_more(work):
     assert shown["status"] == "failed"
     assert shown["error"]["type"] == "InsideJobError"
     assert len(work.refs()) == 1
+
+
+ELSEWHERE = """
+import json
+import nemo_gitexp as gitexp
+
+def train_model(model_config, training_config):
+    return {"loss": 0.5}
+
+if __name__ == "__main__":
+    experiment = gitexp.create_versioned_experiment({"type": "net"}, {}, "toy")
+    experiment.run()
+    tracker = gitexp.ExperimentTracker("study")
+    tracker.start_experiment("a", {}).complete({"loss": 1.0})
+    names = [experiment.document["name"], "a"]
+    compared = gitexp.ExperimentComparator.compare_metrics(names, ["loss"])
+    place = gitexp.ReproducibilityManager.save_reproducibility_info("a", 1, {}, OUT)
+    print(json.dumps({"values": compared["loss"]["values"], "code": json.loads(place.read_text())["code"]}))
+"""
+
+
+def test_a_script_is_recorded_in_its_own_repository_wherever_it_is_started(work, tmp_path):
+    script = work.write("study.py", ELSEWHERE.replace("OUT", repr(str(tmp_path / "out"))))
+    done = subprocess.run([sys.executable, script], cwd="/", env=work.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert list(said["values"]) == [0.5, 1.0]
+    assert said["code"]["commit"] == work.git("rev-parse", "HEAD")
+    assert len(work.gitexp("log", "--json", "--all").json["experiments"]) == 2
+    assert len(list((work.root / "experiments").glob("*_config.json"))) == 1

@@ -126,3 +126,10 @@ def test_a_cell_that_fails_and_a_notebook_that_moves_about(helped: Work) -> None
     assert (good["status"], bad["status"], bad["error"]["message"]) == ("completed", "failed", "no luck")
     assert record_of(helped, good)["workdir"] == "böoks"
     assert helped.gitexp("reproduce", good["experiment"], "--require", "bitwise", "--json").json["met"] is True
+
+
+def test_a_notebook_that_left_its_repository_is_recorded_there_all_the_same(helped: Work) -> None:
+    place = write_notebook(helped, "böoks/away.ipynb", (CELLS[0], "import os\nos.chdir('/')", "lr = 0.5", TRACKED))
+    assert "completed" in execute(helped, place)
+    (document,) = listed(helped)
+    assert record_of(helped, document)["entry"]["path"] == "away.ipynb"
