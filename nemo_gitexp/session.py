@@ -156,8 +156,14 @@ def tell(
     )
 
 
-def record_name(given: str) -> str:
-    """Return the name of the record of an experiment that a program named: the same where a git ref can hold it."""
+def record_name(given: object) -> str:
+    """Return the name of the record of an experiment that a program named: the same where a git ref can hold it.
+
+    Raises:
+        InvalidNameError: it is no text.
+    """
+    if not isinstance(given, str):
+        raise InvalidNameError(f"an experiment's name is text, not {given!r}", hint='"baseline"', suggestion="baseline")
     try:
         return require_name(given, "experiment", limit=MAX_NAME)
     except InvalidNameError:

@@ -308,7 +308,7 @@ def _metrics_of(name: str, document: ExperimentDoc, tip: Tip) -> ExperimentMetri
         duration = ended - began
     metrics: dict[str, object] = {key: _plain(value) for key, value in document["metrics"].items()}
     if document["error"]:
-        metrics["error"] = document["error"]["message"]
+        metrics.setdefault("error", document["error"]["message"])  # a metric of that name is the program's own
     return ExperimentMetrics(name, began, ended, duration, document["status"], document["config_hash"], metrics)
 
 

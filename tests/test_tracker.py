@@ -275,3 +275,10 @@ def test_metrics_made_by_hand_are_a_plain_value() -> None:
     assert (failed.status, failed.metrics) == ("failed", {"loss": 1.0, "error": "no luck"})
     with pytest.raises(InvalidNameError):
         ExperimentTracker(" ")
+
+
+@pytest.mark.parametrize("name", [1, None, b"x"])
+def test_a_name_that_is_no_text_is_refused_by_type(name: object, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work.root)
+    with pytest.raises(InvalidNameError, match="name is text"):
+        ExperimentTracker().start_experiment(name, {})  # type: ignore[arg-type]
