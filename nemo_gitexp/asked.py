@@ -20,8 +20,8 @@ from nemo_gitexp.errors import DefinitionError, UnknownStudyError, UsageError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.naming import require_name, slug
 from nemo_gitexp.overrides import apply_overrides, parse_adhoc_arguments
-from nemo_gitexp.reach import Signature, find_signature
 from nemo_gitexp.record import Tracked
+from nemo_gitexp.signatures import Signature, find_signature
 from nemo_gitexp.stages import AnyEntry, Stage, StagesEntry, fit_stage
 from nemo_gitexp.versioning import plain_config
 from nemo_gitexp.yaml12 import parse_yaml

@@ -153,12 +153,10 @@ def keep_outputs(store: ObjectStore, paths: RunPaths, worker: Mapping[str, JsonV
     whoever asks for it is told so.
     """
     for output in mappings((worker or {}).get("outputs")):
-        if output.get("keep") != "dvc":
+        if output.get("keep") != "dvc" or output.get("is_taken"):
             continue
         place = paths.outputs / str(output["path"])
         files = sequence(output.get("files"))
-        if store.has(str(output["md5"])):
-            continue
         if output.get("is_dir"):
             rows = [(str(row[0]), str(row[1])) for row in files if isinstance(row, (list, tuple))]
             kept = [_keep_file(store, place / name, md5) for name, md5 in rows]
@@ -169,11 +167,10 @@ def keep_outputs(store: ObjectStore, paths: RunPaths, worker: Mapping[str, JsonV
 
 
 def _keep_file(store: ObjectStore, place: Path, md5: str) -> bool:
-    if not store.has(md5):
-        try:
-            store.add_file(place, md5, link=True)
-        except (FileNotFoundError, NotADirectoryError, CorruptDataError):
-            return False
+    try:
+        store.add_file(place, md5, link=True)  # which also replaces a damaged one
+    except (FileNotFoundError, NotADirectoryError, CorruptDataError):
+        return store.has(md5)
     return True
 
 
@@ -258,8 +255,9 @@ def _keep_log(
     logs = [part.log for part in paths.parts() if part.log.is_file()]
     if not logs:
         return None
-    blamed = [paths.stage(str(task["name"])).log for task in mappings(worker.get("tasks")) if task.get("error")]
-    telling = next((log for log in (*blamed, paths.log) if log.is_file()), logs[-1])
+    blamed = worker.get("blamed")
+    own = paths.stage(blamed).log if isinstance(blamed, str) else paths.log
+    telling = own if own.is_file() else logs[-1]
     with telling.open("rb") as log:
         log.seek(max(0, log.seek(0, io.SEEK_END) - _TAIL_BYTES))
         tail = tail_lines(log.read())

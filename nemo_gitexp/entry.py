@@ -262,6 +262,25 @@ def parse_command(argv: Sequence[str]) -> Entry:
     return _parse_python(tuple(argv)) or CommandEntry(tuple(argv))
 
 
+def command_words(entry: Entry) -> list[str]:
+    """Return the command line that `parse_command` makes this entry of.
+
+    Raises:
+        TypeError: an entry that no command line stands for.
+    """
+    if isinstance(entry, CommandEntry):
+        return list(entry.argv)
+    if isinstance(entry, ScriptEntry):
+        what = [entry.path]
+    elif isinstance(entry, ModuleEntry):
+        what = ["-m", entry.module]
+    elif isinstance(entry, CodeEntry):
+        what = ["-c", entry.code]
+    else:
+        raise TypeError(f"a {entry.kind} has no command line")
+    return [entry.python.interpreter, *entry.python.flags, *what, *entry.arguments]
+
+
 def reads_program_from_stdin(argv: Sequence[str]) -> bool:
     """Return whether a command is an interpreter waiting for its program: `python`, `python -`, `bash -s`."""
     program = posixpath.basename(argv[0])

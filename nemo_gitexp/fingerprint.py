@@ -14,12 +14,22 @@ import inspect
 import json
 import sys
 import types
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 
 from nemo_gitexp.errors import CanonicalFormError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.plainform import canonical_text, plain_value
+from nemo_gitexp.reach import (
+    DYNAMIC_ATTRIBUTES,
+    DYNAMIC_MODULES,
+    DYNAMIC_NAMES,
+    DYNAMIC_OF,
+    EVERYTHING,
+    names_source,
+)
 
 _GLOBAL_OPERATIONS = frozenset(
     {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL", "DELETE_GLOBAL"}
@@ -54,7 +64,12 @@ def fingerprint(function: Callable[..., object], carried_modules: AbstractSet[st
     description = _Description(carried_modules)
     described = description.value(function)
     digest = "sha256:" + hashlib.sha256(canonical_text(described).encode()).hexdigest()
-    return digest, sorted(description.modules)
+    referred = {name.partition(".")[0] for name in description.modules} - {"builtins"}  # which every class refers to
+    everything = [EVERYTHING] if description.is_dynamic or referred & DYNAMIC_MODULES else []
+    return digest, sorted({*description.modules, *everything})
+
+
+_CONTAINERS = (dict, list, tuple, set, frozenset, MappingProxyType)
 
 
 class _Description:
@@ -64,18 +79,31 @@ class _Description:
         self._carried = carried_modules
         self._met: dict[int, tuple[int, object]] = {}
         self.modules: set[str] = set()
+        self.is_dynamic = False
 
     def value(self, value: object) -> JsonValue:
         """Return a description of any value, which decides what it is."""
-        if value is None or isinstance(value, (bool, int, float, str, bytes, complex)):
+        if value is None or type(value) in (bool, int, float, str, bytes, complex):
             return [type(value).__name__, repr(value)]
         if id(value) in self._met:
             return ["again", self._met[id(value)][0]]
         self._met[id(value)] = (len(self._met), value)  # held: an id is nobody else's while its object lives
         for kinds, describe in self._forms:
             if isinstance(value, kinds):
-                return describe(value)
+                is_more = isinstance(value, _CONTAINERS) and type(value) not in _CONTAINERS
+                return self._derived(value, describe(value)) if is_more else describe(value)
+        if isinstance(value, (str, int, float, bytes, deque)):
+            return self._derived(value, repr(value))
         return self._object(value)
+
+    def _derived(self, value: object, content: JsonValue) -> JsonValue:
+        """Return a container of a class of its own: with its class, and what else it is made of."""
+        try:
+            reduced = value.__reduce_ex__(2)
+        except Exception as fault:  # noqa: BLE001 - carrying the function will say that it cannot be pickled
+            return ["derived", self.value(type(value)), content, type(fault).__name__]
+        more = reduced[1:3] if isinstance(reduced, tuple) else ()
+        return ["derived", self.value(type(value)), content, [self.value(part) for part in more]]
 
     @property
     def _forms(self) -> tuple[tuple[type | tuple[type, ...], Callable[[object], JsonValue]], ...]:
@@ -98,7 +126,7 @@ class _Description:
         function = value
         if not isinstance(function, types.FunctionType):  # for the type checker: the table above has seen to it
             return None
-        if not self._is_carried(function.__module__, function.__qualname__):
+        if not self._is_carried(function, function.__module__, function.__qualname__):
             return ["function", self._referred(function.__module__), function.__qualname__]
         closure = function.__closure__ or ()
         return [
@@ -121,6 +149,7 @@ class _Description:
         if not isinstance(code, types.CodeType):
             return None
         self.modules |= _imported_names(code)
+        self.is_dynamic = self.is_dynamic or _is_dynamic(code)
         names: JsonValue = [
             list(part) for part in (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
         ]
@@ -151,7 +180,7 @@ class _Description:
         kind = value
         if not isinstance(kind, type):
             return None
-        if not self._is_carried(kind.__module__, kind.__qualname__):
+        if not self._is_carried(kind, kind.__module__, kind.__qualname__):
             return ["class", self._referred(kind.__module__), kind.__qualname__]
         own = {
             name: item
@@ -188,10 +217,11 @@ class _Description:
         self.modules.add(module)
         return module
 
-    def _is_carried(self, module: str | None, qualified_name: str) -> bool:
+    def _is_carried(self, value: object, module: str | None, qualified_name: str) -> bool:
+        """Return whether something is carried by value; a wrapper has the name of what it wraps, and is another."""
         if module is None or module in self._carried or "<" in qualified_name:
             return True
-        return _found(sys.modules.get(module), qualified_name) is None
+        return _found(sys.modules.get(module), qualified_name) is not value
 
 
 def _items(value: object) -> Iterator[object]:
@@ -202,6 +232,25 @@ def _found(module: object, qualified_name: str) -> object:
     for part in qualified_name.split("."):
         module = getattr(module, part, None)
     return module
+
+
+def _is_dynamic(code: types.CodeType) -> bool:
+    """Return whether byte code may run or import what it does not name, or reads files of the repository as text."""
+    loaded: set[str] = set()
+    attributes: set[str] = set()
+    for step in dis.get_instructions(code):
+        if step.opname in _GLOBAL_OPERATIONS:
+            loaded.add(str(step.argval))
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
+            attributes.add(str(step.argval))
+    named = {*loaded, *attributes}
+    begins = [word for module, words in DYNAMIC_OF.items() if module in code.co_names for word in words]
+    texts = [item for item in code.co_consts if isinstance(item, str)]
+    return (
+        bool(loaded & DYNAMIC_NAMES or attributes & DYNAMIC_ATTRIBUTES)
+        or any(name.startswith(tuple(begins)) for name in named if begins)
+        or any(names_source(text) or text.endswith((".md", ".rst", ".ipynb")) for text in texts)
+    )
 
 
 def _imported_names(code: types.CodeType) -> set[str]:

@@ -21,6 +21,7 @@ from nemo_gitexp.entry import FunctionEntry
 from nemo_gitexp.errors import UsageError
 from nemo_gitexp.fingerprint import fingerprint
 from nemo_gitexp.naming import require_name
+from nemo_gitexp.reach import EVERYTHING
 
 
 def function_entry(
@@ -204,6 +205,8 @@ def _by_value(
 
 def _may_be_ours(module_name: str, root: Path) -> bool:
     """Return whether a module belongs to the repository, or is not imported yet and might."""
+    if module_name == EVERYTHING:
+        return True
     module = sys.modules.get(module_name)
     if module is None:
         parent = sys.modules.get(module_name.rpartition(".")[0])

@@ -26,19 +26,26 @@ from nemo_gitexp.worker.finish import TRACKED_FILE
 if TYPE_CHECKING:
     from nemo_gitexp.jsontext import JsonValue
 
+_BAD = ("failed", "cancelled")
 _BEGUN: list[str] = []
 
 
 @dataclass(eq=False, slots=True)
 class JobSession(Session):
-    """A tracked part of a job; `said` is where the one that is the experiment says how it ended."""
+    """A tracked part of a job; `said` is where it tells the worker how it ended, `is_main` the one that the job is.
+
+    Of other parts the worker hears only that they failed: then the job has failed, whatever else it does.
+    """
 
     said: Path | None = field(default=None, repr=False)
+    is_main: bool = field(default=False, repr=False)
 
     def _record_end(self, ending: Ending) -> str:
         """Leave word for the worker."""
         if self.said is not None:
-            _write(self.said, ending)
+            said_before = (read_document(str(self.said)) or {}).get("status")
+            if ending.status in _BAD or (self.is_main and said_before not in _BAD):
+                _write(self.said, ending)
         return ending.status
 
 
@@ -74,7 +81,7 @@ def _begin_part(
         scratch.mkdir(exist_ok=True)
         return _session(told, seed, Path(tempfile.mkdtemp(dir=scratch)), Discard())
     session = _session(told, seed, run_dir / "outputs", MetricLog(str(run_dir / "metrics.jsonl")))
-    session.said = said
+    session.said, session.is_main = said, True
     session.name, session.sha = str(plan.get("name") or session.name), str(plan.get("experiment"))
     return session
 
@@ -95,8 +102,8 @@ def _begin_ordinary(told: Told, run_dir: Path, plan: Mapping[str, JsonValue]) ->
     sink = MetricLog(place, "" if is_first else f"{told.given}/") if is_first_rank() else Discard()
     session = _session(told, seed, outputs, sink)
     session.sha = str(plan.get("experiment")) if plan.get("experiment") else None
-    if is_first and is_first_rank():
-        session.said = said
+    if is_first_rank() and (is_first or not is_child_process()):
+        session.said, session.is_main = said, is_first
     return session
 
 

@@ -12,6 +12,7 @@ import math
 import operator
 import os
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Protocol
 
 from nemo_gitexp.errors import MetricValueError, StateDirectoryError
@@ -28,15 +29,18 @@ class Sink(Protocol):
 
 
 _ENTERED: list[Sink] = []
+_MINE: ContextVar[tuple[Sink, ...]] = ContextVar("nemo_gitexp_sinks", default=())
+"""Those that were entered in this thread or asynchronous task, or in what started it."""
+
 _STREAM: MetricLog | None = None
 
 
 def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
     """Record numbers of one step of the running experiment; outside of one it does nothing but a debug line.
 
-    That is the experiment tracked here (of several the one that was started last), else the run that this process
-    belongs to. What was logged survives the process's death. Of the processes of a distributed job only global rank 0
-    writes.
+    That is the experiment tracked here (of several the one that this thread or task has started last), else the run
+    that this process belongs to. What was logged survives the process's death. Of the processes of a distributed job
+    only global rank 0 writes.
 
     Args:
         metrics: name to number (numpy and torch scalars too); non-finite ones are kept by name.
@@ -46,8 +50,9 @@ def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
         MetricValueError: a value that is no number, or a step that is none either (also a TypeError).
         StateDirectoryError: the line cannot be written.
     """
-    if _ENTERED:
-        _ENTERED[-1].log(metrics, step)
+    sink = _current_sink()
+    if sink is not None:
+        sink.log(metrics, step)
         return
     place = os.environ.get("GITEXP_METRICS")
     if place is None:
@@ -66,12 +71,22 @@ def is_first_rank() -> bool:
 def enter(sink: Sink) -> None:
     """Let `log_metrics` write there from now on."""
     _ENTERED.append(sink)
+    _MINE.set((*_MINE.get(), sink))
 
 
 def leave(sink: Sink) -> None:
     """Let `log_metrics` write there no more."""
     if sink in _ENTERED:
         _ENTERED.remove(sink)
+    _MINE.set(tuple(mine for mine in _MINE.get() if mine is not sink))
+
+
+def _current_sink() -> Sink | None:
+    """Return the innermost sink of this thread or task; in one that has none of its own the last one of the process."""
+    for sink in reversed(_MINE.get()):
+        if sink in _ENTERED:
+            return sink
+    return _ENTERED[-1] if _ENTERED else None
 
 
 class MetricLog:

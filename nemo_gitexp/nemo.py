@@ -39,7 +39,8 @@ from nemo_gitexp.launchers.nemo import (
     refuse_start,
     worker_line,
 )
-from nemo_gitexp.runs import inspect_run, leave_cancelled, request_cancel
+from nemo_gitexp.rundir import RunPaths
+from nemo_gitexp.runs import give_up_stage, inspect_run, leave_cancelled, request_cancel
 from nemo_gitexp.standing import ENDED
 
 LOOK_S = 0.5
@@ -180,12 +181,12 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
             GitexpError: nothing of the task in question was recorded, or it is recorded and did not start.
         """
         _require_launchable(direct=direct)
+        if self._is_recorded:
+            _LOGGER.warning("%s was run already", self._title)
+            return
         if self._current_experiment_token is None:
             with self:
                 self.run(sequential, detach, tail_logs, again=again)
-            return
-        if self._is_recorded:
-            _LOGGER.warning("%s was run already", self._title)
             return
         if detach:
             _LOGGER.warning("a local job cannot be left alone; waiting for it")
@@ -307,9 +308,13 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
             return True
         if not look:
             return False
-        jobs = [job for job in self._jobs_of(attempt) if job.launched]
-        if not paths.is_begun and all(map(self._is_done_with, jobs)) and not paths.is_begun:
-            refuse_start(paths, f"the worker did not start: {last_words(Path(jobs[0].executor.job_dir))}")
+        parts = [(job, part) for job, part in self._workers_of(attempt) if not part.started.exists()]
+        over = [(job, part) for job, part in parts if job.launched and self._is_done_with(job)]
+        if over and paths.is_begun:  # of a pipeline: the others must not wait for what never starts
+            for _, part in over:
+                give_up_stage(part)
+        elif over and len(over) == len(parts):
+            refuse_start(paths, f"the worker did not start: {last_words(Path(over[0][0].executor.job_dir))}")
         return inspect_run(paths).status in ("finished", "dead", "void")
 
     def _is_done_with(self, job: Any) -> bool:
@@ -377,6 +382,10 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
             "handle": job.handle,
             "local_dir": job.executor.job_dir,
         }
+
+    def _workers_of(self, attempt: Attempt) -> list[tuple[Any, RunPaths]]:
+        owned = [(job, name) for job, (owner, name) in zip(self._jobs, self._tasks, strict=True) if owner is attempt]
+        return [(job, part) for job, name in owned if (part := attempt.part(name)) and not part.result.exists()]
 
     def _jobs_of(self, attempt: Attempt) -> list[Any]:
         return [job for job, (owner, _) in zip(self._jobs, self._tasks, strict=True) if owner is attempt]

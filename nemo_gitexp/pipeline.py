@@ -5,7 +5,6 @@ The same DAG as `stages:` in an `experiment.yaml`, in another spelling.
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 import uuid
@@ -13,27 +12,38 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from nemo_gitexp.asked import Asked, Defined, define, read_signature
 from nemo_gitexp.attempt import Intent, this_environment, this_python
 from nemo_gitexp.catalog import Site, open_site
 from nemo_gitexp.collect import output_store
+from nemo_gitexp.command import anchor_script
 from nemo_gitexp.definition import InputSpec, StudyDefinition
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.entry import Entry, FunctionEntry, parse_command
+from nemo_gitexp.entry import Entry, FunctionEntry, command_words, parse_command
 from nemo_gitexp.errors import DefinitionError, PipelineError, UsageError
 from nemo_gitexp.functions import function_entry
-from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.lookup import find_experiment
-from nemo_gitexp.naming import require_name, slug
+from nemo_gitexp.naming import slug
 from nemo_gitexp.owners import owner_token
-from nemo_gitexp.reach import Signature
 from nemo_gitexp.result import mappings
-from nemo_gitexp.stages import FUNCTION, Stage, StagesEntry, find_graph_faults, fit_stage, order_stages
+from nemo_gitexp.seeds import agreed_seed
+from nemo_gitexp.signatures import Signature, live_signature
+from nemo_gitexp.stages import (
+    FUNCTION,
+    Stage,
+    StagesEntry,
+    find_graph_faults,
+    find_interpreter_faults,
+    fit_stage,
+    order_stages,
+    require_stage_name,
+)
 from nemo_gitexp.store import read_experiments
+from nemo_gitexp.thisrepository import find_repository
 from nemo_gitexp.versioning import plain_config
-from nemo_gitexp.worker.results import RESULT, load_result
+from nemo_gitexp.worker.results import load_result
 
 if TYPE_CHECKING:
     from nemo_gitexp.nemo import Experiment
@@ -45,11 +55,13 @@ StageFunction = Callable[..., object] | str | Sequence[str]
 
 
 class StageDict(TypedDict):
-    """One stage as it was added."""
+    """One stage as it was added; the keys of `.stages`."""
 
     name: str
     function: StageFunction
     dependencies: list[str]
+    config: NotRequired[list[str] | None]
+    outputs: NotRequired[list[str]]
 
 
 class ExperimentPipeline:
@@ -59,7 +71,7 @@ class ExperimentPipeline:
         name: of the pipeline; its slug is the study. Where that has an `experiment.yaml`, purpose, data and metrics
             come from there.
         config: the configuration; a stage sees the keys that its parameters name, all of them as `config`.
-        seed: of every stage; None: the definition's, else 42.
+        seed: of every stage; None: what the configuration names, else the definition's, else 42.
         data: paths of DVC-tracked inputs.
         purpose: why it exists; None: the definition's, else its name.
     """
@@ -73,15 +85,17 @@ class ExperimentPipeline:
         data: Sequence[str] = (),
         purpose: str | None = None,
     ) -> None:
+        if config is not None and not isinstance(config, Mapping):
+            raise UsageError(f"config is no mapping but a {type(config).__name__}", hint='config={"lr": 0.1}')
         if not name.strip():
             raise UsageError("a pipeline needs a name", hint='ExperimentPipeline("digits")')
         self.name = name
         self.stages: list[StageDict] = []
         self._config = dict(config or {})
-        self._seed = seed
+        self._seed = agreed_seed(seed, self._config)
         self._data = tuple(data)
         self._purpose = purpose
-        self._more: dict[str, tuple[Sequence[str] | None, Sequence[str]]] = {}
+        self._workdir = "."
         self._experiment: Experiment | None = None
 
     @classmethod
@@ -96,18 +110,14 @@ class ExperimentPipeline:
             UnknownStudyError: there is no such study.
             DefinitionError: it has faults, or no stages.
         """
-        defined = define(open_repository(Path.cwd()).root, Asked(cwd=Path.cwd(), env=os.environ, study=study))
+        defined = define(find_repository().root, Asked(cwd=Path.cwd(), env=os.environ, study=study))
         if not isinstance(defined.entry, StagesEntry):
             raise DefinitionError(f"experiments/{study}/experiment.yaml has no stages:", hint="add stages:")
         made = cls(study, config={**defined.config, **(config or {})})
+        made._workdir, made._seed = defined.workdir, None  # its seed is the definition's
         for stage in defined.definition.stages or ():
-            made.add_stage(
-                stage.name,
-                stage.entry.target if isinstance(stage.entry, FunctionEntry) else _argv(stage.entry),
-                list(stage.dependencies),
-                config=stage.config,
-                outputs=stage.outputs,
-            )
+            function = stage.entry.target if isinstance(stage.entry, FunctionEntry) else command_words(stage.entry)
+            made.add_stage(stage.name, function, stage.dependencies, config=stage.config, outputs=stage.outputs)
         return made
 
     def add_stage(
@@ -134,7 +144,7 @@ class ExperimentPipeline:
             InvalidNameError: a name that no directory can have.
             UsageError: no function, no name of one, and no command.
         """
-        require_name(stage_name, "stage")
+        require_stage_name(stage_name)
         is_named = isinstance(stage_function, str) and FUNCTION.fullmatch(stage_function)
         is_command = (
             isinstance(stage_function, (list, tuple))
@@ -149,8 +159,15 @@ class ExperimentPipeline:
             )
         if isinstance(dependencies, str):
             raise UsageError("dependencies are a list of names", hint=f'dependencies=["{dependencies}"]')
-        self.stages.append({"name": stage_name, "function": stage_function, "dependencies": list(dependencies or [])})
-        self._more[stage_name] = (config, tuple(outputs))
+        self.stages.append(
+            {
+                "name": stage_name,
+                "function": stage_function,
+                "dependencies": list(dependencies or []),
+                "config": None if config is None else list(config),
+                "outputs": list(outputs),
+            }
+        )
 
     def create_pipeline_experiment(self) -> Experiment:
         """Return the experiment of NeMo Run: `run()` records the pipeline and runs what is not known already.
@@ -166,7 +183,7 @@ class ExperimentPipeline:
             NotARepositoryError: the working directory is in no repository.
         """
         self._require_dag()
-        site = open_site(open_repository(Path.cwd()), os.environ)
+        site = open_site(find_repository(), os.environ)
         now = datetime.now(UTC)
         defined = self._defined(site)
         asked = Asked(cwd=Path.cwd(), env=this_environment(), study=defined.study, seed=self._seed)
@@ -190,10 +207,10 @@ class ExperimentPipeline:
     def _require_dag(self) -> None:
         if not self.stages:
             raise PipelineError(f"pipeline {self.name} has no stages", hint='pipeline.add_stage("load", load)')
-        faults = find_graph_faults([(stage["name"], stage["dependencies"]) for stage in self.stages])
+        faults = find_graph_faults([(stage["name"], stage.get("dependencies") or []) for stage in self.stages])
         if faults:
             names = {stage["name"] for stage in self.stages}
-            missing = sorted({needed for stage in self.stages for needed in stage["dependencies"]} - names)
+            missing = sorted({needed for stage in self.stages for needed in stage.get("dependencies") or []} - names)
             raise PipelineError(
                 f"pipeline {self.name}: {'; '.join(faults)}",
                 hint=f"stages: {', '.join(sorted(names))}",
@@ -202,23 +219,24 @@ class ExperimentPipeline:
 
     def _defined(self, site: Site) -> Defined:
         """Return the pipeline as a definition; its functions by name where a job finds them, else by value."""
-        study = slug(self.name)
-        root = site.repository.root
+        study, root = slug(self.name), site.repository.root
         config = plain_config(self._config)
-        made = [self._stage(stage, root, study) for stage in self.stages]
-        entry = StagesEntry(order_stages([each.stage for each in made]))
-        signatures = {each.stage.name: each.signature for each in made}
+        drafts = [self._draft(item, root, study) for item in self.stages]
+        entry = StagesEntry(order_stages([draft.stage for draft in drafts]))
+        faults = find_interpreter_faults(entry.stages)
+        if faults:
+            raise PipelineError(f"pipeline {self.name}: {'; '.join(faults)}", hint="one environment for all stages")
+        signatures = {draft.stage.name: draft.signature for draft in drafts}
         fitted = [
             fit_stage(stage, signature, config, entry.ancestors(stage.name))
             if (signature := signatures[stage.name])
             else stage
             for stage in entry.stages
         ]
-        definition = self._definition(root, study)
         entry = StagesEntry(tuple(fitted))
-        carried = {name: content for each in made for name, content in each.carried.items()}
-        definition = replace(definition, stages=entry.stages)
-        return Defined(study, definition, entry, config, ad_hoc=False, workdir=".", carried=carried)
+        carried = {name: content for draft in drafts for name, content in draft.carried.items()}
+        definition = replace(self._definition(root, study), stages=entry.stages)
+        return Defined(study, definition, entry, config, ad_hoc=False, workdir=self._workdir, carried=carried)
 
     def _definition(self, root: Path, study: str) -> StudyDefinition:
         if (root / "experiments" / study / "experiment.yaml").is_file():
@@ -231,13 +249,17 @@ class ExperimentPipeline:
             data=written.data + tuple(InputSpec(path) for path in self._data),
         )
 
-    def _stage(self, item: StageDict, root: Path, study: str) -> _Made:
-        name, function = item["name"], item["function"]
-        config, outputs = self._more[name]
-        entry, carried, signature = _entry(function, root, study, name)
-        keys = None if config is None else tuple(config)
-        stage = Stage(name, entry, tuple(dict.fromkeys(item["dependencies"])), keys, tuple(outputs))
-        return _Made(stage, carried, signature)
+    def _draft(self, item: StageDict, root: Path, study: str) -> _Draft:
+        name, keys = item["name"], item.get("config")
+        entry, carried, signature = _entry(item["function"], root, self._workdir, study, name)
+        stage = Stage(
+            name,
+            entry,
+            tuple(dict.fromkeys(item.get("dependencies") or ())),
+            None if keys is None else tuple(keys),
+            tuple(item.get("outputs") or ()),
+        )
+        return _Draft(stage, carried, signature)
 
 
 def create_data_pipeline() -> ExperimentPipeline:
@@ -251,48 +273,24 @@ def create_data_pipeline() -> ExperimentPipeline:
 
 
 @dataclass(frozen=True, slots=True)
-class _Made:
+class _Draft:
+    """A stage whose view of the configuration is not decided yet; `carried` are files for the record."""
+
     stage: Stage
     carried: Mapping[str, bytes]
     signature: Signature | None
 
 
 def _entry(
-    function: StageFunction, root: Path, study: str, name: str
+    function: StageFunction, root: Path, workdir: str, study: str, name: str
 ) -> tuple[Entry, Mapping[str, bytes], Signature | None]:
     if isinstance(function, str):
         named = FunctionEntry(function, python=this_python())
-        return named, {}, read_signature(root, ".", named)
+        return named, {}, read_signature(root, workdir, named)
     if isinstance(function, (list, tuple)):
-        return parse_command([str(word) for word in function]), {}, None
+        return anchor_script(parse_command([str(word) for word in function]), root, workdir), {}, None
     entry, carried = function_entry(function, root=root, study=study, name=name)  # type: ignore[arg-type]  # callable
-    return replace(entry, python=this_python()), carried, _signature(function)
-
-
-def _signature(function: object) -> Signature | None:
-    try:
-        parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]  # builtins have none
-    except (TypeError, ValueError):
-        return None
-    plain = [each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
-    return Signature(
-        tuple(each.name for each in plain),
-        tuple(each.name for each in plain if each.default is each.empty),
-        takes_all=any(each.kind is each.VAR_KEYWORD for each in parameters),
-    )
-
-
-def _argv(entry: Entry) -> list[str]:
-    """Return the command line that an entry was parsed from."""
-    document = entry.to_json()
-    words = document.get("argv")
-    if isinstance(words, list):
-        return [str(word) for word in words]
-    flags, args = document.get("interpreter_flags"), document.get("args")
-    what = {"module": ["-m", document.get("module")], "code": ["-c", document.get("code")]}
-    middle = what.get(str(document["kind"]), [document.get("path")])
-    parts = [[document.get("interpreter")], flags, middle, args]
-    return [str(word) for part in parts if isinstance(part, list) for word in part]
+    return replace(entry, python=this_python()), carried, live_signature(function)
 
 
 class _Results:
@@ -311,19 +309,15 @@ class _Results:
         return {name: self._result(run, name, md5s.get(name)) for name in completed}
 
     def _result(self, run: str, name: str, md5: str | None) -> object:
-        place = self._site.run_root / run / "outputs" / name
-        if (place / RESULT).is_dir() or md5 is None:
-            return load_result(str(place / RESULT), {"outputs": str(place), "workspace": str(self._root)})
+        store = output_store(self._site.repository)
+        if md5 is None or not store.has(md5):  # what is not kept may still lie where the stage put it
+            return load_result(str(self._site.run_root / run / "outputs" / name))
         kept = self._site.repository.state_dir / "results" / md5
         if not kept.exists():
             beside = kept.with_name(f"{owner_token()}.{uuid.uuid4().hex[:8]}")
-            output_store(self._site.repository).checkout(md5, beside)
+            store.checkout(md5, beside)
             try:
                 beside.rename(kept)
             except OSError:  # another process was faster
                 shutil.rmtree(beside, ignore_errors=True)
-        return load_result(str(kept / RESULT), {"outputs": str(kept), "workspace": str(self._root)})
-
-    @property
-    def _root(self) -> Path:
-        return self._site.repository.root
+        return load_result(str(kept))

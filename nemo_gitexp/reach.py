@@ -10,7 +10,6 @@ import ast
 import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from nemo_gitexp.entry import (
@@ -23,117 +22,100 @@ from nemo_gitexp.entry import (
     NotebookEntry,
 )
 from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.signatures import parsed_source
+
+EVERYTHING = "*"
+"""Stands among the modules that a carried function refers to when it may reach any."""
 
 Reader: TypeAlias = Callable[[Sequence[str]], Mapping[str, bytes]]
 """Returns the content of files of the tree, by path."""
 
-WORDS = ("results", "config", "seed", "outputs")
-"""What a stage's function may ask for by the name of a parameter, beside earlier stages and keys of its config."""
-
-_DYNAMIC = frozenset(
-    {
-        "__import__",
-        "compile",
-        "eval",
-        "exec",
-        "globals",
-        "importlib",
-        "locals",
-        "pkgutil",
-        "runpy",
-        "subprocess",
-        "vars",
-    }
+DYNAMIC_MODULES = frozenset(
+    {"builtins", "cloudpickle", "code", "codeop", "dill", "hydra", "imp", "importlib", "invoke"}
+    | {"joblib", "lazy_loader", "mmcv", "mmengine", "pexpect", "pickle", "pkgutil", "plumbum"}
+    | {"pty", "pydoc", "runpy", "sh", "shelve", "subprocess", "zipimport"}
 )
-_DYNAMIC_CALLS = ("execl", "execv", "popen", "posix_spawn", "spawn", "startfile", "system")
+"""Modules that import or run what a source does not name."""
+
+DYNAMIC_NAMES = frozenset(
+    {"__builtins__", "__import__", "compile", "entry_points", "eval", "exec", "globals"}
+    | {"import_module", "import_string", "instantiate", "locals", "vars"}
+)
+"""Functions that do, by the names that a source calls them by."""
+
+DYNAMIC_ATTRIBUTES = frozenset(
+    {"__builtins__", "__globals__", "__subclasses__", "create_subprocess_exec"}
+    | {"create_subprocess_shell", "entry_points", "f_globals", "f_locals", "fork_exec"}
+    | {"getmembers", "import_module", "import_string", "instantiate", "posix_spawn"}
+    | {"posix_spawnp", "startfile"}
+)
+"""What leads there from any object."""
+
+DYNAMIC_OF = {"os": ("exec", "fork", "popen", "posix_spawn", "spawn", "system"), "sys": ("modules", "meta_path")}
+"""How the names in these two modules begin that do."""
+
 _HARMLESS_DECORATORS = frozenset(
     {"cache", "contextmanager", "dataclass", "lru_cache", "no_grad", "overload", "total_ordering", "wraps"}
 )
-_NO_CODE_ENDINGS = (".md", ".rst", ".ipynb", ".dvc", ".pyc")
-_NO_CODE_NAMES = (
-    ".dockerignore",
-    ".dvcignore",
-    ".gitattributes",
-    ".gitignore",
-    ".gitmodules",
-    "CODEOWNERS",
-    "LICENSE",
-    "NOTICE",
-    "dvc.lock",
-    "dvc.yaml",
+_PLAIN_VALUES = (ast.Constant, ast.Name, ast.Tuple, ast.List, ast.Dict, ast.Set, ast.expr_context)
+_PLAIN_NUMBERS = (ast.Constant, ast.UnaryOp, ast.BinOp, ast.operator, ast.unaryop)
+_ALWAYS_RUN = ("sitecustomize.py", "usercustomize.py")
+_PROSE_NAMES = frozenset(
+    {"AUTHORS", "CHANGELOG", "CHANGES", "CITATION", "CODEOWNERS", "CODE_OF_CONDUCT", "CONTRIBUTING", "COPYING"}
+    | {"HISTORY", "LICENSE", "NEWS", "NOTICE", "README", "SECURITY"}
 )
-_NO_CODE_DIRECTORIES = (".dvc/", ".github/", ".gitlab/", "docs/")
+_PROSE_ENDINGS = ("", ".md", ".rst", ".txt")
+_KEPT_BY_TOOLS = (".dockerignore", ".dvcignore", ".gitattributes", ".gitignore", ".gitmodules", "dvc.lock", "dvc.yaml")
+_LINK = "120000"
+_OF_THE_RECORD = ("experiment.yaml", "experiment.json", "record/", "GITEXP_EXPERIMENT", "GITEXP_RUN_DIR")
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """The parameters of a function: names, those without a default, whether it takes any keyword."""
-
-    names: tuple[str, ...]
-    required: tuple[str, ...]
-    takes_all: bool
-
-
-def find_signature(source: bytes, qualified_name: str) -> Signature | None:
-    """Return the parameters of a function at the top level of a source; None for anything else or harder to read."""
-    tree = _parsed(source)
-    for node in tree.body if tree else ():
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == qualified_name:
-            return None if node.decorator_list else _signature(node.args)
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda) and qualified_name in _targets(node):
-            return _signature(node.value.args)
-    return None
-
-
-def _signature(arguments: ast.arguments) -> Signature:
-    positional = [*arguments.posonlyargs, *arguments.args]
-    first_default = len(positional) - len(arguments.defaults)
-    required = [each.arg for each in positional[:first_default]]
-    required += [
-        each.arg for each, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None
-    ]
-    names = tuple(each.arg for each in (*positional, *arguments.kwonlyargs))
-    return Signature(names, tuple(required), takes_all=arguments.kwarg is not None)
-
-
-def reached_code(entry: Entry, workdir: str, tree: Mapping[str, str], read: Reader) -> JsonValue:
+def reached_code(
+    entry: Entry, workdir: str, tree: Mapping[str, str], read: Reader, *, within: Collection[str], mentioned: str
+) -> JsonValue:
     """Return what stands for the code that an entry point can reach: equal values mean equal code.
 
     Args:
         entry: what runs.
         workdir: where, relative to the root of the repository.
-        tree: the repository's code: path to blob sha.
+        tree: all files of the repository: path to git mode and blob sha, with a space between.
         read: reads files of it.
+        within: paths that count as the study's code; what lies elsewhere counts where it is imported.
+        mentioned: texts, beside those of the code, that may name files.
 
     Returns:
         Path and blob sha of whole files, and of the function's own file the definitions that it uses, as text. Files
-        that are no Python count as a whole, but for prose and what git and DVC keep.
+        that are no Python count as a whole, but for the usual prose and what git and DVC keep. None: it may read what
+        belongs to the record itself, of which no two experiments have the same.
     """
     walk = _Walk(tree, read)
     walk.follow(entry, workdir)
     if walk.is_everything:
         return {"files": [[path, sha] for path, sha in sorted(tree.items())]}
-    text = "\n".join(walk.texts)
-    others = [path for path in tree if not path.endswith(".py") and (not _is_prose(path) or _is_named(path, text))]
+    text = "\n".join([*walk.texts, mentioned])
+    if any(name in text for name in _OF_THE_RECORD):
+        return None
+    inside = [path for path in tree if path in within]
+    others = [path for path in inside if not path.endswith(".py") and (not _is_prose(path) or _is_named(path, text))]
+    others += [path for path in tree if posixpath.basename(path) in _ALWAYS_RUN]
     files = sorted({*walk.files, *others})
     return {"files": [[path, tree[path]] for path in files], "parts": walk.parts}
 
 
 def _is_prose(path: str) -> bool:
     """Return whether no program reads a file as a rule; one whose name stands in the code counts all the same."""
-    name = posixpath.basename(path)
-    return (
-        name.endswith(_NO_CODE_ENDINGS)
-        or name.partition(".")[0] in _NO_CODE_NAMES
-        or name in _NO_CODE_NAMES
-        or path.startswith(_NO_CODE_DIRECTORIES)
-    )
+    folder, name = posixpath.split(path)
+    stem, ending = posixpath.splitext(name)
+    is_usual = stem.upper() in _PROSE_NAMES and ending.lower() in _PROSE_ENDINGS
+    is_page = f"{folder}/".startswith("docs/") and ending in (".md", ".rst")
+    is_compiled = ending == ".pyc" or name.endswith((".ipynb", ".dvc"))
+    return is_usual or is_page or is_compiled or name in _KEPT_BY_TOOLS or path.startswith((".dvc/", ".github/"))
 
 
 def _is_named(path: str, text: str) -> bool:
-    name = posixpath.basename(path)
-    ending = posixpath.splitext(name)[1]
-    return name in text or (ending in (".md", ".rst", ".ipynb") and ending in text)
+    """Return whether a text names a file, or all of its kind."""
+    ending = posixpath.splitext(path)[1]
+    return posixpath.basename(path) in text or (ending in (".md", ".rst", ".ipynb") and ending in text)
 
 
 class _Walk:
@@ -149,25 +131,40 @@ class _Walk:
 
     def follow(self, entry: Entry, workdir: str) -> None:
         """Take in all that the entry point can reach."""
-        if isinstance(entry, (CommandEntry, InteractiveEntry, NotebookEntry)):
+        if isinstance(entry, (CommandEntry, InteractiveEntry, NotebookEntry)) or self._links_lead_to_code():
             self.is_everything = True
         elif isinstance(entry, FunctionEntry):
             self._follow_function(entry)
         elif isinstance(entry, ModuleEntry):
-            self._follow_files([*self._modules(entry.module), *self._modules(f"{entry.module}.__main__")])
+            stem = entry.module.replace(".", "/")
+            self._follow_files([*self._modules(stem), *self._modules(f"{stem}/__main__")])
         elif isinstance(entry, CodeEntry):
-            self._follow_tree(_parsed(entry.code.encode()), "")
+            self.texts.append(entry.code)
+            self._follow_tree(parsed_source(entry.code.encode()), "")
         else:
             path = posixpath.normpath(posixpath.join(workdir, entry.path))
             self._follow_files([path] if path in self._tree else [])
             self.is_everything = self.is_everything or path not in self._tree
 
+    def _links_lead_to_code(self) -> bool:
+        """Return whether a symbolic link is another name for sources: what is imported by it cannot be told."""
+        links = [path for path, blob in self._tree.items() if blob.startswith(_LINK)]
+        targets = self._read(links) if links else {}
+        for path, target in targets.items():
+            place = posixpath.normpath(posixpath.join(posixpath.dirname(path), target.decode("utf-8", "replace")))
+            if place.endswith(".py") or path.endswith(".py") or place in ("", "."):
+                return True
+            if any(other.startswith(f"{place}/") and other.endswith(".py") for other in self._tree):
+                return True
+        return False
+
     def _follow_function(self, entry: FunctionEntry) -> None:
         if entry.digest is not None:  # carried by value: the digest, which is part of the entry, knows its own code
-            self._follow_files([path for name in entry.refers for path in self._modules(name)])
+            self.is_everything = self.is_everything or EVERYTHING in entry.refers
+            self._follow_files([path for name in entry.refers for path in self._modules(name.replace(".", "/"))])
             return
         place, _, name = entry.target.rpartition(":")
-        homes = [place] if place.endswith(".py") else self._modules(place)
+        homes = [place] if place.endswith(".py") else self._modules(place.replace(".", "/"))
         own = [path for path in homes if not path.endswith("__init__.py")] or homes
         if len(own) == 1 and own[0] in self._tree:
             self._follow_files([path for path in homes if path != own[0]])
@@ -176,15 +173,38 @@ class _Walk:
             self._follow_files(own)
 
     def _follow_part(self, path: str, name: str) -> None:
-        content = self._read([path]).get(path, b"")
-        tree = _parsed(content)
-        used = _used_statements(tree, name.partition(".")[0]) if tree else None
-        if used is None:
+        tree = parsed_source(self._read([path]).get(path, b""))
+        used = _used_statements(tree, name.partition(".")[0], self._own_names(tree, path)) if tree else None
+        if tree is None or used is None:
             self._follow_files([path])
             return
         self.parts.append([path, [ast.dump(node) for node in used]])
-        self._follow_tree(ast.Module(body=list(used), type_ignores=[]), path)
         self.texts.append("\n".join(ast.unparse(node) for node in used))
+        self._follow_tree(ast.Module(body=list(used), type_ignores=[]), path)
+        unused = [node for node in tree.body if node not in used and isinstance(node, (ast.Import, ast.ImportFrom))]
+        self._follow_effects([stem for node in unused for stem in _imported(node, path)], {path})
+
+    def _own_names(self, tree: ast.Module, path: str) -> set[str]:
+        """Return the names that this repository gives to something: what a file defines, and imports from others."""
+        names: set[str] = set()
+        for node in tree.body:
+            is_import = isinstance(node, (ast.Import, ast.ImportFrom))
+            if not is_import or any(map(self._modules, _imported(node, path))):
+                names |= _bound_names(node)
+        return names
+
+    def _follow_effects(self, stems: Iterable[str], seen: set[str]) -> None:
+        """Take in modules that are imported and not used, where importing them, or what they import, does something."""
+        for path in dict.fromkeys(path for stem in stems for path in self._modules(stem)):
+            if path in seen or path in self.files:
+                continue
+            seen.add(path)
+            tree = parsed_source(self._read([path]).get(path, b""))
+            own = self._own_names(tree, path) if tree else set()
+            if tree is None or not all(_only_names(node, own) for node in tree.body):
+                self._follow_files([path])
+            else:
+                self._follow_effects(_imported(tree, path), seen)
 
     def _follow_files(self, paths: Iterable[str]) -> None:
         waiting = [path for path in dict.fromkeys(paths) if path in self._tree and path not in self.files]
@@ -193,7 +213,7 @@ class _Walk:
             return
         for path, content in self._read(waiting).items():
             self.texts.append(content.decode("utf-8", "replace"))
-            self._follow_tree(_parsed(content), path)
+            self._follow_tree(parsed_source(content), path)
 
     def _follow_tree(self, tree: ast.Module | None, path: str) -> None:
         if tree is None or _is_dynamic(tree):
@@ -202,12 +222,11 @@ class _Walk:
         found = [file for name in _imported(tree, path) for file in self._modules(name)]
         self._follow_files(found)
 
-    def _modules(self, name: str) -> list[str]:
-        """Return every file that may be what a dotted name imports, wherever the import path begins.
+    def _modules(self, stem: str) -> list[str]:
+        """Return every file that may be what a name imports (`package/module`), wherever the import path begins.
 
         The files of the packages above it run, too.
         """
-        stem = name.replace(".", "/")
         ends = (f"/{stem}.py", f"/{stem}/__init__.py")
         found = [path for path in self._tree if f"/{path}".endswith(ends)]
         above = {f"{parent}/__init__.py" for path in found for parent in _parents(path)}
@@ -219,70 +238,87 @@ def _parents(path: str) -> Iterator[str]:
         yield path
 
 
-def _parsed(source: bytes) -> ast.Module | None:
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError):
-        return None
-
-
 def _imported(tree: ast.AST, path: str) -> list[str]:
-    """Return the dotted names that a source may import, relative ones as if the path began at the root."""
-    names: list[str] = []
+    """Return what a source may import, as `package/module`; relative imports from the root of the repository."""
+    stems: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            stems += [part for alias in node.names for part in _with_packages(alias.name)]
         elif isinstance(node, ast.ImportFrom):
             base = _base_of(node, path)
-            names += [base] if base else []
-            names += [f"{base}.{alias.name}".lstrip(".") for alias in node.names if alias.name != "*"]
-    return [part for name in dict.fromkeys(names) for part in _with_packages(name)]
+            stems += [base] if node.level else _with_packages(node.module or "")
+            stems += [posixpath.join(base, alias.name) for alias in node.names if alias.name != "*"]
+    return [stem for stem in dict.fromkeys(stems) if stem]
 
 
 def _with_packages(name: str) -> list[str]:
     parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def _base_of(node: ast.ImportFrom, path: str) -> str:
+    module = (node.module or "").replace(".", "/")
     if not node.level:
-        return node.module or ""
+        return module
     directory = posixpath.dirname(path)
     for _ in range(node.level - 1):
         directory = posixpath.dirname(directory)
-    return ".".join(part for part in (directory.replace("/", "."), node.module or "") if part)
+    return posixpath.join(directory, module).rstrip("/")
 
 
 def _is_dynamic(tree: ast.AST) -> bool:
-    """Return whether a source may run or import code that it does not name."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in _DYNAMIC:
-            return True
-        if isinstance(node, ast.Attribute) and node.attr.startswith(_DYNAMIC_CALLS) and _is_named_os(node.value):
-            return True
-        if isinstance(node, ast.ImportFrom):
-            module = (node.module or "").partition(".")[0]
-            if module in _DYNAMIC or (module == "os" and any(n.name.startswith(_DYNAMIC_CALLS) for n in node.names)):
-                return True
-    return False
+    """Return whether a source may run or import code that it does not name, or reads sources as text."""
+    aliases = _aliases(tree)
+    return any(_is_dynamic_node(node, aliases) for node in ast.walk(tree))
 
 
-def _is_named_os(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) and node.id == "os"
+def _is_dynamic_node(node: ast.AST, aliases: Mapping[str, str]) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in DYNAMIC_NAMES
+    if isinstance(node, ast.Attribute):
+        owner = aliases.get(node.value.id, "") if isinstance(node.value, ast.Name) else ""
+        return node.attr in DYNAMIC_ATTRIBUTES or node.attr.startswith(DYNAMIC_OF.get(owner, ()))
+    if isinstance(node, ast.Import):
+        return any(alias.name.partition(".")[0] in DYNAMIC_MODULES for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        module = (node.module or "").partition(".")[0]
+        begins = DYNAMIC_OF.get(module, ())
+        return module in DYNAMIC_MODULES or any(
+            alias.name in DYNAMIC_ATTRIBUTES or alias.name.startswith(begins) for alias in node.names
+        )
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and names_source(node.value)
+
+
+def names_source(text: str) -> bool:
+    """Return whether a text may lead to a source as data: it names one, or a pattern of such."""
+    return re.search(r"\.py\b", text) is not None and "\n" not in text
+
+
+def _aliases(tree: ast.AST) -> dict[str, str]:
+    """Return what a source calls `os` and `sys`."""
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.Import))
+    found = {alias.asname or alias.name: alias.name for node in imports for alias in node.names}
+    return {"os": "os", "sys": "sys", **{name: module for name, module in found.items() if module in DYNAMIC_OF}}
 
 
 # ------------------------------------------------------------------------------------------------- parts of one file
 
 
-def _used_statements(tree: ast.Module, name: str) -> list[ast.stmt] | None:
-    """Return the statements of a file that run on import or that a definition uses, in order; None: all of them."""
+def _used_statements(tree: ast.Module, name: str, own: Collection[str]) -> list[ast.stmt] | None:
+    """Return the statements of a file that do something on import or that a definition uses, in order.
+
+    None where all of the file counts: the name is not defined there, or what defines it cannot be told.
+
+    Args:
+        tree: the file.
+        name: of the definition.
+        own: names that this repository gives to something.
+    """
     bound = {position: _bound_names(node) for position, node in enumerate(tree.body)}
-    if not any(name in names for names in bound.values()) or _imports_star(tree):
+    if not any(name in names for names in bound.values()) or any(map(_hides_names, tree.body)):
         return None
-    everywhere = _read_names(tree)
-    used = {at for at, node in enumerate(tree.body) if _always_counts(node, everywhere)}
-    wanted = {name} | {each for at in used for each in _read_names(tree.body[at])}
-    grown = True
+    used = {at for at, node in enumerate(tree.body) if not _only_names(node, own)}
+    wanted, grown = {name} | {each for at in used for each in _read_names(tree.body[at])}, True
     while grown:
         more = {at for at, names in bound.items() if at not in used and names & wanted}
         used |= more
@@ -291,23 +327,63 @@ def _used_statements(tree: ast.Module, name: str) -> list[ast.stmt] | None:
     return [tree.body[at] for at in sorted(used)]
 
 
-def _imports_star(tree: ast.Module) -> bool:
-    return any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in tree.body)
+def _hides_names(node: ast.stmt) -> bool:
+    """Return whether a statement gives names that do not stand in it."""
+    is_hook = isinstance(node, ast.FunctionDef) and node.name in ("__getattr__", "__dir__")
+    return is_hook or (isinstance(node, ast.ImportFrom) and node.names[0].name == "*")
 
 
-def _always_counts(node: ast.stmt, read_everywhere: Collection[str]) -> bool:
-    """Return whether a statement at the top level does something beside giving a name to a value."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return any(not _is_harmless(decorator) for decorator in node.decorator_list)
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return not (_bound_names(node) & set(read_everywhere))  # imported for its effect alone
+def _only_names(node: ast.stmt, own: Collection[str]) -> bool:
+    """Return whether a statement does nothing but give a name to something.
+
+    A class does more where one of this repository is its base, and can notice it; so does whatever runs a call.
+    """
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return _are_harmless(node.decorator_list, own) and not _calls(node.args)
+    if isinstance(node, ast.ClassDef):
+        return _is_unnoticed(node, own)
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        is_plain = all(isinstance(each, (ast.Name, ast.Tuple)) for each in targets)
-        return not is_plain or any(isinstance(part, ast.Call) for part in ast.walk(node))
+        return all(isinstance(each, ast.Name) for each in targets) and _is_plain(node.value)
     if isinstance(node, ast.Expr):
-        return not isinstance(node.value, ast.Constant)
-    return not (isinstance(node, (ast.Pass, ast.If)) and _never_runs(node))
+        return isinstance(node.value, ast.Constant)
+    is_import = isinstance(node, (ast.Import, ast.ImportFrom))
+    return is_import or isinstance(node, ast.Pass) or (isinstance(node, ast.If) and _never_runs(node))
+
+
+def _is_unnoticed(node: ast.ClassDef, own: Collection[str]) -> bool:
+    """Return whether nobody of this repository can notice that a class is made."""
+    roots = {name for base in node.bases for name in _read_names(base)}
+    makes_base = any(isinstance(part, ast.Call) for base in node.bases for part in ast.walk(base))
+    if node.keywords or makes_base or roots & set(own) or not _are_harmless(node.decorator_list, own):
+        return False
+    methods = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return all(isinstance(part, methods) or _only_names(part, own) for part in node.body)
+
+
+def _are_harmless(decorators: Iterable[ast.expr], own: Collection[str]) -> bool:
+    """Return whether decorators are well known ones, and none of this repository's that is only called so."""
+    for decorator in decorators:
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+        if name not in _HARMLESS_DECORATORS or _read_names(decorator) & set(own):
+            return False
+    return True
+
+
+def _is_plain(value: ast.expr | None) -> bool:
+    """Return whether a value is made without running anything: constants, names, containers of them, lambdas."""
+    if value is None or isinstance(value, ast.Lambda):
+        return value is None or not _calls(value.args)
+    if isinstance(value, (ast.UnaryOp, ast.BinOp)):
+        return all(isinstance(part, _PLAIN_NUMBERS) for part in ast.walk(value))
+    if not isinstance(value, _PLAIN_VALUES):
+        return False
+    return all(_is_plain(part) for part in ast.iter_child_nodes(value) if isinstance(part, ast.expr))
+
+
+def _calls(node: ast.AST) -> bool:
+    return any(isinstance(part, (ast.Call, ast.Attribute, ast.Subscript)) for part in ast.walk(node))
 
 
 def _never_runs(node: ast.stmt) -> bool:
@@ -320,27 +396,13 @@ def _never_runs(node: ast.stmt) -> bool:
     return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING" and not node.orelse
 
 
-def _is_harmless(decorator: ast.expr) -> bool:
-    called = decorator.func if isinstance(decorator, ast.Call) else decorator
-    name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
-    return name in _HARMLESS_DECORATORS
-
-
 def _bound_names(node: ast.stmt) -> set[str]:
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return {node.name}
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-    if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        return _targets(node)
     stored = (each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store))
     return set(stored)
-
-
-def _targets(node: ast.Assign | ast.AnnAssign) -> set[str]:
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    names = (each for target in targets for each in ast.walk(target) if isinstance(each, ast.Name))
-    return {each.id for each in names if isinstance(each.ctx, ast.Store)}
 
 
 def _read_names(node: ast.AST) -> set[str]:

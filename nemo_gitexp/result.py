@@ -65,6 +65,8 @@ class RunLeavings:
         names = {stage: {name for row in rows for name in row if name != STEP} for stage, rows in self.streams.items()}
         seen = [name for each in names.values() for name in each]
         shared = {name for name in seen if seen.count(name) > 1}
+        while clashing := {f"{stage}/{name}" for stage in names for name in shared} & set(seen) - shared:
+            shared |= clashing
         return tuple(
             {f"{stage}/{name}" if name in shared else name: value for name, value in row.items()}
             for stage, rows in self.streams.items()
@@ -288,7 +290,8 @@ def planned_tasks(record: ExperimentRecord) -> list[Mapping[str, JsonValue]]:
     """Return the tasks of a pipeline that has no result yet; none for anything else."""
     if not isinstance(record.entry, StagesEntry):
         return []
-    nothing: dict[str, JsonValue] = {"exit_code": None, "metrics": {}, "outputs": [], "reused_from": None}
+    nothing: dict[str, JsonValue] = dict.fromkeys(("exit_code", "error", "reused_from", "key", "stream"))
+    nothing |= {"metrics": {}, "outputs": []}
     return [{"name": stage.name, "status": "recorded", **nothing} for stage in record.entry.stages]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from nemo_gitexp.git.changes import code_files
 from nemo_gitexp.git.objects import list_files, read_blobs
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue, render_json
+from nemo_gitexp.plainform import canonical_text
 from nemo_gitexp.reach import reached_code
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.result import mappings
@@ -82,21 +84,29 @@ class _Source:
         self._repository = repository
         self._record = record
         self._config = config
+        listing = list_files(repository, record.code.tree)
         files = [record.config_file] if record.config_file else []
-        self._tree = code_files(
-            list_files(repository, record.code.tree), paths=_code_paths(repository, record), config_files=files
-        )
+        self._tree = code_files(listing, paths=(), config_files=files)
+        # Sources count wherever they are imported from; of the rest what the definition calls the study's code.
+        self._within = code_files(listing, paths=_code_paths(repository, record), config_files=files).keys()
         self._contents: dict[str, bytes] = {}
 
-    def key(self, stage: Stage, above: Mapping[str, str | None], environment_key: str | None) -> str:
+    def key(self, stage: Stage, above: Mapping[str, str | None], environment_key: str | None) -> str | None:
         record = self._record
-        filtered = record.code.filtered
+        filtered, metrics = record.code.filtered, record.metrics
+        seen = visible_config(stage, self._config)
+        code = reached_code(
+            stage.entry, record.workdir, self._tree, self._read, within=self._within, mentioned=canonical_text(seen)
+        )
+        if code is None:
+            return None
         parts: dict[str, JsonValue] = {
-            "code": reached_code(stage.entry, record.workdir, self._tree, self._read),
+            "code": code,
             "entry": entry_identity(stage.entry),
             "workdir": record.workdir,
-            "config": visible_config(stage, self._config),
+            "config": seen,
             "outputs": list(stage.outputs),
+            "metrics": [metrics.file, sorted(goal.name for goal in metrics.goals if goal.volatile)],
             "inputs": sorted([item.path, item.pin] for item in record.inputs),
             "seed": record.seed,
             "determinism": record.determinism,
@@ -109,7 +119,9 @@ class _Source:
 
     def _read(self, paths: Sequence[str]) -> Mapping[str, bytes]:
         missing = [path for path in paths if path not in self._contents]
-        found = read_blobs(self._repository, [self._tree[path] for path in missing], limit_bytes=MAX_SOURCE_BYTES)
+        found = read_blobs(
+            self._repository, [self._tree[path].rpartition(" ")[2] for path in missing], limit_bytes=MAX_SOURCE_BYTES
+        )
         self._contents.update((path, content or b"") for path, content in zip(missing, found, strict=True))
         return {path: self._contents[path] for path in paths}
 
@@ -195,13 +207,16 @@ def place_made(site: Site, paths: RunPaths, entry: StagesEntry, made: Mapping[st
     store = output_store(site.repository)
     taken = dict(made)
     placed: set[str] = set()
-    while missing := _wanted(entry, taken) - placed:
-        name = min(missing)
+    while missing := [stage.name for stage in entry.stages if stage.name in _wanted(entry, taken) - placed]:
+        name = missing[0]
         try:
             store.checkout(taken[name].md5, paths.outputs / name)
             placed.add(name)
         except DataError:
             taken = {kept: value for kept, value in taken.items() if kept != name and name not in entry.ancestors(kept)}
+            for gone in placed - taken.keys():
+                shutil.rmtree(paths.outputs / gone)
+            placed &= taken.keys()
     for name, value in taken.items():
         _write_result(paths.stage(name), name, value, store)
     conclude(paths)
@@ -216,7 +231,8 @@ def _wanted(entry: StagesEntry, taken: Mapping[str, Made]) -> set[str]:
 
 def _write_result(own: RunPaths, name: str, made: Made, store: ObjectStore) -> None:
     reports: list[JsonValue] = [
-        {**report, "path": posixpath.relpath(str(report["path"]), name), "files": []} for report in made.reports
+        {**report, "path": posixpath.relpath(str(report["path"]), name), "files": [], "is_taken": True}
+        for report in made.reports
     ]
     result: JsonValue = {
         "schema": 1,

@@ -18,7 +18,7 @@ from nemo_gitexp.errors import DocumentError
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.worker.machine import host_digest, process_lives, writer_lives
-from nemo_gitexp.worker.merge import is_alive, merged_result
+from nemo_gitexp.worker.merge import is_alive, merged_result, stage_word
 
 STATE_FILE_BYTES = 1 << 30
 """A plan and a result name every data and output file: 100,000 of them take 20 MB, more than any record may."""
@@ -100,7 +100,7 @@ def _status(paths: RunPaths) -> tuple[str, str | None]:
 
 def _begun_status(paths: RunPaths, parts: Sequence[RunPaths], *, is_launched: bool) -> tuple[str, str | None]:
     """Return how a run stands of which a worker at least has started."""
-    is_waiting = any(not part.started.exists() and not part.result.exists() for part in parts)
+    is_waiting = any(not any(file.exists() for file in (part.started, part.result, part.abandoned)) for part in parts)
     if any(is_alive(str(part.root)) for part in parts) or (is_waiting and is_launched):
         return "running", None
     # The last worker may have written the result and left between the looks.
@@ -117,10 +117,20 @@ def stage_states(paths: RunPaths) -> dict[str, Mapping[str, JsonValue]]:
 
 
 def _stage_state(part: RunPaths) -> Mapping[str, JsonValue]:
-    result = read_state_file(part.result)
-    if result:
-        return {"status": result.get("status"), "reused_from": result.get("reused_from")}
-    return {"status": "running" if part.child.exists() else "launched"}
+    word, result = stage_word(str(part.root))
+    if word is None:
+        return {"status": "running" if part.child.exists() else "launched"}
+    return {"status": word, "reused_from": cast("JsonValue", (result or {}).get("reused_from"))}
+
+
+def give_up_stage(part: RunPaths) -> bool:
+    """Say that a stage will never start, its task being over; return whether that is so.
+
+    First said, then looked, as in `give_up`.
+    """
+    if not part.started.exists() and not part.result.exists():
+        write_beside(part.abandoned, b"{}\n")
+    return not part.started.exists()
 
 
 def give_up(paths: RunPaths) -> bool:
@@ -164,8 +174,15 @@ def leave_cancelled(paths: RunPaths) -> None:
 
 
 def conclude(paths: RunPaths) -> None:
-    """Write the result of a run of stages that has none although all have ended: the last one was killed."""
-    merged = None if paths.result.exists() or paths.parts() == [paths] else merged_result(str(paths.root))
+    """Write the result of a run of stages that has none although all have ended: the last one was killed.
+
+    A run of which no stage ever started has none: its experiment is recorded, no more and no less.
+    """
+    parts = paths.parts()
+    if paths.result.exists() or parts == [paths]:
+        return
+    is_known = all(part.result.exists() for part in parts) or paths.is_begun
+    merged = merged_result(str(paths.root)) if is_known else None
     if merged is not None:
         write_beside(paths.result, render_json(cast("JsonValue", merged)))
 

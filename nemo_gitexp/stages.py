@@ -24,7 +24,7 @@ from nemo_gitexp.errors import DefinitionError, InvalidNameError, RecordError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.keypath import find_nearest, parse_key
 from nemo_gitexp.naming import require_name
-from nemo_gitexp.reach import WORDS, Signature
+from nemo_gitexp.signatures import WORDS, Signature
 
 FUNCTION = re.compile(r"(?:[^\W\d]\w*(?:\.[^\W\d]\w*)*|[^:\s][^:]*\.py):[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 """`package.module:name`, or `path/to/file.py:name` relative to the repository root."""
@@ -80,6 +80,22 @@ class StagesEntry:
 
 
 AnyEntry: TypeAlias = Entry | StagesEntry
+
+
+def require_stage_name(name: str) -> str:
+    """Return the name unchanged when it can be a directory's, and means nothing else to a stage's function.
+
+    Raises:
+        InvalidNameError: it cannot; with a `suggestion`.
+    """
+    require_name(name, "stage")
+    if name in WORDS:
+        raise InvalidNameError(
+            f"{name} is no name for a stage: to a function the word means something else",
+            hint=f"for instance {name}_stage",
+            suggestion=f"{name}_stage",
+        )
+    return name
 
 
 def entry_identity(entry: AnyEntry) -> EntryJson:
@@ -259,7 +275,7 @@ def parse_stages(document: JsonValue) -> tuple[tuple[Stage, ...], list[str]]:
         return (), ["stages must name at least one stage"]
     stages = [_Parser(name, item, faults).stage() for name, item in _named(document, faults)]
     faults += find_graph_faults([(stage.name, stage.dependencies) for stage in stages])
-    faults += _interpreter_faults(stages)
+    faults += find_interpreter_faults(stages)
     return (() if faults else order_stages(stages)), faults
 
 
@@ -275,7 +291,8 @@ def _named(document: Mapping[str, JsonValue] | list[JsonValue], faults: list[str
     return named
 
 
-def _interpreter_faults(stages: Sequence[Stage]) -> list[str]:
+def find_interpreter_faults(stages: Sequence[Stage]) -> list[str]:
+    """Return what keeps stages from being run by one interpreter; a command that brings its own does not matter."""
     names = {stage.entry.python.interpreter for stage in stages if not isinstance(stage.entry, CommandEntry)}
     if len(names - {"python3"} | ({"python"} if "python3" in names else set())) < 2:  # both are the first on PATH
         return []
@@ -292,7 +309,7 @@ class _Parser:
         if not isinstance(document, Mapping):
             self._fault("must be a mapping with function or command")
         try:
-            require_name(name, "stage")
+            require_stage_name(name)
         except InvalidNameError as fault:
             self._fault(f"{fault.message}; {fault.hint}")
         for key in self._document:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from nemo_gitexp.entry import CommandEntry, Entry, FunctionEntry, ModuleEntry, ScriptEntry
-from nemo_gitexp.reach import find_signature, reached_code
+from nemo_gitexp.fingerprint import fingerprint
+from nemo_gitexp.reach import reached_code
+from nemo_gitexp.signatures import find_signature
 
 FLOW = '''\
 """Stages."""
@@ -46,7 +50,7 @@ TREE = {
     "package/tools.py": "from . import sub\ndef fit(x): return sub.y\n",
     "package/sub.py": "y = 1\n",
     "package/deep.py": "def clean(x): return x\n",
-    "registry_of_effects.py": "x = 1\n",
+    "registry_of_effects.py": "print('an effect')\nx = 1\n",
     "unrelated.py": "z = 1\n",
     "params.txt": "1",
     "README.md": "words",
@@ -56,13 +60,16 @@ TREE = {
 }
 
 
-def reach(entry: Entry, files: dict[str, str], workdir: str = ".") -> object:
-    tree = {path: hashlib.sha1(text.encode()).hexdigest() for path, text in files.items()}
+def reach(entry: Entry, files: dict[str, str], workdir: str = ".", mentioned: str = "") -> object:
+    tree = {
+        path: f"{120000 if text.startswith('-> ') else 100644} {hashlib.sha1(text.encode()).hexdigest()}"
+        for path, text in files.items()
+    }
 
     def read(paths: Sequence[str]) -> dict[str, bytes]:
-        return {path: files[path].encode() for path in paths}
+        return {path: files[path].removeprefix("-> ").encode() for path in paths}
 
-    return reached_code(entry, workdir, tree, read)
+    return reached_code(entry, workdir, tree, read, within=tree.keys(), mentioned=mentioned)
 
 
 def stages_changed_by(path: str, old: str, new: str) -> set[str]:
@@ -119,12 +126,98 @@ def test_an_init_of_a_package_counts_where_a_module_below_it_is_imported() -> No
         "import os; os.system('x')",
         "from os import popen; popen('x')",
         "globals()['x']()",
+        "import importlib as il; il.import_module('unrelated')",
+        "import subprocess as sp; sp.run(['x'])",
+        "import builtins; builtins.exec('x')",
+        "import os as system; system.popen('x')",
+        "import sys; getattr(sys.modules[__name__], 'x')()",
+        "import asyncio; asyncio.create_subprocess_exec('x')",
+        "import pydoc; pydoc.locate('unrelated.z')",
+        "from hydra.utils import instantiate; instantiate({'_target_': 'unrelated.z'})",
+        "import torch; torch.nn.Module.__subclasses__()",
+        "open('unrelated.py').read()",
+        "import glob; glob.glob('**/*.py')",
     ],
 )
 def test_code_that_runs_what_it_does_not_name_can_reach_everything(body: str) -> None:
     files = {**TREE, "flow.py": f"def load(results):\n    {body}\n"}
     changed = {**files, "unrelated.py": "z = 2\n"}
     assert reach(FunctionEntry("flow:load"), files) != reach(FunctionEntry("flow:load"), changed)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import re; re.compile('x')",
+        "import torch; torch.compile(x); model.modules(); model.eval()",
+        "import platform; platform.system()",
+        "x.execute('select 1')",
+    ],
+)
+def test_words_that_only_sound_like_it_reach_nothing_more(body: str) -> None:
+    files = {**TREE, "flow.py": f"def load(results):\n    {body}\n"}
+    changed = {**files, "unrelated.py": "z = 2\n"}
+    assert reach(FunctionEntry("flow:load"), files) == reach(FunctionEntry("flow:load"), changed)
+
+
+REGISTRY = """\
+from base import Model
+import torch
+
+class Local:
+    registry = {}
+
+class MLP(Model):
+    def fit(self): return 1
+
+class Own(Local):
+    def fit(self): return 2
+
+class Net(torch.nn.Module):
+    def forward(self): return 3
+
+def noted(x=Local()): return 4
+
+class Made:
+    field = Local.registry.setdefault("x", 5)
+
+def train(config):
+    return Model.registry[config["m"]]().fit()
+"""
+
+
+@pytest.mark.parametrize("number, counts", [(1, True), (2, True), (3, False), (4, True), (5, True)])
+def test_a_class_that_its_base_can_notice_counts_wherever_it_stands(number: int, counts: bool) -> None:
+    files = {"flow.py": REGISTRY, "base.py": "class Model:\n    registry = {}\n"}
+    text = REGISTRY.replace(f" {number}\n", f" {number}0\n").replace(f" {number})", f" {number}0)")
+    assert text != REGISTRY
+    changed = {**files, "flow.py": text}
+    assert (reach(FunctionEntry("flow:train"), files) != reach(FunctionEntry("flow:train"), changed)) == counts
+
+
+def test_what_python_runs_at_its_start_counts() -> None:
+    entry = FunctionEntry("flow:load")
+    assert reach(entry, {**TREE, "sitecustomize.py": "x = 1"}) != reach(entry, {**TREE, "sitecustomize.py": "x = 2"})
+
+
+def test_a_carried_function_that_is_dynamic_reaches_everything() -> None:
+    entry = FunctionEntry("experiments/x/record/a.pkl", digest="sha256:0", refers=("*",))
+    assert reach(entry, TREE) != reach(entry, {**TREE, "unrelated.py": "z = 2\n"})
+
+
+@pytest.mark.parametrize(
+    "function, is_dynamic",
+    [
+        (lambda results: __import__("importlib").import_module("oth").f(), True),
+        (lambda results: Path("README.md").read_text() + results, True),
+        (lambda results: eval("1") + results, True),
+        (lambda results: json.dumps([results]), False),
+        (lambda results: [results, hashlib.sha256(b"x").hexdigest()], False),
+    ],
+)
+def test_what_a_carried_function_may_run_is_seen_in_its_byte_code(function: object, is_dynamic: bool) -> None:
+    _, modules = fingerprint(function, {__name__, "__main__"})  # type: ignore[arg-type]  # they are functions
+    assert ("*" in modules) == is_dynamic
 
 
 def test_a_dynamic_helper_makes_everything_count_too() -> None:
@@ -173,6 +266,90 @@ def test_an_assignment_that_calls_or_changes_something_counts_always() -> None:
         assert changed != text
         entry = FunctionEntry("flow.py:load")
         assert reach(entry, {"flow.py": text}) != reach(entry, {"flow.py": changed}), line
+
+
+@pytest.mark.parametrize(
+    "files, path",
+    [
+        (
+            {
+                "flow.py": "import plugins\ndef load(r): return 1\ndef o(r): return plugins.x\n",
+                "plugins.py": "import core\ncore.R['x'] = 1\n",
+                "core.py": "R = {}\n",
+            },
+            "plugins.py",
+        ),
+        (
+            {
+                "exp.v1/flow.py": "from . import b\nfrom .c import g\ndef load(r): return g(b.x)\n",
+                "exp.v1/b.py": "x = 1\n",
+                "exp.v1/c.py": "g = 1\n",
+            },
+            "exp.v1/b.py",
+        ),
+        (
+            {
+                "exp.v1/flow.py": "from . import b\nfrom .c import g\ndef load(r): return g(b.x)\n",
+                "exp.v1/b.py": "x = 1\n",
+                "exp.v1/c.py": "g = 1\n",
+            },
+            "exp.v1/c.py",
+        ),
+        (
+            {
+                "flow.py": "import helper\ndef load(r): return helper.x\n",
+                "helper.py": "-> real.py",
+                "real.py": "x = 1\n",
+            },
+            "real.py",
+        ),
+        (
+            {
+                "flow.py": "from lib import x\ndef load(r): return x.y\n",
+                "lib": "-> src/impl",
+                "src/impl/x.py": "y = 1\n",
+            },
+            "src/impl/x.py",
+        ),
+        (
+            {"flow.py": "def load(r, prompt): return open(prompt).read()\n", "prompts/system.md": "hello 1"},
+            "prompts/system.md",
+        ),
+        ({"flow.py": "import glob\ndef load(r): return glob.glob('*.md')\n", "README.md": "hello 1"}, "README.md"),
+        ({"flow.py": "def load(r): return 1\n", "docs/table.json": "1"}, "docs/table.json"),
+        ({"flow.py": "X = (Y := 1)\ndef load(r): return Y\n"}, "flow.py"),
+        (
+            {
+                "flow.py": "from mine import cache\ndef load(r): return 1\n@cache\ndef o(r): return 1\n",
+                "mine.py": "def cache(f): return f\n",
+            },
+            "flow.py",
+        ),
+        ({"flow.py": "def load(r): return x\ndef __getattr__(n): return 1\n"}, "flow.py"),
+        (
+            {"flow.py": "import inspect, sys\ndef load(r): return inspect.getmembers(sys)\n", "other.py": "y = 1\n"},
+            "other.py",
+        ),
+        ({"flow.py": "import pickle\ndef load(r): return pickle.loads(r)\n", "other.py": "y = 1\n"}, "other.py"),
+    ],
+)
+def test_a_change_that_may_matter_always_counts(files: dict[str, str], path: str) -> None:
+    home = next(name for name in files if name.endswith("flow.py"))
+    changed = {**files, path: files[path].replace("1", "2")}
+    assert changed != files
+    assert reach(FunctionEntry(f"{home}:load"), files) != reach(FunctionEntry(f"{home}:load"), changed)
+
+
+def test_prose_that_the_configuration_names_counts() -> None:
+    entry, changed = FunctionEntry("flow:load"), {**TREE, "README.md": "others"}
+    assert reach(entry, TREE, mentioned='{"prompt":"README.md"}') != reach(
+        entry, changed, mentioned='{"prompt":"README.md"}'
+    )
+
+
+def test_a_stage_that_reads_its_own_record_has_no_key() -> None:
+    files = {"flow.py": "def load(r): return open('experiments/x/experiment.yaml').read()\n"}
+    assert reach(FunctionEntry("flow:load"), files) is None
 
 
 def test_what_a_quoted_annotation_names_counts() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nemo_gitexp.entry import CommandEntry, FunctionEntry, ScriptEntry
 from nemo_gitexp.errors import DefinitionError, RecordError
-from nemo_gitexp.reach import Signature
+from nemo_gitexp.signatures import Signature
 from nemo_gitexp.stages import (
     Stage,
     StagesEntry,

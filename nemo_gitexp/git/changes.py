@@ -89,10 +89,15 @@ def code_key(listing: bytes, *, paths: Sequence[str], config_files: Collection[s
 
 
 def code_files(listing: bytes, *, paths: Sequence[str], config_files: Collection[str]) -> dict[str, str]:
-    """Return path and object sha of the files that count as code; the arguments are those of `code_key`."""
+    """Return path to mode and object sha of the files that count as code; the arguments are those of `code_key`."""
     lines = (line for line in _code_lines(listing, paths, config_files).split(b"\0") if line)
     found = (line.partition(b"\t")[::2] for line in lines)
-    return {path.decode("utf-8", "surrogateescape"): head.split()[2].decode() for head, path in found}
+    return {path.decode("utf-8", "surrogateescape"): _mode_and_sha(head) for head, path in found}
+
+
+def _mode_and_sha(head: bytes) -> str:
+    mode, _, sha = head.decode().split()
+    return f"{mode} {sha}"
 
 
 def _code_lines(listing: bytes, paths: Sequence[str], config_files: Collection[str]) -> bytes:

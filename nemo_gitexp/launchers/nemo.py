@@ -15,15 +15,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_gitexp.handover import accept, take_order
 from nemo_gitexp.owners import owner_token
-from nemo_gitexp.runs import conclude, end_orphans, read_state_file
-from nemo_gitexp.worker.machine import process_lives, started_document
+from nemo_gitexp.runs import conclude, end_orphans, give_up_stage, read_state_file
+from nemo_gitexp.worker.machine import started_document
+from nemo_gitexp.worker.merge import is_alive
 
 if TYPE_CHECKING:
     from nemo_gitexp.rundir import RunPaths
@@ -171,12 +172,13 @@ def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
     with nemo_run.Experiment(
         "gitexp", executor=nemo_run.LocalExecutor(), threadpool_workers=width, **QUIET
     ) as experiment:
+        workers = {}
         for name, part in variables.items():
-            task = "job" if part == paths else part.run
-            experiment.add(nemo_run.Script(inline=worker_line(name)), name=task, tail_logs=False)
-        if waiting:
+            script = nemo_run.Script(inline=worker_line(name))
+            workers[experiment.add(script, name="job" if part == paths else part.run, tail_logs=False)] = part
+        if workers:
             experiment.run(detach=False)
-            _wait(experiment, waiting)
+            _wait(experiment, workers)
     refuse_start(paths, f"the worker did not start: {last_words(home)}")
     end_orphans(paths)
     conclude(paths)
@@ -221,40 +223,44 @@ def last_words(home: Path) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _wait(experiment: Any, workers: Sequence[RunPaths]) -> None:
-    """Wait for the workers' processes to end, and then a little for NeMo Run to notice.
+def _wait(experiment: Any, workers: Mapping[str, RunPaths]) -> None:
+    """Wait for the processes of the workers, by task, to end, and then a little for NeMo Run to notice.
 
     Leaving the context at once would bring NeMo Run's own 2 s poll; and where its own files are gone (a full disk) it
     never notices: then there is nothing to wait for all the same.
     """
-    while any(_worker_lives(experiment, worker, alone=len(workers) == 1) for worker in workers):
+    # All are looked at each time: one that never starts must be given up while others go on.
+    while any([_worker_lives(experiment, *item, len(workers)) for item in workers.items()]):  # noqa: C419
         time.sleep(POLL_S)
     patience = time.monotonic() + NOTICE_S
-    while (unnoticed := _is_running(experiment)) and time.monotonic() < patience:
+    while (unnoticed := any(_is_running(experiment, task) for task in workers)) and time.monotonic() < patience:
         time.sleep(POLL_S)
     if unnoticed:
         experiment.detach = True
 
 
-def _worker_lives(experiment: Any, worker: RunPaths, *, alone: bool) -> bool:
-    """Return whether a worker goes on: by its own word, before that by our child process or NeMo Run's."""
+def _worker_lives(experiment: Any, task: str, worker: RunPaths, count: int) -> bool:
+    """Return whether a worker goes on: by its own word, before that by our child process or NeMo Run's.
+
+    Of several, one that will never start is given up, so that the others do not wait for it.
+    """
     if not worker.root.exists():
         return False
-    started = read_state_file(worker.started)
-    if started:
-        return process_lives(started)
-    if not alone or not hasattr(os, "waitid"):  # macOS before Python 3.13
-        return _is_running(experiment)
+    if read_state_file(worker.started):
+        return is_alive(str(worker.root))
+    if count > 1:
+        return _is_running(experiment, task) or not give_up_stage(worker)
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return _is_running(experiment, task)
     try:
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:
         return False
 
 
-def _is_running(experiment: Any) -> bool:
-    status = experiment.status(return_dict=True)
-    states = [getattr(task["status"], "name", str(task["status"])) for task in status.values()]
-    return any(state in {"RUNNING", "SUBMITTED", "PENDING", "UNSUBMITTED"} for state in states)
+def _is_running(experiment: Any, task: str) -> bool:
+    status = experiment.status(return_dict=True)[task]["status"]
+    return getattr(status, "name", str(status)) in {"RUNNING", "SUBMITTED", "PENDING", "UNSUBMITTED"}
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def ready_function(entry: EntryPlan, workspace: str) -> Callable[..., object]:
 
 
 def _run_function(entry: EntryPlan, config: dict[str, JsonValue], workspace: str, seed: int) -> object:
-    from .function import call_arguments, call_by_signature
+    from .function import call_arguments, call_by_signature, require_done
 
     function = ready_function(entry, workspace)
     given: object = config
@@ -99,8 +99,8 @@ def _run_function(entry: EntryPlan, config: dict[str, JsonValue], workspace: str
 
         given = rebuild(config)
     if entry.get("call"):
-        return function(**call_arguments(entry["call"], given, seed))
-    return call_by_signature(function, given)
+        return require_done(function(**call_arguments(entry["call"], given, seed)))
+    return require_done(call_by_signature(function, given))
 
 
 def _run_as_main(name: str, alter_argv: bool) -> None:  # noqa: FBT001 - runpy's own parameter

@@ -144,7 +144,8 @@ def describe_remains(left: Mapping[str, object], *, is_prefix: bool) -> ErrorRep
         names = ", ".join(f"{item['module']} from {item['file']}" for item in smuggled)
         return {"type": "SmuggledModuleError", "message": f"imported from the live work tree: {names}", "paths": files}
     if isinstance(missing, list) and missing and not is_prefix:
-        return {"type": "MissingOutputError", "message": f"not made: {', '.join(missing)}", "paths": missing[:20]}
+        named = ", ".join("a result" if path == "." else str(path) for path in missing)
+        return {"type": "MissingOutputError", "message": f"not made: {named}", "paths": missing[:20]}
     return None
 
 

@@ -66,6 +66,20 @@ def call_by_signature(function: Callable[..., object], config: object) -> object
     return function(**config)
 
 
+def require_done(returned: object) -> object:
+    """Return what a function returned, if it has run.
+
+    Raises:
+        TypeError: it is asynchronous or a generator: nothing of its body has run yet.
+    """
+    import inspect
+
+    if inspect.isawaitable(returned) or inspect.isasyncgen(returned) or inspect.isgenerator(returned):
+        kind = type(returned).__name__
+        raise TypeError(f"the function returned a {kind}, of which nothing has run; call it: asyncio.run(…), list(…)")
+    return returned
+
+
 def call_arguments(call: dict[str, str], config: object, seed: int) -> dict[str, object]:
     """Return the arguments by name: each a dotted key of the configuration, or the seed."""
     return {name: seed if key == SEED else _value_at(config, key) for name, key in call.items()}

@@ -58,25 +58,29 @@ def main(order_path: str) -> None:
 
 def _run_stage(order: JobOrder, stage: StageOrder) -> object:
     """Run a stage and keep its result: what its function returned; of anything else the directory of its outputs."""
-    from .results import RESULT, load_result, save_result
+    from .results import load_result, save_result
 
     own, workspace = stage["outputs"], order["workspace"]
-    returned: object = None
-    if order["entry"]["kind"] == "function":
-        from .stagecall import call_stage
-
-        earlier = {
-            name: load_result(os.path.join(place, RESULT), {"outputs": place, "workspace": workspace})
-            for name, place in stage["results"].items()
-        }
-        returned = call_stage(ready_function(order["entry"], workspace), order["config"], earlier, order["seed"], own)
-        kept = returned
-    else:
+    if order["entry"]["kind"] != "function":
         from pathlib import Path
 
-        run_entry(order["entry"], order["config"], workspace, order["seed"])
-        kept = Path(own)
-    save_result(kept, os.path.join(own, RESULT), {"outputs": own, "workspace": workspace})
+        try:
+            run_entry(order["entry"], order["config"], workspace, order["seed"])
+        except SystemExit as leaving:
+            if leaving.code not in (None, 0):
+                raise
+        save_result(Path(own), own)
+        return None
+    from .stagecall import call_stage
+
+    earlier = {name: load_result(place) for name, place in stage["results"].items()}
+    returned = None
+    try:
+        returned = call_stage(ready_function(order["entry"], workspace), order["config"], earlier, order["seed"], own)
+    except SystemExit as leaving:
+        if leaving.code not in (None, 0):
+            raise
+    save_result(returned, own)
     return returned
 
 

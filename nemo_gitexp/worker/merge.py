@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from .documents import read_document
+from .finish import SKIPPED
 from .machine import writer_lives
 from .manifest import is_compiled
 
@@ -31,13 +32,30 @@ def merged_result(run_dir: str) -> dict[str, object] | None:
     for stage in stages:
         name = str(stage["name"])
         directory = os.path.join(run_dir, "stages", name)
-        result = read_document(os.path.join(directory, "result.json"))
-        if result is None and is_alive(directory):
+        word, result = stage_word(directory)
+        found = result or _without_result(word, stage, results)
+        if found is None:
             return None
-        results[name] = result or _without_result(directory, stage, results)
-        if not results[name]:
-            return None
+        results[name] = found
     return _merged(stages, results) if stages else None
+
+
+def stage_word(directory: str) -> tuple[str | None, dict[str, JsonValue] | None]:
+    """Return how a stage stands, and its result if there is one.
+
+    Its status; `lost` when its process is gone without a result; `unstarted` when it never will be; None while it goes
+    on or may still start.
+    """
+    path = os.path.join(directory, "result.json")
+    result = read_document(path)
+    if result is None and os.path.exists(os.path.join(directory, "started.json")):
+        if is_alive(directory):
+            return None, None
+        result = read_document(path)  # it may have written it and left between the two looks
+        return (str(result.get("status")), result) if result else ("lost", None)
+    if result is None:
+        return ("unstarted", None) if os.path.exists(os.path.join(directory, "abandoned.json")) else (None, None)
+    return str(result.get("status")), result
 
 
 def is_alive(directory: str) -> bool:
@@ -48,17 +66,21 @@ def is_alive(directory: str) -> bool:
 
 
 def _without_result(
-    directory: str, stage: Mapping[str, JsonValue], results: Mapping[str, Mapping[str, JsonValue]]
-) -> dict[str, JsonValue]:
-    """Return what stands for the result of a stage that has none: lost, or skipped; empty while it may still start."""
-    if os.path.exists(os.path.join(directory, "started.json")):
-        error: dict[str, JsonValue] = {"type": "LostRunError", "message": "the worker is gone and left no result"}
-        return {"status": "lost", "error": error, "job_started": True}
+    word: str | None, stage: Mapping[str, JsonValue], results: Mapping[str, Mapping[str, JsonValue]]
+) -> dict[str, JsonValue] | None:
+    """Return what stands for the result of a stage that has none: lost, or skipped; None while it may still run."""
+    if word == "lost":
+        return _lost("the worker is gone and left no result")
     failed = [str(name) for name in _items(stage["dependencies"]) if results[str(name)].get("status") != "completed"]
-    if failed or os.path.exists(os.path.join(directory, "abandoned.json")):
-        reason = f"stage {failed[0]} did not complete" if failed else "it was never started"
-        return {"status": "skipped", "error": {"type": "SkippedError", "message": reason}}
-    return {}
+    if word == "unstarted" and failed:
+        error: dict[str, JsonValue] = {"type": SKIPPED, "message": f"stage {failed[0]} did not complete"}
+        return {"status": "skipped", "error": error}
+    return _lost("its worker was never started") if word == "unstarted" else None
+
+
+def _lost(message: str) -> dict[str, JsonValue]:
+    error: dict[str, JsonValue] = {"type": "LostRunError", "message": message}
+    return {"status": "lost", "error": error, "job_started": True}
 
 
 def _merged(
@@ -91,6 +113,7 @@ def _merged(
         "log_bytes": sum(_number(result.get("log_bytes")) for result in results.values()),
         "hardware": next((result["hardware"] for result in times if result.get("hardware")), {}),
         "job_environment": next((result["job_environment"] for result in times if result.get("job_environment")), None),
+        "blamed": worst if blamed else None,
         "tasks": [_task(stage, results[str(stage["name"])]) for stage in stages],
     }
 

@@ -13,8 +13,8 @@ from .documents import read_document, write_document
 from .finish import SKIPPED
 from .machine import writer_lives
 from .manifest import tree_states
-from .merge import merged_result
-from .results import RESULT, save_result
+from .merge import merged_result, stage_word
+from .results import save_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class StagePlace:
         Raises:
             OSError: it cannot be written.
         """
-        save_result(Path(outputs_dir), os.path.join(outputs_dir, RESULT), {"outputs": outputs_dir})
+        save_result(Path(outputs_dir), outputs_dir)
 
     def conclude(self) -> None:
         """Write the result of the whole run when all stages have ended; whoever ends last does."""
@@ -107,18 +107,13 @@ class StagePlace:
             write_document(os.path.join(self._run, "result.json"), document, durable=True)
 
     def _word_of(self, name: str, waited_s: float) -> str | None:
-        """Return the status of another stage, `lost` when its process is gone; None while it goes on."""
+        """Return how another stage stands (`merge.stage_word`); unstarted, too, when nobody is left to start it."""
         directory = os.path.join(self._run, "stages", name)
-        result = read_document(os.path.join(directory, "result.json"))
-        if result:
-            return str(result.get("status"))
-        started = os.path.join(directory, "started.json")
-        document = read_document(started)
-        if document:
-            # It may have written its result and left between the two looks.
-            is_gone = not writer_lives(started, document) and not os.path.exists(os.path.join(directory, "result.json"))
-            return "lost" if is_gone else None
-        return "unstarted" if waited_s > MOST_WAIT_UNSTARTED_S and self._launcher_is_gone() else None
+        word, _ = stage_word(directory)
+        is_waiting = word is None and not os.path.exists(os.path.join(directory, "started.json"))
+        if is_waiting and waited_s > MOST_WAIT_UNSTARTED_S and self._launcher_is_gone():
+            return "unstarted"
+        return word
 
     def _launcher_is_gone(self) -> bool:
         path = os.path.join(self._run, "supervisor.json")

@@ -219,3 +219,13 @@ def test_a_pipeline_without_a_name_is_refused(name: str) -> None:
 
     with pytest.raises(nemo_gitexp.GitexpError, match="needs a name"):
         nemo_gitexp.ExperimentPipeline(name)
+
+
+@pytest.mark.parametrize("seed", [True, -1, 1.5, "3"])
+def test_a_seed_that_is_none_is_refused_before_anything_is_recorded(seed: object) -> None:
+    import nemo_gitexp
+
+    with pytest.raises(nemo_gitexp.GitexpError, match="a seed is a whole number"):
+        nemo_gitexp.ExperimentPipeline("p", seed=seed)  # type: ignore[arg-type]
+    with pytest.raises(nemo_gitexp.GitexpError, match="a seed is a whole number"):
+        nemo_gitexp.ExperimentPipeline("p", config={"seed": seed})

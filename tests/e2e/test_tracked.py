@@ -319,3 +319,49 @@ def test_what_other_processes_of_a_job_track_does_not_get_into_the_experiment(wo
     ran = work.gitexp("run", "--json", "--", "python", "tracked.py").json
     assert ran["metrics"]["loss"] == 1.0  # who comes first in a job is its experiment
     assert ran["metrics"]["digits/loss"] == 2.0
+
+
+@pytest.mark.parametrize("order", [("one", "bad"), ("bad", "one")])
+def test_whichever_block_fails_the_jobs_experiment_has_failed(work: Work, order: tuple[str, str]) -> None:
+    blocks = {
+        "one": 'with gitexp.track("one") as exp:\n    exp.log({"x": 1})\n',
+        "bad": 'try:\n    with gitexp.track("bad"):\n        raise ValueError("no good")\nexcept ValueError: pass\n',
+    }
+    work.write("two.py", "import nemo_gitexp as gitexp\n" + "".join(blocks[name] for name in order))
+    failed = work.gitexp("run", "--json", "--", "python", "two.py", code=1).json
+    assert (failed["status"], failed["error"]["type"]) == ("failed", "ValueError")
+
+
+def test_each_thread_and_each_task_logs_into_its_own_experiment(work: Work) -> None:
+    script = """\
+import asyncio, threading
+import nemo_gitexp as gitexp
+
+both = threading.Barrier(2)
+
+def learn(number):
+    with gitexp.track("threads", config={"n": number}, seed=1):
+        both.wait()
+        for step in range(3):
+            gitexp.log_metrics({"loss": number}, step=step)
+        both.wait()
+
+threads = [threading.Thread(target=learn, args=(number,)) for number in (1, 2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+
+async def task(number):
+    with gitexp.track("tasks", config={"n": number}, seed=1):
+        for step in range(3):
+            gitexp.log_metrics({"loss": number}, step=step)
+            await asyncio.sleep(0.01)
+
+async def main():
+    await asyncio.gather(task(3), task(4))
+
+asyncio.run(main())
+"""
+    run_python(work, script)
+    for found in work.gitexp("log", "--json").json["experiments"]:
+        stats = found["metric_stats"]["loss"]
+        assert stats == {"last": found["config"]["n"], "min": found["config"]["n"], "max": found["config"]["n"], "n": 3}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import math
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,6 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nemo_gitexp.worker.results import StageResultError, load_result, save_result
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=20)
 KEYS = st.text(max_size=5) | st.integers() | st.tuples(st.integers())
@@ -27,9 +40,9 @@ VALUES = st.recursive(
 )
 
 
-def through_files(value: object, place: Path, roots: dict[str, str] | None = None) -> object:
-    save_result(value, str(place), roots or {})
-    return load_result(str(place), roots or {})
+def through_files(value: object, place: Path) -> object:
+    save_result(value, str(place))
+    return load_result(str(place))
 
 
 def same(a: object, b: object) -> bool:
@@ -51,8 +64,8 @@ def same(a: object, b: object) -> bool:
 def test_a_value_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     folder = tmp_path_factory.mktemp("result")
     assert same(through_files(value, folder / "a"), value)
-    save_result(value, str(folder / "b"), {})
-    assert (folder / "a/value.json").read_bytes() == (folder / "b/value.json").read_bytes()
+    save_result(value, str(folder / "b"))
+    assert (folder / "a/result/value.json").read_bytes() == (folder / "b/result/value.json").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -79,6 +92,14 @@ def test_tensors_keep_shape_and_type(tmp_path: Path, dtype: torch.dtype) -> None
     assert torch.equal(back, tensor.t())
 
 
+def test_a_state_of_a_module_keeps_its_order_and_a_conjugate_its_sign(tmp_path: Path) -> None:
+    state = torch.nn.Linear(2, 1).state_dict()
+    back = through_files({"state": state, "conj": torch.tensor([1 + 2j]).conj()}, tmp_path / "r")
+    assert type(back["state"]) is type(state)  # type: ignore[index]
+    assert list(back["state"]) == list(state)  # type: ignore[index]
+    assert torch.equal(back["conj"], torch.tensor([1 - 2j]))  # type: ignore[index]
+
+
 def test_a_tensor_with_a_gradient_and_a_scalar_of_numpy_are_values(tmp_path: Path) -> None:
     value = {"w": torch.ones(2, requires_grad=True), "loss": np.float32(0.5), "n": np.int64(3)}
     back = through_files(value, tmp_path / "r")
@@ -87,12 +108,17 @@ def test_a_tensor_with_a_gradient_and_a_scalar_of_numpy_are_values(tmp_path: Pat
     assert type(back["n"]) is np.int64  # type: ignore[index]
 
 
-def test_paths_below_known_directories_move_with_them(tmp_path: Path) -> None:
+def test_paths_below_the_outputs_move_with_them(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    value = {"model": here / "model.pt", "all": here, "other": Path("/usr/share/x"), "near": Path("data.csv")}
-    save_result(value, str(tmp_path / "r"), {"outputs": str(here)})
-    back = load_result(str(tmp_path / "r"), {"outputs": str(there)})
-    assert back == {"model": there / "model.pt", "all": there, "other": Path("/usr/share/x"), "near": Path("data.csv")}
+    save_result({"model": here / "model.pt", "all": here}, str(here))
+    here.rename(there)
+    assert load_result(str(there)) == {"model": there / "model.pt", "all": there}
+
+
+@pytest.mark.parametrize("path", [Path("/usr/share/x"), Path("data.csv")])
+def test_a_path_elsewhere_is_refused(tmp_path: Path, path: Path) -> None:
+    with pytest.raises(StageResultError, match="outside of the stage's outputs"):
+        save_result({"x": path}, str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -103,15 +129,20 @@ def test_paths_below_known_directories_move_with_them(tmp_path: Path) -> None:
         (np.array([object()]), "an array of Python objects"),
         ({"s": torch.eye(2).to_sparse()}, "sparse"),
         (lambda: 1, "result is of type function"),
+        (Counter("ab"), r"result is of type collections.Counter"),
+        ({"p": Point(1, 2)}, r"result\['p'\] is of type .*Point"),
+        ([Colour.RED], r"result\[0\] is of type .*Colour"),
+        (np.ma.masked_array([1, 2], [0, 1]), "MaskedArray"),
+        ("\ud800", "half of a surrogate pair"),
     ],
 )
 def test_what_no_file_stands_for_is_refused_with_its_place(tmp_path: Path, value: object, where: str) -> None:
     with pytest.raises(StageResultError, match=where):
-        save_result(value, str(tmp_path / "r"), {})
+        save_result(value, str(tmp_path / "r"))
 
 
 def test_a_value_that_contains_itself_is_refused(tmp_path: Path) -> None:
     loop: list[object] = []
     loop.append(loop)
     with pytest.raises(StageResultError, match="contains itself"):
-        save_result(loop, str(tmp_path / "r"), {})
+        save_result(loop, str(tmp_path / "r"))
