@@ -8,6 +8,7 @@ from nemo_gitexp.comparator import ExperimentComparator
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.nemo import Experiment
+from nemo_gitexp.result import mapping
 
 
 class ComparisonExperiment(Experiment):
@@ -41,7 +42,7 @@ class ComparisonExperiment(Experiment):
         Metrics are compared over the configurations that have them; `notes` names the others.
         """
         results = self.results
-        names = sorted({name for result in results for name in _mapping(result["metrics"])})
+        names = sorted({name for result in results for name in mapping(result["metrics"])})
         is_pair = len(results) > 1
         return {
             "results": results,
@@ -62,7 +63,3 @@ def _result(document: ExperimentDoc) -> dict[str, JsonValue]:
         "experiment": document["experiment"],
         "result": document["result"],
     }
-
-
-def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
-    return value if isinstance(value, Mapping) else {}

@@ -91,7 +91,7 @@ def _begin_ordinary(told: Told, run_dir: Path, plan: Mapping[str, JsonValue]) ->
     own = _number(plan.get("seed"), os.environ.get("GITEXP_SEED"))
     seed = next(value for value in (told.seed, own, DEFAULT_SEED) if value is not None)
     with _unnoted() if seed == own else contextlib.nullcontext():
-        apply_determinism(seed, told.determinism or str(plan.get("determinism") or "seeded"))
+        apply_determinism(seed, told.said.determinism or str(plan.get("determinism") or "seeded"))
     said = run_dir / TRACKED_FILE
     is_first = not _BEGUN and (not is_first_rank() or _claim(said))
     _BEGUN.append(told.given)

@@ -20,6 +20,7 @@ from nemo_gitexp.errors import LaunchError
 from nemo_gitexp.handover import Successor
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.record import ExperimentRecord
+from nemo_gitexp.result import mapping
 from nemo_gitexp.rundir import RunPaths, unwritable, write_beside
 from nemo_gitexp.sitevalues import bind_site, bind_text, site_words
 from nemo_gitexp.stages import Stage, StagesEntry, visible_config
@@ -230,7 +231,7 @@ def _job_variables(own: RunPaths, request: RunRequest, outputs: str) -> dict[str
 
 
 def _numeric(record: ExperimentRecord) -> dict[str, str]:
-    return {str(key): str(value) for key, value in _mapping(record.topology.get("environment")).items()}
+    return {str(key): str(value) for key, value in mapping(record.topology.get("environment")).items()}
 
 
 def _expanded(
@@ -244,10 +245,6 @@ def _expanded(
             expanded = expand_placeholders([str(word) for word in words], values, seen, strict=strict)
             document[key] = bind_site(expanded, request.site)
     return document
-
-
-def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
-    return value if isinstance(value, Mapping) else {}
 
 
 class Supervisor(Successor):

@@ -91,12 +91,12 @@ def begin_live(told: Told) -> LiveSession:
         ExperimentExistsError: the record is to have a name that was used before.
         GitexpError: it cannot be recorded; nothing of it is left then.
     """
-    repository = find_repository(told.repository)
+    repository = find_repository(told.said.repository)
     site = open_site(repository, os.environ)
     who = repository.begin_identities()
     definition = told.tracked_definition(repository.root)
     seed, determinism = told.decided(definition)
-    origin = find_origin(site, told.notebook)
+    origin = find_origin(site, told.said.notebook)
     with counted_start(told, seed) as ordinal:
         plan = _plan(site, told, definition, origin, Tracked(told.given, ordinal))
         apply_determinism(seed, determinism)
@@ -121,7 +121,7 @@ def begin_apart(told: Told) -> Session:
     Side effects: the process is seeded; what goes to `outputs` is a scratch directory.
     """
     try:
-        root = find_repository(told.repository).root
+        root = find_repository(told.said.repository).root
     except GitexpError:
         root = Path.cwd()  # it is for the first rank to say so
     seed, determinism = told.decided(told.tracked_definition(root))
@@ -158,8 +158,8 @@ def _plan(site: Site, told: Told, definition: StudyDefinition, origin: Origin, t
         env=os.environ,
         seed=told.seed,
         executor="local",
-        determinism=told.determinism,
-        message=told.determinism_reason,
+        determinism=told.said.determinism,
+        message=told.said.determinism_reason,
     )
     defined = Defined(
         told.study,

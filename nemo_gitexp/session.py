@@ -11,9 +11,8 @@ import posixpath
 import signal
 import sys
 import threading
-import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,15 +23,29 @@ from nemo_gitexp.naming import MAX_NAME, require_name, slug
 from nemo_gitexp.seeds import agreed_seed
 from nemo_gitexp.termination import TERMINATOR, TerminatedError
 from nemo_gitexp.versioning import config_hash, plain_config
+from nemo_gitexp.worker.exception import MOST_MESSAGE, describe_exception
 
 if TYPE_CHECKING:
     from nemo_gitexp.definition import StudyDefinition
     from nemo_gitexp.jsontext import JsonValue
 
-MOST_MESSAGE = 2000
-MOST_TRACEBACK = 20000
 DETERMINISM = ("off", "seeded", "bitwise")
 _STARTS: Counter[tuple[str, str, str, int]] = Counter()
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a program may say about its experiment beside name, configuration and seed; None: nothing."""
+
+    determinism: str | None = None
+    determinism_reason: str | None = None
+    purpose: str | None = None
+    expected: str | None = None
+    model: str | None = None
+    dataset: str | None = None
+    data: tuple[str, ...] | None = None
+    notebook: str | None = None
+    repository: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +61,7 @@ class Told:
     config: Mapping[str, JsonValue]
     config_hash: str
     seed: int | None = None
-    determinism: str | None = None
-    determinism_reason: str | None = None
-    purpose: str | None = None
-    expected: str | None = None
-    model: str | None = None
-    dataset: str | None = None
-    data: tuple[str, ...] | None = None
-    notebook: str | None = None
-    repository: Path | None = None
+    said: Said = Said()
     name: str | None = None
 
     def tracked_definition(self, root: Path) -> StudyDefinition:
@@ -70,11 +75,11 @@ class Told:
         return tracked_definition(
             root,
             self.study,
-            purpose=self.purpose,
-            expected=self.expected,
-            model=self.model,
-            dataset=self.dataset,
-            data=self.data,
+            purpose=self.said.purpose,
+            expected=self.said.expected,
+            model=self.said.model,
+            dataset=self.said.dataset,
+            data=self.said.data,
         )
 
     def decided(self, definition: StudyDefinition) -> tuple[int, str]:
@@ -86,26 +91,11 @@ class Told:
         from nemo_gitexp.definition import DEFAULT_SEED
 
         seed = next(value for value in (self.seed, definition.seed, DEFAULT_SEED) if value is not None)
-        determinism = self.determinism or definition.determinism
-        if determinism == "off" and not (self.determinism_reason or definition.determinism_reason):
+        determinism = self.said.determinism or definition.determinism
+        if determinism == "off" and not (self.said.determinism_reason or definition.determinism_reason):
             hint = 'determinism="off", determinism_reason="why"'
             raise UsageError("determinism off needs a reason", hint=hint)
         return seed, determinism
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What else a program may say about its experiment; None: nothing."""
-
-    determinism: str | None = None
-    determinism_reason: str | None = None
-    purpose: str | None = None
-    expected: str | None = None
-    model: str | None = None
-    dataset: str | None = None
-    data: Sequence[str | os.PathLike[str]] | None = None
-    notebook: str | os.PathLike[str] | None = None
-    repository: str | os.PathLike[str] | None = None
 
 
 def tell(
@@ -134,24 +124,13 @@ def tell(
     plain = plain_config({} if config is None else config)
     if said.determinism not in (None, *DETERMINISM):
         raise UsageError(f"determinism {said.determinism!r}: no such profile", hint=f"one of {', '.join(DETERMINISM)}")
-    data = said.data
-    if isinstance(data, str):
-        raise UsageError("data is a list of paths", hint=f"data=[{data!r}]")
     return Told(
         given=given,
         study=slug(given if study is None else study),
         config=plain,
         config_hash=config_hash(plain),
         seed=agreed_seed(seed, plain),
-        determinism=said.determinism,
-        determinism_reason=said.determinism_reason,
-        purpose=said.purpose,
-        expected=said.expected,
-        model=said.model,
-        dataset=said.dataset,
-        data=None if data is None else tuple(os.fspath(path) for path in data),
-        notebook=None if said.notebook is None else os.fspath(said.notebook),
-        repository=None if said.repository is None else Path(said.repository),
+        said=said,
         name=name,
     )
 
@@ -215,35 +194,21 @@ def ending_of(error: BaseException | None) -> Ending:
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return Ending("completed", 0)
     if isinstance(error, KeyboardInterrupt):
-        return Ending("cancelled", 128 + signal.SIGINT, describe(error), "SIGINT")
+        return Ending("cancelled", 128 + signal.SIGINT, describe_exception(error), "SIGINT")
     if isinstance(error, TerminatedError):
-        return Ending("cancelled", 128 + signal.SIGTERM, describe(error), "SIGTERM")
+        return Ending("cancelled", 128 + signal.SIGTERM, describe_exception(error), "SIGTERM")
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else 1
         said = f"exit code {code}" + ("" if isinstance(error.code, int) else f": {error.code}")
-        return Ending("failed", code, {**describe(error), "type": "ExitCodeError", "message": said})
-    return Ending("failed", 1, describe(error))
+        return Ending("failed", code, {**describe_exception(error), "type": "ExitCodeError", "message": said})
+    return Ending("failed", 1, describe_exception(error))
 
 
 def failure(error: BaseException | str) -> Ending:
     """Return the end of an experiment whose program says that it failed, and goes on itself."""
     if isinstance(error, BaseException):
-        return Ending("failed", None, describe(error))
+        return Ending("failed", None, describe_exception(error))
     return Ending("failed", None, {"type": "ExperimentFailure", "message": str(error)[:MOST_MESSAGE], "traceback": ""})
-
-
-def describe(error: BaseException) -> dict[str, str]:
-    """Return type, message and traceback of an exception."""
-    try:
-        message = str(error)
-    except Exception:  # noqa: BLE001 - its type is worth recording all the same
-        message = "it has no message: its __str__ fails"
-    text = "".join(traceback.format_exception(error))
-    return {
-        "type": type(error).__name__,
-        "message": message[:MOST_MESSAGE],
-        "traceback": text[-MOST_TRACEBACK:],
-    }
 
 
 @dataclass(eq=False, slots=True)

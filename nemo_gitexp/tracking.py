@@ -64,6 +64,8 @@ def track(  # noqa: PLR0913 - as much as there is to say
         GitexpError: when the block begins: NotARepositoryError, SnapshotRefusedError, IdentityMissingError,
             NotebookError, UntrackedDataError, StateDirectoryError, …; nothing is recorded then.
     """
+    if isinstance(data, str):
+        raise UsageError("data is a list of paths", hint=f"data=[{data!r}]")
     said = Said(
         determinism=determinism,
         determinism_reason=determinism_reason,
@@ -71,9 +73,9 @@ def track(  # noqa: PLR0913 - as much as there is to say
         expected=expected,
         model=model,
         dataset=dataset,
-        data=data,
-        notebook=notebook,
-        repository=repository,
+        data=None if data is None else tuple(os.fspath(path) for path in data),
+        notebook=None if notebook is None else os.fspath(notebook),
+        repository=None if repository is None else Path(repository),
     )
     return Block(tell(study, config, seed, said))
 

@@ -20,14 +20,12 @@ from .seeding import Seeding, process_seed
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Iterable
+    from typing import Iterable, Mapping
 
     from .shapes import JobOrder, JsonValue, StageOrder
 
 OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 IMPORT_FRAMES = "<frozen importlib._bootstrap"
-MOST_MESSAGE = 2000
-MOST_TRACEBACK = 20000
 
 
 def main(order_path: str) -> None:
@@ -153,28 +151,15 @@ def _report_error(path: str, error: BaseException) -> None:
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         return
     try:
-        import traceback
+        from .exception import describe_exception
 
         _strip(error, set())
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        document: dict[str, JsonValue] = {
-            "type": type(error).__name__,
-            "message": _message(error)[:MOST_MESSAGE],
-            "traceback": text[-MOST_TRACEBACK:],
-        }
-        _write_surely(path, document)
+        _write_surely(path, describe_exception(error))
     except Exception:  # noqa: BLE001, S110 - an exception that cannot be rendered must still end the job its own way
         pass
 
 
-def _message(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - its type is worth recording all the same
-        return "it has no message: its __str__ fails"
-
-
-def _write_surely(path: str, document: dict[str, JsonValue]) -> None:
+def _write_surely(path: str, document: Mapping[str, JsonValue]) -> None:
     """Write a document, on a full disk into the space that the worker set aside for this."""
     try:
         write_plain(path, document)
