@@ -180,7 +180,7 @@ class ExperimentPipeline:
             DefinitionError: a function asks for something that nobody gives.
             UnportableFunctionError: a function that no job can be given.
             CanonicalFormError: a configuration that cannot be recorded.
-            NotARepositoryError: the working directory is in no repository.
+            NotARepositoryError: neither the working directory nor the script lies in a repository.
         """
         self._require_dag()
         site = open_site(find_repository(), os.environ)
