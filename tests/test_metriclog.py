@@ -6,23 +6,27 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nemo_gitexp import log_metrics
+from nemo_gitexp import log_metrics, metriclog
 from nemo_gitexp.errors import MetricValueError, StateDirectoryError
 from nemo_gitexp.metriclog import Discard, MetricLog, enter, leave
 from nemo_gitexp.metrics import parse_metric_lines
 
 
 @pytest.fixture
-def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GITEXP_METRICS", str(tmp_path / "metrics.jsonl"))
-    return tmp_path / "metrics.jsonl"
+    yield tmp_path / "metrics.jsonl"
+    if metriclog._STREAM is not None:  # it stays open as long as a process does
+        metriclog._STREAM.close()
+        metriclog._STREAM = None
 
 
 def test_numbers_and_steps_of_any_library_are_lines_of_the_stream(stream: Path) -> None:
