@@ -71,7 +71,14 @@ _OF_THE_RECORD = ("experiment.yaml", "experiment.json", "record/", "GITEXP_EXPER
 
 
 def reached_code(
-    entry: Entry, workdir: str, tree: Mapping[str, str], read: Reader, *, within: Collection[str], mentioned: str
+    entry: Entry,
+    workdir: str,
+    tree: Mapping[str, str],
+    read: Reader,
+    *,
+    within: Collection[str],
+    mentioned: str,
+    left_out: Collection[str] = (),
 ) -> JsonValue:
     """Return what stands for the code that an entry point can reach: equal values mean equal code.
 
@@ -82,19 +89,20 @@ def reached_code(
         read: reads files of it.
         within: paths that count as the study's code; what lies elsewhere counts where it is imported.
         mentioned: texts, beside those of the code, that may name files.
+        left_out: paths that the tree does not hold although the repository does: configuration.
 
     Returns:
         Path and blob sha of whole files, and of the function's own file the definitions that it uses, as text. Files
         that are no Python count as a whole, but for the usual prose and what git and DVC keep. None: it may read what
-        belongs to the record itself, of which no two experiments have the same.
+        belongs to the record itself, of which no two experiments have the same, or what was left out.
     """
     walk = _Walk(tree, read)
     walk.follow(entry, workdir)
+    text = "\n".join([*walk.texts, mentioned])
+    if any(name in text for name in (*_OF_THE_RECORD, *map(posixpath.basename, left_out))):
+        return None
     if walk.is_everything:
         return {"files": [[path, sha] for path, sha in sorted(tree.items())]}
-    text = "\n".join([*walk.texts, mentioned])
-    if any(name in text for name in _OF_THE_RECORD):
-        return None
     inside = [path for path in tree if path in within]
     others = [path for path in inside if not path.endswith(".py") and (not _is_prose(path) or _is_named(path, text))]
     others += [path for path in tree if posixpath.basename(path) in _ALWAYS_RUN]

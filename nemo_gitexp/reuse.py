@@ -96,7 +96,13 @@ class _Source:
         filtered, metrics = record.code.filtered, record.metrics
         seen = visible_config(stage, self._config)
         code = reached_code(
-            stage.entry, record.workdir, self._tree, self._read, within=self._within, mentioned=canonical_text(seen)
+            stage.entry,
+            record.workdir,
+            self._tree,
+            self._read,
+            within=self._within,
+            mentioned=canonical_text(seen),
+            left_out=[record.config_file] if record.config_file else [],
         )
         if code is None:
             return None

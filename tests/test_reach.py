@@ -350,6 +350,22 @@ def test_prose_that_the_configuration_names_counts() -> None:
 def test_a_stage_that_reads_its_own_record_has_no_key() -> None:
     files = {"flow.py": "def load(r): return open('experiments/x/experiment.yaml').read()\n"}
     assert reach(FunctionEntry("flow:load"), files) is None
+    dynamic = {"flow.py": "def load(r): return eval(open('experiments/x/experiment.yaml').read())\n"}
+    assert reach(FunctionEntry("flow:load"), dynamic) is None
+
+
+def test_a_stage_that_reads_the_file_of_the_configuration_by_itself_has_no_key() -> None:
+    tree = {"flow.py": "100644 0"}
+    found = reached_code(
+        FunctionEntry("flow:load"),
+        ".",
+        tree,
+        lambda paths: dict.fromkeys(paths, b"def load(r): return open('configs/conf.json').read()\n"),
+        within=tree.keys(),
+        mentioned="",
+        left_out=["configs/conf.json"],
+    )
+    assert found is None
 
 
 def test_what_a_quoted_annotation_names_counts() -> None:
