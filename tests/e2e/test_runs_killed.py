@@ -46,6 +46,8 @@ def test_a_kill_at_any_moment_leaves_whole_experiments_and_nothing_else(tmp_path
         process.communicate()
         listed = work.gitexp("log", "--json", "-n", "1").json["experiments"]
         assert {item["status"] for item in listed} <= {"recorded", "launched", "running", "completed"}
+    for lock in (work.root / ".git/refs").rglob("*.lock"):  # a killed git leaves them; they count as stale when old
+        os.utime(lock, (0, 0))
     wait_until(lambda: _none_goes_on(work) and not work.refs("refs/gitexp-tmp/"))  # looking is what tidies up
     work.gitexp("collect")
     ended = work.gitexp("log", "--json", "--all").json["experiments"]
@@ -53,8 +55,6 @@ def test_a_kill_at_any_moment_leaves_whole_experiments_and_nothing_else(tmp_path
     for item in ended:
         if item["status"] != "completed":
             assert work.gitexp("launch", "--json", item["experiment"]).json["status"] == "completed"
-    for lock in (work.root / ".git/refs").rglob("*.lock"):  # a killed git leaves them; they count as stale when old
-        os.utime(lock, (0, 0))
     work.gitexp("collect")
     expect_nothing_left(work)
     assert fsck(work) == ""
