@@ -209,4 +209,5 @@ def _mtimes(root: Path) -> Iterable[float]:
         is_top = base == str(root) or Path(base).parent == root / "stages"
         for name in files:
             if not (is_top and (name in OBSERVERS_FILES or name.startswith("."))):
-                yield Path(base, name).lstat().st_mtime
+                with contextlib.suppress(FileNotFoundError):  # the worker lives after all, and tidies up
+                    yield Path(base, name).lstat().st_mtime

@@ -13,6 +13,7 @@ import pytest
 
 from nemo_gitexp.rundir import RunPaths, reserve_run, write_beside
 from nemo_gitexp.runs import (
+    _mtimes,
     give_up,
     inspect_run,
     last_write,
@@ -106,6 +107,17 @@ def test_what_observers_write_does_not_date_a_run(run: RunPaths) -> None:
     run.outputs.mkdir()
     (run.outputs / ".hidden").write_text("made by the job")
     assert last_write(run) > before
+
+
+def test_a_file_that_goes_while_somebody_looks_is_no_error(run: RunPaths) -> None:
+    names = [run.root / name for name in ("one", "other")]
+    for path in names:
+        path.write_text("")
+    seen = _mtimes(run.root)
+    next(seen)  # the directory is listed by now
+    for path in names:
+        path.unlink()
+    assert len(list(seen)) < 3
 
 
 def test_only_whole_run_directories_are_listed_in_the_order_they_were_made(tmp_path: Path) -> None:

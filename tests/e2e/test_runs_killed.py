@@ -132,11 +132,14 @@ def test_a_late_result_replaces_lost_as_if_it_had_never_been(gated: Gated) -> No
     process.communicate()
     started = gated.run_dir / "started.json"
     true = started.read_text()
-    started.write_text(true.replace(f'"pid": {gated.pid("started")}', '"pid": 4194000'))  # as if it were gone
+    asleep = [gated.kill(name, signal.SIGSTOP) for name in ("supervisor", "started")]  # so that neither says a word
+    started.write_text(true.replace(f'"pid": {asleep[-1]}', '"pid": 4194000'))  # as if it were gone
     lost = gated.status()
     assert lost["status"] == "lost"
     started.write_text(true)
     gated.open()
+    for pid in asleep:
+        os.kill(pid, signal.SIGCONT)
     wait_until(lambda: gated.status()["status"] != "lost")
     late = gated.status()
     assert late["result"] != lost["result"]
