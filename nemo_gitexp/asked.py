@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import difflib
 import os
+import posixpath
+import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nemo_gitexp.command import anchor_script, find_workdir
+from nemo_gitexp.command import anchor_script, find_file, find_workdir
 from nemo_gitexp.definition import InputSpec, MetricsSpec, StudyDefinition, parse_definition
-from nemo_gitexp.entry import FunctionEntry, parse_command, reads_program_from_stdin
+from nemo_gitexp.entry import CallEntry, FunctionEntry, parse_command, reads_program_from_stdin
 from nemo_gitexp.errors import DefinitionError, UnknownStudyError, UsageError
 from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.keypath import render_key
 from nemo_gitexp.naming import require_name, slug
 from nemo_gitexp.overrides import apply_overrides, parse_adhoc_arguments
+from nemo_gitexp.plainform import canonical_text
 from nemo_gitexp.record import Tracked
 from nemo_gitexp.signatures import Signature, find_signature
 from nemo_gitexp.stages import AnyEntry, Stage, StagesEntry, fit_stage
@@ -53,10 +57,28 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Unresolved:
+    """A call whose configuration is made from the recorded code, once that is known.
+
+    Args:
+        recipe: `file.py:name` that makes it; None where `config` says what is called.
+        config: what a call was given (`described.describe_call`), or an earlier experiment's configuration.
+        overrides: as typed.
+        task: which task of several it is, whose configuration stands below its name; None: the one there is.
+    """
+
+    recipe: str | None
+    config: Mapping[str, JsonValue] | None = None
+    overrides: tuple[str, ...] = ()
+    task: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Defined:
     """An entry point with its definition and resolved configuration; `workdir` is relative to the root.
 
-    `carried` are files that the record itself holds, by name: functions that no module of the repository has.
+    `unresolved` are calls that `config` does not hold yet. `carried` are files that the record itself holds, by name:
+    functions that no module of the repository has.
     `tracked` is set for a part of a program that runs already: then `topology` is what it really runs in, its arguments
     are no templates, and `name` may be one that its author chose.
     """
@@ -67,6 +89,7 @@ class Defined:
     config: Mapping[str, JsonValue]
     ad_hoc: bool
     workdir: str
+    unresolved: tuple[Unresolved, ...] = ()
     carried: Mapping[str, bytes] = field(default_factory=dict)
     tracked: Tracked | None = None
     topology: Mapping[str, JsonValue] | None = None
@@ -88,10 +111,6 @@ def read_study(root: Path, study: str) -> StudyDefinition:
     if "=" in study:
         raise UsageError(
             f"{study} changes a study, and no study is named", hint=f"nemo-gitexp run STUDY {shlex.quote(study)}"
-        )
-    if study.partition(":")[0].endswith(".py"):
-        raise UsageError(
-            f"{study} is a recipe, which this version cannot run", hint="nemo-gitexp run -- python FILE.py"
         )
     if "/" in study:
         parts = [part for part in study.split("/") if part not in ("", ".", "experiments", "experiment.yaml")]
@@ -199,13 +218,12 @@ def _define_command(root: Path, asked: Asked) -> Defined:
 
 def _define_study(root: Path, asked: Asked) -> Defined:
     study = asked.study or ""
+    if is_recipe(study):
+        return _define_recipe(root, asked, study)
     definition = read_study(root, study)
     if definition.recipe is not None:
-        raise DefinitionError(
-            f"experiments/{study}/experiment.yaml uses recipe:, which this version cannot run",
-            hint="use command:, function: or stages:",
-            faults=["recipe"],
-        )
+        overrides = [*_assignments(definition.config), *asked.overrides]
+        return _of_recipe(root, asked, study, definition, definition.recipe, overrides)
     config = dict(definition.config)
     if asked.base_config is not None:
         config = dict(asked.base_config)
@@ -215,6 +233,54 @@ def _define_study(root: Path, asked: Asked) -> Defined:
     definition = replace(definition, purpose=asked.purpose or definition.purpose)
     entry = _entry(root, definition, config)
     return Defined(study, definition, entry, config, ad_hoc=False, workdir=definition.workdir)
+
+
+_RECIPE = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)")
+
+
+def is_recipe(text: str) -> bool:
+    """Return whether a word names a recipe, `file.py:name`, and no study."""
+    return _RECIPE.fullmatch(text) is not None
+
+
+def _define_recipe(root: Path, asked: Asked, text: str) -> Defined:
+    """Return the definition of a typed recipe: of the study in whose directory its file lies, else of its name's."""
+    file, _, name = text.rpartition(":")
+    path = find_file(root, asked.cwd, file)
+    parts = path.split("/")
+    study = parts[1] if len(parts) > 2 and parts[0] == "experiments" else slug(name)
+    if (root / "experiments" / study / "experiment.yaml").is_file():
+        definition = read_study(root, study)
+    else:
+        typed = " ".join((text, *asked.overrides))
+        definition = StudyDefinition(purpose=asked.message or typed, model=slug(name.replace("_", "-")))
+    return _of_recipe(root, asked, study, definition, f"{path}:{name}", asked.overrides)
+
+
+def _of_recipe(
+    root: Path, asked: Asked, study: str, definition: StudyDefinition, recipe: str, overrides: Sequence[str]
+) -> Defined:
+    file = recipe.rpartition(":")[0]
+    if not (root / file).is_file():
+        raise UsageError(f"there is no file {file}", hint="paths are relative to the root of the repository", path=file)
+    search = tuple(dict.fromkeys((posixpath.dirname(file) or ".", definition.workdir)))
+    definition = replace(
+        definition, purpose=asked.purpose or definition.purpose, recipe=recipe, command=None, function=None, stages=None
+    )
+    wanted = Unresolved(recipe, asked.base_config, tuple(overrides))
+    entry = CallEntry("", search=search, recipe=recipe)
+    return Defined(study, definition, entry, {}, ad_hoc=False, workdir=definition.workdir, unresolved=(wanted,))
+
+
+def _assignments(config: Mapping[str, JsonValue], above: tuple[str, ...] = ()) -> list[str]:
+    """Return a configuration's leaves as `key=value`, as they would be typed."""
+    lines: list[str] = []
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            lines += _assignments(value, (*above, key))
+        else:
+            lines.append(f"{render_key((*above, key))}={canonical_text(value)}")
+    return lines
 
 
 def _entry(root: Path, definition: StudyDefinition, config: Mapping[str, JsonValue]) -> AnyEntry:

@@ -33,6 +33,19 @@ def find_workdir(root: Path, cwd: Path, entry: Entry) -> str:
     return here.relative_to(top).as_posix() if files else "."
 
 
+def find_file(root: Path, cwd: Path, typed: str) -> str:
+    """Return a file that was typed, relative to the root: from where it was typed if it is there, else from the root.
+
+    Raises:
+        UsageError: it lies outside of the repository.
+    """
+    top, here = Path(os.path.realpath(root)), Path(os.path.realpath(cwd))
+    place = Path(os.path.normpath(here / typed if (here / typed).is_file() else top / typed))
+    if not place.is_relative_to(top):
+        raise UsageError(f"{typed} lies outside the repository", hint=f"{top} is its root", path=typed)
+    return place.relative_to(top).as_posix()
+
+
 def anchor_script(entry: Entry, root: Path, workdir: str) -> Entry:
     """Return the entry with a script or notebook of this work tree named relative to the working directory.
 

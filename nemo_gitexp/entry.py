@@ -1,4 +1,4 @@
-"""What a job runs: a script, module, code, function, command or notebook, as a value; placeholders in its arguments.
+"""What a job runs, as a value: script, module, code, function, call, command, notebook; placeholders in its arguments.
 
 Recognised from the argument list alone: no file is looked at, no interpreter is asked.
 """
@@ -161,6 +161,38 @@ class FunctionEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class CallEntry:
+    """A call that the configuration describes, target and arguments (`run.Partial`).
+
+    Args:
+        target: `module:name`, what the configuration has at `_target_`.
+        python: what runs it.
+        search: directories, relative to the root, that lead the import path.
+        recipe: `file.py:name` that made the configuration; None where a program did. No part of the identity.
+    """
+
+    target: str
+    python: Python = Python()
+    search: tuple[str, ...] = ()
+    recipe: str | None = None
+    arguments: ClassVar[tuple[str, ...]] = ()
+    kind: ClassVar[str] = "call"
+    wrapped: ClassVar[bool] = False
+
+    @property
+    def study_stem(self) -> str:
+        """The name of what made it, else of what is called."""
+        return (self.recipe or self.target).rpartition(":")[2].rpartition(".")[2]
+
+    def to_json(self) -> EntryJson:
+        """Return what the record and the plan hold."""
+        shape = _python_json(self.kind, self.python, ())
+        del shape["args"]
+        made: EntryJson = {"recipe": self.recipe} if self.recipe else {}
+        return {**shape, "target": self.target, "search": list(self.search), **made}
+
+
+@dataclass(frozen=True, slots=True)
 class CommandEntry:
     """Any other command (`bash x.sh`, `torchrun … train.py`): which interpreter runs is known only in the job."""
 
@@ -231,7 +263,7 @@ class InteractiveEntry:
 
 
 PythonEntry: TypeAlias = ScriptEntry | ModuleEntry | CodeEntry
-Entry: TypeAlias = PythonEntry | FunctionEntry | CommandEntry | NotebookEntry | InteractiveEntry
+Entry: TypeAlias = PythonEntry | FunctionEntry | CallEntry | CommandEntry | NotebookEntry | InteractiveEntry
 
 
 def require_repeatable(entry: object, sha: str) -> None:
@@ -311,6 +343,9 @@ def parse_entry(document: JsonValue) -> Entry:  # noqa: PLR0911 - one line a kin
         return CodeEntry(_text(document, "code"), _texts(document, "args"), python)
     if kind == "function":
         return _parse_function(document, python)
+    if kind == "call":
+        recipe = _text_or_none(document, "recipe")
+        return CallEntry(_text(document, "target"), python, _texts(document, "search"), recipe)
     if kind == "notebook":
         return NotebookEntry(_text(document, "path"), python)
     if kind == "interactive":

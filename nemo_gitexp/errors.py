@@ -9,6 +9,7 @@ GitexpError                       exit 3: could not answer
 │   ├── UnknownExecutorError      names the nearest executor
 │   ├── InsideJobError            a job that would launch experiments itself
 │   ├── PipelineError             stages that make no DAG
+│   ├── DuplicateTaskError        two tasks of one name
 │   ├── ConflictingConfigError    a configuration that already says something else
 │   ├── ExperimentExistsError     a tracked name that was started before
 │   ├── MetricValueError          a metric that is no number (also a TypeError)
@@ -16,6 +17,10 @@ GitexpError                       exit 3: could not answer
 ├── CanonicalFormError            a config value without a stable form
 ├── UnbuildableConfigError        a config object that a job would get differently
 ├── UnportableFunctionError       a function that no job can be given
+├── RecipeError                   a recipe, or a configured call, that cannot be resolved in the recorded state
+│   └── MissingModuleError        something to import that the recorded state or the job's environment has not
+├── PluginError                   a plugin that raised
+├── ExecutorError                 an executor that cannot be recorded, or that nothing can be submitted to
 ├── DocumentError                 JSON or YAML text that cannot be accepted
 │   ├── DefinitionError           experiment.yaml
 │   └── RecordError               a record or result that is damaged, too large or too new
@@ -111,6 +116,10 @@ class PipelineError(UsageError, RuntimeError):
     """Stages that make no DAG; `missing` names dependencies that are no stages. A RuntimeError, as the guide has it."""
 
 
+class DuplicateTaskError(UsageError):
+    """Two tasks of one name; `task` is the name."""
+
+
 class ExperimentExistsError(UsageError):
     """A tracked name that was started before; `name`, `status` (how that one stands) and a free `suggestion`."""
 
@@ -133,6 +142,22 @@ class UnbuildableConfigError(GitexpError):
 
 class UnportableFunctionError(GitexpError):
     """A function that no job can be given; `function` is its name."""
+
+
+class RecipeError(GitexpError):
+    """A recipe or a configured call that cannot be resolved in the recorded state; `recipe` says which."""
+
+
+class MissingModuleError(RecipeError):
+    """Something to import that the recorded state, or the job's environment, has not; `module` names it."""
+
+
+class PluginError(GitexpError):
+    """A plugin that raised; `plugin` is its class."""
+
+
+class ExecutorError(GitexpError):
+    """An executor that cannot be recorded, or that nothing can be submitted to; `executor` is its class."""
 
 
 class DocumentError(GitexpError):

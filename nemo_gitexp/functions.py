@@ -61,7 +61,7 @@ def _by_name(function: Callable[..., object], root: Path) -> FunctionEntry | Non
         return None
     if module.__name__ == "__main__":
         return _of_main(module, name, root)
-    search = _search_directory(module, root)
+    search = search_directory(module, root)
     if search is None:
         return None
     return FunctionEntry(f"{module.__name__}:{name}", search=search or None)
@@ -77,7 +77,7 @@ def _is_at(module: types.ModuleType, qualified_name: str, function: object) -> b
 
 def _of_main(main: types.ModuleType, name: str, root: Path) -> FunctionEntry | None:
     file = _module_file(main)
-    if file is None or not _is_ours(file, root) or not _is_defined_on_import(file, name.partition(".")[0]):
+    if file is None or not _is_ours(file, root) or not is_defined_on_import(file, name.partition(".")[0]):
         return None
     spec = getattr(main, "__spec__", None)
     if spec is not None:  # python -m package.train
@@ -88,7 +88,7 @@ def _of_main(main: types.ModuleType, name: str, root: Path) -> FunctionEntry | N
     return FunctionEntry(f"{file.relative_to(root).as_posix()}:{name}")
 
 
-def _is_defined_on_import(file: Path, name: str) -> bool:
+def is_defined_on_import(file: Path, name: str) -> bool:
     """Return whether a script defines a name also when it is imported: not only below `if __name__ == …`."""
     try:
         waiting: list[ast.AST] = list(ast.parse(file.read_bytes()).body)
@@ -110,7 +110,7 @@ def _is_defined_on_import(file: Path, name: str) -> bool:
     return False
 
 
-def _search_directory(module: types.ModuleType, root: Path) -> str | None:
+def search_directory(module: types.ModuleType, root: Path) -> str | None:
     """Return what must lead the import path for a module to be found, relative to the root; empty: nothing need.
 
     None for a module that no job can import.
@@ -186,7 +186,7 @@ def _by_value(
     function: Callable[..., object], root: Path, study: str, name: str
 ) -> tuple[FunctionEntry, dict[str, bytes]]:
     def is_there(module: types.ModuleType) -> bool:
-        return _module_file(module) is None or _search_directory(module, root) is not None
+        return _module_file(module) is None or search_directory(module, root) is not None
 
     carried = carry_function(function, root, is_there)
     search = _live_search(root)

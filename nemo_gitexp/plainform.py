@@ -41,13 +41,17 @@ ARGUMENTS = "_args_"
 _Path = tuple[str | int, ...]
 
 
-def plain_value(value: object) -> JsonValue:
+def plain_value(value: object, *, with_defaults: bool = True) -> JsonValue:
     """Return the value as dicts with text keys, lists and scalars, nothing shared with the argument.
+
+    Args:
+        value: anything that has a stable form.
+        with_defaults: a `Config` or `Partial` has the defaults of what it configures; False: what it was given alone.
 
     Raises:
         CanonicalFormError: a value without a stable form, with the dotted path of it in `key`.
     """
-    return _Plain().convert(value, ())
+    return _Plain(with_defaults=with_defaults).convert(value, ())
 
 
 def canonical_text(value: JsonValue) -> str:
@@ -58,8 +62,9 @@ def canonical_text(value: JsonValue) -> str:
 class _Plain:
     """One conversion: remembers which containers are open, to tell a cycle from a repetition."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_defaults: bool = True) -> None:
         self.open: set[int] = set()
+        self.with_defaults = with_defaults
 
     def convert(self, value: object, path: _Path) -> JsonValue:
         scalar = _scalar(value, path)
@@ -143,12 +148,12 @@ class _Plain:
         return result
 
     def _buildable(self, value: object, path: _Path) -> JsonValue:
-        """Return a Fiddle or NeMo Run `Config` or `Partial`, defaults filled in: left out and written out are equal."""
+        """Return a Fiddle or NeMo Run `Config` or `Partial`; with defaults, left out and written out are equal."""
         fiddle = cast("_Fiddle", sys.modules["fiddle"])
         buildable = cast("_Buildable", value)
         target = buildable.__fn_or_cls__
-        arguments = dict(fiddle.ordered_arguments(buildable, include_defaults=True))
-        factories = _default_factories(target)
+        arguments = dict(fiddle.ordered_arguments(buildable, include_defaults=self.with_defaults))
+        factories = default_factories(target) if self.with_defaults else {}
         for name in factories.keys() - buildable.__arguments__.keys():
             arguments[name] = factories[name]()
         positional = [item for key, item in arguments.items() if isinstance(key, int)]
@@ -322,7 +327,8 @@ def is_buildable(value: object) -> bool:
     return _is_from(value, "fiddle", "Buildable")
 
 
-def _default_factories(target: object) -> dict[str, Callable[[], object]]:
+def default_factories(target: object) -> dict[str, Callable[[], object]]:
+    """Return what makes the defaults of a dataclass's fields that are made anew for each of its objects."""
     if not (isinstance(target, type) and dataclasses.is_dataclass(target)):
         return {}
     made = ((field.name, field.default_factory) for field in dataclasses.fields(target) if field.init)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import TypeAlias
 
 from nemo_gitexp.entry import (
+    CallEntry,
     CodeEntry,
     CommandEntry,
     Entry,
@@ -139,7 +140,7 @@ class _Walk:
 
     def follow(self, entry: Entry, workdir: str) -> None:
         """Take in all that the entry point can reach."""
-        if isinstance(entry, (CommandEntry, InteractiveEntry, NotebookEntry)) or self._links_lead_to_code():
+        if isinstance(entry, (CallEntry, CommandEntry, InteractiveEntry, NotebookEntry)) or self._links_lead_to_code():
             self.is_everything = True
         elif isinstance(entry, FunctionEntry):
             self._follow_function(entry)

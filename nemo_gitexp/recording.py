@@ -107,6 +107,7 @@ def plan_defined(site: Site, asked: Asked, defined: Defined, now: datetime, look
         raise SnapshotRefusedError(
             "the work tree differs from HEAD", hint="git status; git commit -a, or leave out --require-clean"
         )
+    defined = _resolved(site, asked, defined, snapshot, interpreter)
     record = _record(site, asked, defined, snapshot, environment.key if environment else None, now)
     _check_placeholders(record, defined.config, site.settings.site)
     notes = [*_notes(record), *_live_notes(record, repository.root)]
@@ -120,6 +121,14 @@ def plan_defined(site: Site, asked: Asked, defined: Defined, now: datetime, look
         probe_interpreter=probe,
         notes=tuple(notes),
     )
+
+
+def _resolved(site: Site, asked: Asked, defined: Defined, snapshot: Snapshot, interpreter: Path | None) -> Defined:
+    if not defined.unresolved or interpreter is None:
+        return defined
+    from nemo_gitexp.recipes import Surroundings, resolve_calls  # 20 ms that others need not pay
+
+    return resolve_calls(site, defined, snapshot, Surroundings(interpreter, asked.env), asked.seed)
 
 
 def _record(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
 from nemo_gitexp.entry import (
+    CallEntry,
     CommandEntry,
     Entry,
     EntryJson,
@@ -99,14 +100,14 @@ def require_stage_name(name: str) -> str:
 
 
 def entry_identity(entry: AnyEntry) -> EntryJson:
-    """Return what of an entry point decides results: all but a carried file's hash.
+    """Return what of an entry point decides results: all but a carried file's hash and what a call was made by.
 
-    Pickles of one function differ from process to process, its digest does not.
+    Pickles of one function differ from process to process, its digest does not; and two recipes may make one call.
     """
     if isinstance(entry, StagesEntry):
         parts: list[JsonValue] = [{**stage.to_json(), "entry": entry_identity(stage.entry)} for stage in entry.stages]
         return {"kind": entry.kind, "stages": parts}
-    return {key: value for key, value in entry.to_json().items() if key != "sha256"}
+    return {key: value for key, value in entry.to_json().items() if key not in ("sha256", "recipe")}
 
 
 def simple_entries(entry: AnyEntry) -> tuple[Entry, ...]:
@@ -125,11 +126,14 @@ def command_of(entry: AnyEntry) -> CommandEntry | None:
 
 
 def visible_config(stage: Stage, config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return the part of the configuration that a stage may see.
+    """Return the part of the configuration that a stage may see; a described call is what stands under its name.
 
     Raises:
         DefinitionError: it asks for a key that is not there.
     """
+    if isinstance(stage.entry, CallEntry):
+        own = config.get(stage.name)
+        return dict(own) if isinstance(own, Mapping) else {}
     if stage.config is None:
         return dict(config)
     seen: dict[str, JsonValue] = {}

@@ -24,16 +24,18 @@ def run_entry(entry: EntryPlan, config: dict[str, JsonValue], workspace: str = "
 
     Args:
         entry: a script, module, code, function or notebook entry.
-        config: what a function is called with.
+        config: what a function is called with, or the description of a call.
         workspace: the root of the restored state, which a function's file is relative to.
         seed: for a function that asks for it.
 
     Returns:
-        What the function returned, None for all other kinds.
+        What the function or the call returned, None for all other kinds.
     """
     kind = entry["kind"]
     if kind == "function":
         return _run_function(entry, config, workspace, seed)
+    if kind == "call":
+        return _run_call(entry, config, workspace)
     if kind == "module":
         _run_module(entry["module"], entry["args"])
     elif kind == "code":
@@ -101,6 +103,18 @@ def _run_function(entry: EntryPlan, config: dict[str, JsonValue], workspace: str
     if entry.get("call"):
         return require_done(function(**call_arguments(entry["call"], given, seed)))
     return require_done(call_by_signature(function, given))
+
+
+def _run_call(entry: EntryPlan, config: dict[str, JsonValue], workspace: str) -> object:
+    """Make the call that the configuration describes; the modules of its functions are imported as any would be."""
+    from .function import call_search_directories, require_done
+    from .rebuild import rebuild
+
+    sys.argv = [entry["target"]]
+    if not _is_safe_path():
+        sys.path[:0] = call_search_directories(entry, workspace)
+    _fresh_main()
+    return require_done(rebuild(config)())
 
 
 def _run_as_main(name: str, alter_argv: bool) -> None:  # noqa: FBT001 - runpy's own parameter

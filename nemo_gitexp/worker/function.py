@@ -27,6 +27,12 @@ def find_search_directory(entry: EntryPlan, workspace: str) -> str:
     return os.getcwd()
 
 
+def call_search_directories(entry: EntryPlan, workspace: str) -> list[str]:
+    """Return what leads the import path of a described call: the directories that the record names."""
+    top = os.path.realpath(workspace)
+    return [os.path.normpath(os.path.join(top, name)) for name in entry["search"]]
+
+
 def load_function(entry: EntryPlan, workspace: str) -> Callable[..., object]:
     """Return the function; importing its module runs that as any import would.
 
@@ -38,7 +44,7 @@ def load_function(entry: EntryPlan, workspace: str) -> Callable[..., object]:
     if not colon:
         return _load_carried(entry, os.path.join(workspace, target))
     if _is_file(target):
-        module = _import_file(os.path.join(os.path.realpath(workspace), place))
+        module = import_file(os.path.join(os.path.realpath(workspace), place))
     else:
         module = __import__(place, fromlist=["_"])
     return find_attribute(module, name)  # type: ignore[return-value]  # calling what is no function says so
@@ -96,7 +102,7 @@ def _is_file(target: str) -> bool:
     return target.rpartition(":")[0].endswith(".py")
 
 
-def _import_file(path: str) -> object:
+def import_file(path: str) -> object:
     """Import a script as the module of its stem's name, so that what it defines can be found again by that name."""
     external, bootstrap = sys.modules["_frozen_importlib_external"], sys.modules["_frozen_importlib"]
     name = os.path.basename(path)[: -len(".py")]

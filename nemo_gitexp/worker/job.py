@@ -64,13 +64,14 @@ def _run_stage(order: JobOrder, stage: StageOrder) -> object:
     if order["entry"]["kind"] != "function":
         from pathlib import Path
 
+        returned = None
         try:
-            run_entry(order["entry"], order["config"], workspace, order["seed"])
+            returned = run_entry(order["entry"], order["config"], workspace, order["seed"])
         except SystemExit as leaving:
             if leaving.code not in (None, 0):
                 raise
         save_result(Path(own), own)
-        return None
+        return returned
     from .stagecall import call_stage
 
     earlier = {name: load_result(place) for name, place in stage["results"].items()}

@@ -188,7 +188,7 @@ class Node:
 
     def _job_order(self) -> JobOrder:
         plan = self._plan
-        is_function = plan["entry"]["kind"] == "function"
+        is_configured = plan["entry"]["kind"] in ("function", "call")
         stage = plan.get("stage")
         return {
             "run_dir": self._run_dir,
@@ -199,7 +199,7 @@ class Node:
             "user_root": plan["user_root"],
             "trusted_roots": plan["trusted_roots"],
             "entry": plan["entry"],
-            "config": (read_document(plan["config"]) or {}) if is_function else {},
+            "config": (read_document(plan["config"]) or {}) if is_configured else {},
             "stage": {"results": stage["results"], "outputs": plan["outputs_dir"]} if stage else None,
             "seed": plan["seed"],
             "determinism": plan["determinism"],

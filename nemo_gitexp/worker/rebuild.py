@@ -30,6 +30,16 @@ if TYPE_CHECKING:
 TARGET = "_target_"
 PARTIAL = "_partial_"
 ARGUMENTS = "_args_"
+TYPES = "_types_"
+SHARED = "_shared_"
+"""Beside the values at the top of a configured call: what neither JSON nor an annotation tells about some of them."""
+
+GIVEN = "given"
+REFERENCE = "reference"
+OBJECT = "object"
+FUNCTOOLS = "functools"
+FIDDLE = "fiddle"
+"""Words of `_types_` that name no type: a default written out, something to import, an object, other descriptions."""
 
 _PRINTED = (uuid.UUID, decimal.Decimal)
 _DATED = (dt.datetime, dt.date, dt.time)
@@ -49,14 +59,15 @@ def rebuild(value: JsonValue, modules: Mapping[str, types.ModuleType] | None = N
     """Return a configuration with its objects made.
 
     Args:
-        value: the plain form. A `_target_` that is no `module:name` is data of the user's.
+        value: the plain form, `_types_` and `_shared_` beside it where it has them. A `_target_` that is no
+            `module:name` is data of the user's.
         modules: modules that go by another name here (the running script).
 
     Raises:
         NoSuchTargetError: a target that cannot be imported.
         Exception: whatever a target raises when it is called.
     """
-    return Rebuilder(modules).restore(value, None, ())
+    return Rebuilder(modules).whole(value)
 
 
 class Rebuilder:
@@ -69,9 +80,56 @@ class Rebuilder:
     def __init__(self, modules: Mapping[str, types.ModuleType] | None = None) -> None:
         self._modules = modules or {}
         self._hints: dict[int, tuple[object, dict[str, Any]]] = {}
+        self._tags: dict[str, str] = {}
+        self._shared: dict[str, str] = {}
+        self._memory: dict[str, Any] = {}
+
+    def whole(self, value: JsonValue) -> Any:
+        """Return what a configuration describes, heeding what stands beside it in `_types_` and `_shared_`."""
+        if isinstance(value, dict) and is_target(value.get(TARGET)):
+            types_, shared = value.get(TYPES), value.get(SHARED)
+            self._tags = {key: str(tag) for key, tag in types_.items()} if isinstance(types_, dict) else {}
+            self._shared = {key: str(first) for key, first in shared.items()} if isinstance(shared, dict) else {}
+            value = {key: item for key, item in value.items() if key not in (TYPES, SHARED)}
+        return self.restore(value, None, ())
 
     def restore(self, value: JsonValue, hint: Any, path: tuple[str | int, ...]) -> Any:
-        """Return the value as its annotation has it; what the annotation does not explain stays as it is."""
+        """Return the value as its tag or annotation has it; what neither explains stays as it is."""
+        if not (self._tags or self._shared):
+            return self._restored(value, hint, path)
+        key = dotted(path)
+        first = self._shared.get(key, key)
+        if first in self._memory:
+            return self._memory[first]
+        tag = self._tags.get(key)
+        made = self._restored(value, hint, path) if tag in (None, GIVEN) else self._tagged(value, str(tag), path)
+        if first in self._shared.values():
+            self._memory[first] = made
+        return made
+
+    def is_given(self, path: tuple[str | int, ...]) -> bool:
+        """Return whether an argument was given although it is what the default would be."""
+        return self._tags.get(dotted(path)) == GIVEN
+
+    def _tagged(self, value: Any, tag: str, path: tuple[str | int, ...]) -> Any:
+        if tag == REFERENCE:
+            return self.find(str(value), path)
+        if tag == OBJECT and isinstance(value, dict):
+            target, positional, named = self._call(value, path)
+            return make(target, positional, named)
+        if tag == FUNCTOOLS and isinstance(value, dict):
+            target, positional, named = self._call(value, path)
+            return functools.partial(target, *positional, **named)
+        if tag == FIDDLE:
+            return self._restored(value, None, path)
+        kind, _, detail = tag.partition(" ")
+        if isinstance(value, list):
+            value = [self.restore(item, None, (*path, at)) for at, item in enumerate(value)]
+        elif isinstance(value, dict):
+            value = {key: self.restore(item, None, (*path, key)) for key, item in value.items()}
+        return of_type(self.find(kind, path), value, detail)
+
+    def _restored(self, value: JsonValue, hint: Any, path: tuple[str | int, ...]) -> Any:
         if isinstance(value, dict) and is_target(value.get(TARGET)):
             return self._made(value, path)
         hint = _bare(hint)
@@ -91,16 +149,35 @@ class Rebuilder:
         """Call a target."""
         return make(target, positional, named)
 
+    def make_partial(
+        self, target: Callable[..., Any], positional: list[Any], named: dict[str, Any], path: tuple[str | int, ...]
+    ) -> Any:
+        """Return a call that is not made yet."""
+        del path
+        return functools.partial(target, *positional, **named)
+
+    def make_at(
+        self, target: Callable[..., Any], positional: list[Any], named: dict[str, Any], path: tuple[str | int, ...]
+    ) -> Any:
+        """Call a target that stands at a path."""
+        del path
+        return self.make(target, positional, named)
+
     def _made(self, value: dict[str, JsonValue], path: tuple[str | int, ...]) -> Any:
+        made = self.make_partial if value.get(PARTIAL) is True else self.make_at
+        return made(*self._call(value, path), path)
+
+    def _call(
+        self, value: dict[str, JsonValue], path: tuple[str | int, ...]
+    ) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
+        """Return a target with its arguments restored."""
         target = self.find(str(value[TARGET]), (*path, TARGET))
         hints = self._hints_of(target)
         rest = {key: item for key, item in value.items() if key not in (TARGET, PARTIAL, ARGUMENTS)}
         named = {key: self.restore(item, hints.get(key), (*path, key)) for key, item in rest.items()}
         given = value.get(ARGUMENTS)
         positional = [] if given is None else self._positional(given, target, hints, (*path, ARGUMENTS))
-        if value.get(PARTIAL) is True:
-            return functools.partial(target, *positional, **named)
-        return self.make(target, positional, named)
+        return target, positional, named
 
     def _positional(
         self, given: JsonValue, target: Any, hints: dict[str, Any], path: tuple[str | int, ...]
@@ -173,6 +250,38 @@ class Rebuilder:
         if kind in (type, collections.abc.Callable) and is_target(value):
             return self.find(value, path)
         return _library_value(value, kind)
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """Return a path as `_types_` spells it: as dotted keys are written everywhere."""
+    import json
+
+    def written(key: str) -> str:
+        return json.dumps(key, ensure_ascii=False) if not key or "." in key or '"' in key else key
+
+    return ".".join(written(str(part)) for part in path)
+
+
+def of_type(kind: Any, value: Any, detail: str = "") -> Any:
+    """Return a value of a type that a tag names; what it holds is restored already.
+
+    Args:
+        kind: the type.
+        value: text, a number, or a list or mapping of what it holds.
+        detail: the type of an array's elements.
+    """
+    if _is_class(kind, enum.Enum):
+        return _member(kind, value)
+    module = getattr(kind, "__module__", "").partition(".")[0]
+    if detail:
+        library = sys.modules[module]
+        make_array = library.tensor if module == "torch" else library.array
+        return make_array(value, dtype=_library_value(detail, library.dtype))
+    if module == "torch":
+        return _library_value(value, kind)
+    if kind in _DATED:
+        return kind.fromisoformat(value)
+    return kind(**value) if kind is types.SimpleNamespace else kind(value)
 
 
 def is_target(value: object) -> bool:

@@ -17,7 +17,10 @@ FileState = Tuple[int, int, int]
 
 
 class EntryPlan(TypedDict, total=False):
-    """What to run; `kind` is script, module, code, function, command or notebook, and says which keys are there."""
+    """What to run; `kind` is script, module, code, function, call, command or notebook, and says which keys are there.
+
+    `search` is one directory for a function, a list of them for a call.
+    """
 
     kind: str
     path: str

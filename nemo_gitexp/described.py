@@ -1,0 +1,305 @@
+"""A configured call (`run.Partial`) as a configuration, and the very same call made of it again.
+
+The configuration is the plain form, defaults written out. What neither JSON nor an annotation tells about a value
+stands beside it at the top: `_types_` (dotted path to a type or a word of `worker.rebuild`) and `_shared_` (dotted path
+to the one of the same object). Nothing is assumed: the call is made again at once and compared. Needs NeMo Run to be
+loaded, and never loads it.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, cast
+
+from nemo_gitexp.errors import CanonicalFormError, MissingModuleError, UnbuildableConfigError
+from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.keypath import render_key
+from nemo_gitexp.plainform import declared_fields, default_factories, is_buildable, plain_value
+from nemo_gitexp.worker.rebuild import (
+    FIDDLE,
+    FUNCTOOLS,
+    GIVEN,
+    OBJECT,
+    REFERENCE,
+    SHARED,
+    TYPES,
+    NoSuchTargetError,
+    Rebuilder,
+)
+
+if TYPE_CHECKING:
+    from nemo_gitexp.worker.shapes import JsonValue as ShapedJson
+
+_Path = tuple[str | int, ...]
+MOST_ROUNDS = 32
+"""Each round looks one level deeper into what was tagged in the one before."""
+
+_UNSAFE_TYPES = ("OrderedDict", "SimpleNamespace", "deque")
+_HINT = "annotate the parameter with its type, or use text, numbers, lists and mappings"
+
+
+def describe_call(call: object, *, with_defaults: bool = True) -> dict[str, JsonValue]:
+    """Return the configuration of a `run.Partial` or `run.Config`, from which `restore_call` makes an equal one.
+
+    Args:
+        call: it, or one of plain Fiddle.
+        with_defaults: write defaults out; False: what it was given alone, for another process to fill in.
+
+    Side effects: classes that it holds objects of are instantiated once.
+
+    Raises:
+        CanonicalFormError: a value without a stable form: `key` is its dotted path.
+        UnbuildableConfigError: another process would not get an equal value.
+    """
+    _require_known(call, ())
+    plain = plain_value(call, with_defaults=with_defaults)
+    if not isinstance(plain, dict):
+        raise CanonicalFormError(f"a {type(call).__name__} is no configured call", key="", hint="run.Partial(function)")
+    shared = _shared_places(call)
+    tags: dict[str, JsonValue] = {}
+    for _ in range(MOST_ROUNDS):
+        described = {**plain, **({TYPES: tags} if tags else {}), **({SHARED: shared} if shared else {})}
+        found = list(_differences(call, restore_call(described), ()))
+        if not found:
+            return _require_equal(call, described)
+        for path, value in found:
+            key = render_key(path)
+            if key in tags:
+                raise _refusal(path, f"is a {_kind(value)}, which a job would not get back", _HINT)
+            tags[key] = _tag(value, path)
+    raise _refusal((), "is nested too deeply", "")
+
+
+def restore_call(config: Mapping[str, JsonValue]) -> Any:
+    """Return the `run.Partial` or `run.Config` that a configuration describes; NeMo Run must be loaded.
+
+    Raises:
+        MissingModuleError: a target cannot be imported.
+        UnbuildableConfigError: one does not take what it is given.
+    """
+    try:
+        return _CallRebuilder().whole(cast("ShapedJson", dict(config)))
+    except NoSuchTargetError as fault:
+        module = str(fault).partition(":")[0]
+        hint = "is it part of the recorded state, or installed for the job?"
+        raise MissingModuleError(str(fault), hint=hint, module=module, key=render_key(fault.path)) from fault
+    except (TypeError, ValueError, AttributeError, KeyError, ImportError) as fault:
+        raise UnbuildableConfigError(
+            f"the configured call cannot be made again: {fault}", hint="change what it is given", key=""
+        ) from fault
+
+
+class _CallRebuilder(Rebuilder):
+    """Makes descriptions of calls instead of calling."""
+
+    def make_at(
+        self, target: Callable[..., Any], positional: list[Any], named: dict[str, Any], path: tuple[str | int, ...]
+    ) -> Any:
+        return self._description("Config", target, positional, named, path)
+
+    def make_partial(
+        self, target: Callable[..., Any], positional: list[Any], named: dict[str, Any], path: tuple[str | int, ...]
+    ) -> Any:
+        return self._description("Partial", target, positional, named, path)
+
+    def _description(self, kind: str, target: Any, positional: list[Any], named: dict[str, Any], path: _Path) -> Any:
+        for name, factory in default_factories(target).items():
+            if name in named and not self.is_given((*path, name)) and _is_default(named[name], factory):
+                del named[name]
+        library = sys.modules["fiddle" if self._tags.get(render_key(path)) == FIDDLE else "nemo_run"]
+        made = getattr(library, kind)
+        if library is sys.modules["fiddle"]:
+            return made(target, *positional, **named)
+        return made(target, *positional, bind_args=False, **named)
+
+
+def _is_default(value: object, factory: Callable[[], object]) -> bool:
+    default = factory()
+    if is_buildable(value):
+        return _as_plain(value) == _as_plain(default)
+    return _is_same(default, value)
+
+
+def _as_plain(value: object) -> JsonValue:
+    try:
+        return plain_value(value)
+    except CanonicalFormError:
+        return None
+
+
+def _require_known(value: object, path: _Path) -> None:
+    """Refuse descriptions of other kinds than `Config` and `Partial`: nobody could make them again."""
+    if is_buildable(value):
+        known = {getattr(sys.modules[name], kind) for name in ("fiddle", "nemo_run") for kind in ("Config", "Partial")}
+        if type(value) not in known:
+            raise _refusal(path, f"is a {_kind(value)}", "use run.Config or run.Partial")
+    for key, part in _parts(value):
+        _require_known(part, (*path, key))
+
+
+def _require_equal(call: object, described: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    made = restore_call(described)
+    try:
+        equal = bool(made == call)
+    except (TypeError, ValueError, RuntimeError):  # arrays have no single answer, and were compared one by one
+        equal = True
+    if not equal:
+        raise _refusal((), "does not equal what a job would get", "use run.Config and run.Partial without tags")
+    return described
+
+
+def _arguments(call: object) -> dict[str | int, object]:
+    """Return the arguments of a description with its defaults, those made anew for each object left out."""
+    fiddle: Any = sys.modules["fiddle"]
+    arguments = fiddle.ordered_arguments(call, include_defaults=True)
+    given: Mapping[object, object] = getattr(call, "__arguments__", {})
+    late = default_factories(getattr(call, "__fn_or_cls__", None)).keys() - given.keys()
+    return {key: value for key, value in arguments.items() if key not in late}
+
+
+def _parts(value: object) -> list[tuple[str | int, object]]:
+    """Return what a value holds, by the last part of the dotted path; a leaf holds nothing."""
+    if is_buildable(value):
+        given: Mapping[str | int, object] = getattr(value, "__arguments__", {})
+        return list(given.items())
+    if isinstance(value, functools.partial):
+        return [*value.keywords.items(), *(("_args_", item) for item in value.args)]
+    if isinstance(value, Mapping):
+        return [(str(key), item) for key, item in value.items()]
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return list(enumerate(value))
+    fields = None if isinstance(value, type) else declared_fields(value)
+    return list((fields or {}).items())
+
+
+def _shared_places(call: object) -> dict[str, JsonValue]:
+    """Return the places of what stands in several, by dotted path, with the first place; of what can be changed."""
+    first: dict[int, str] = {}
+    shared: dict[str, JsonValue] = {}
+
+    def walk(value: object, path: _Path) -> None:
+        is_leaf = not (is_buildable(value) or isinstance(value, (list, dict)) or _is_object(value))
+        key = render_key(path)
+        if not is_leaf and path:
+            if id(value) in first:
+                shared[key] = first[id(value)]
+                return
+            first[id(value)] = key
+        for name, part in _parts(value):
+            walk(part, (*path, "_args_", name) if isinstance(name, int) and is_buildable(value) else (*path, name))
+
+    walk(call, ())
+    return shared
+
+
+def _is_object(value: object) -> bool:
+    return not isinstance(value, (type, tuple)) and declared_fields(value) is not None
+
+
+def _differences(given: object, made: object, path: _Path) -> Iterator[tuple[_Path, object]]:
+    """Yield the outermost values that came out differently, as they were given."""
+    if type(given) is not type(made):
+        yield path, given
+    elif is_buildable(given):
+        yield from _call_differences(given, made, path)
+    elif isinstance(given, functools.partial) or (parts := _parts(given)) == []:
+        if not _is_same(given, made):
+            yield path, given
+    else:
+        others = dict(_parts(made))
+        if [key for key, _ in parts] != list(others):
+            yield path, given
+            return
+        for key, part in parts:
+            yield from _differences(part, others[key], (*path, key))
+
+
+def _call_differences(given: object, made: object, path: _Path) -> Iterator[tuple[_Path, object]]:
+    ours, theirs = _arguments(given), _arguments(made)
+    for key, value in ours.items():
+        place = (*path, "_args_", key) if isinstance(key, int) else (*path, key)
+        if key not in theirs:
+            yield place, _Default(value)
+        else:
+            yield from _differences(value, theirs[key], place)
+
+
+class _Default:
+    """An argument that was given although it equals its default."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+def _is_same(given: object, made: object) -> bool:
+    if isinstance(given, functools.partial) and isinstance(made, functools.partial):
+        return (given.func, given.args, given.keywords) == (made.func, made.args, made.keywords)
+    if hasattr(given, "tolist") and hasattr(given, "dtype"):
+        return (
+            str(given.dtype) == str(getattr(made, "dtype", None))
+            and given.tolist() == getattr(made, "tolist", lambda: None)()
+        )
+    try:
+        return bool(given == made)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+_FUNCTIONS = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+
+
+def referenced(call: object) -> Iterator[object]:
+    """Yield the classes and functions that a description names, at any depth."""
+    if is_buildable(call):
+        yield call.__fn_or_cls__  # type: ignore[attr-defined]  # every description has one
+    elif isinstance(call, functools.partial):
+        yield call.func
+    elif isinstance(call, _FUNCTIONS):
+        yield call
+    elif isinstance(call, enum.Enum) or (not isinstance(call, (str, bytes)) and declared_fields(call) is not None):
+        yield type(call)
+    for _, part in _parts(call):
+        yield from referenced(part)
+
+
+def _tag(value: object, path: _Path) -> str:
+    """Return how to make a value again: a type `module:name`, or one of the words."""
+    if isinstance(value, _Default):
+        return GIVEN
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    if isinstance(value, _FUNCTIONS) or (library == "numpy" and callable(value)):
+        return REFERENCE
+    if isinstance(value, functools.partial) or is_buildable(value):
+        return FIDDLE if is_buildable(value) else FUNCTOOLS
+    if library in ("numpy", "torch"):
+        return _array_tag(value, library)
+    is_plain = isinstance(value, (enum.Enum, AbstractSet)) or kind.__name__ in _UNSAFE_TYPES
+    if not is_plain and declared_fields(value) is not None:
+        return OBJECT
+    if "<" in kind.__qualname__ or isinstance(value, range):
+        raise _refusal(path, f"is a {_kind(value)}", _HINT)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _array_tag(value: object, library: str) -> str:
+    if library == "numpy" and isinstance(value, sys.modules["numpy"].dtype):
+        return "numpy:dtype"
+    name = type(value).__name__
+    detail = f" {getattr(value, 'dtype', '')}" if name in ("ndarray", "Tensor") else ""
+    return f"{library}:{name}{detail}"
+
+
+def _kind(value: object) -> str:
+    kind = type(value)
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+
+
+def _refusal(path: _Path, problem: str, hint: str) -> UnbuildableConfigError:
+    key = render_key(path)
+    return UnbuildableConfigError(f"{key or 'the configured call'} {problem}", hint=hint, key=key)

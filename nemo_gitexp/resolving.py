@@ -1,0 +1,275 @@
+"""Configurations of recipes and configured calls, made from the code of a workspace: in a process of its own.
+
+What is imported here runs user code. The order names the workspace and what is wanted, the answer is written beside it.
+Where the user's live tree would be imported, the workspace is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_gitexp.described import describe_call, restore_call
+from nemo_gitexp.errors import CanonicalFormError, GitexpError, MissingModuleError, OverrideError, RecipeError
+from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.keypath import find_nearest, parse_key, render_key, split_key
+from nemo_gitexp.overrides import Override, apply_overrides, parse_override
+from nemo_gitexp.worker.function import find_attribute, import_file
+from nemo_gitexp.worker.rebuild import SHARED, TARGET, TYPES, Rebuilder
+from nemo_gitexp.worker.redirect import RedirectRule, editable_targets, redirect_editables, redirect_paths
+
+ANSWER = "answer.json"
+
+
+def answer_order(order_path: str) -> None:
+    """Write the answer to an order: `{"calls": [configuration]}`, or `{"error": {class, message, hint, facts}}`.
+
+    Args:
+        order_path: a JSON file with `workspace, user_root, trusted_roots, search` and `calls`, each with `recipe`
+            (`file.py:name`, or null), `config` (what a call was given, or null) and `overrides` (as typed).
+    """
+    order = json.loads(Path(order_path).read_bytes())
+    answer: dict[str, object]
+    try:
+        answer = {"calls": _resolve_all(order)}
+    except GitexpError as fault:
+        answer = {"error": _described(fault)}
+    Path(order_path).with_name(ANSWER).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _described(fault: GitexpError) -> dict[str, object]:
+    facts = {key: value if _is_plain(value) else str(value) for key, value in fault.facts.items()}
+    return {"class": type(fault).__name__, "message": fault.message, "hint": fault.hint, "facts": facts}
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, (str, int, float, bool, list, dict))
+
+
+def _resolve_all(order: Mapping[str, Any]) -> list[dict[str, JsonValue]]:
+    rule = RedirectRule(order["user_root"], order["workspace"], order["trusted_roots"])
+    editables = redirect_editables(editable_targets(), rule)
+    sys.path[:] = redirect_paths(sys.path, rule) + editables
+    workspace = Path(os.path.realpath(order["workspace"]))
+    sys.path[:0] = [os.path.normpath(workspace / name) for name in order["search"]]
+    _require_nemo_run()
+    resolved = [_resolve(call, workspace) for call in order["calls"]]
+    _require_recorded(rule, resolved)
+    return resolved
+
+
+def _require_nemo_run() -> None:
+    try:
+        import nemo_run  # noqa: F401 - described calls are of its types
+    except ImportError as fault:
+        raise RecipeError(
+            f"{sys.executable}, which would run the job, cannot import NeMo Run: {fault}",
+            hint=f"{sys.executable} -m pip install nemo_run",
+        ) from fault
+
+
+def _resolve(call: Mapping[str, Any], workspace: Path) -> dict[str, JsonValue]:
+    """Return the configuration of one call, defaults filled in, overrides applied."""
+    overrides: Sequence[str] = call["overrides"]
+    if call["config"] is None:
+        recipe = str(call["recipe"])
+        made, overrides = _call_recipe(_find_recipe(recipe, workspace), recipe, overrides)
+    else:
+        recipe = str(call["config"].get(TARGET))
+        made = restore_call(call["config"])
+    described = describe_call(_as_partial(made, recipe))
+    return _overridden(described, overrides) if overrides else described
+
+
+# ----------------------------------------------------------------------------------------------------------- recipes
+
+
+def _find_recipe(recipe: str, workspace: Path) -> object:
+    """Return what `file.py:name` names, its file imported as the module of its name."""
+    file, _, name = recipe.rpartition(":")
+    try:
+        module = import_file(str(workspace / file))
+    except ModuleNotFoundError as fault:
+        raise MissingModuleError(
+            f"{file} imports {fault.name}, which neither the recorded state nor {sys.executable} has",
+            hint="git add it, or install it",
+            module=fault.name,
+            recipe=recipe,
+        ) from fault
+    except GitexpError:
+        raise
+    except BaseException as fault:
+        raise _raised(recipe, f"{file} cannot be imported", fault) from fault
+    try:
+        return find_attribute(module, name)
+    except AttributeError as fault:
+        near = find_nearest(name, [each for each in vars(module) if not each.startswith("_")])
+        hint = f"did you mean {near}?" if near else f"def {name}() -> run.Partial: …"
+        raise RecipeError(f"{file} has no {name}", hint=hint, recipe=recipe, nearest=near) from fault
+
+
+def _call_recipe(found: Any, recipe: str, overrides: Sequence[str]) -> tuple[Any, Sequence[str]]:
+    """Return what a recipe makes, and the overrides that were no parameters of its own."""
+    import nemo_run
+
+    if _is_description(found):
+        return found, overrides
+    if hasattr(found, "cli_entrypoint"):  # what runs, not what describes a run
+        return nemo_run.Partial(found), overrides
+    if not callable(found):
+        raise RecipeError(f"{recipe} is no function but a {type(found).__name__}", hint=_HINT, recipe=recipe)
+    returned = getattr(found, "__annotations__", {}).get("return", inspect.Parameter.empty)
+    if returned in (int, float, str, bool, dict, list, None, "int", "float", "str", "bool", "dict", "list", "None"):
+        raise _no_recipe(recipe, getattr(returned, "__name__", str(returned)))
+    arguments, rest = _own_arguments(found, recipe, overrides)
+    try:
+        return found(**arguments), rest
+    except GitexpError:
+        raise
+    except BaseException as fault:
+        raise _raised(recipe, f"{recipe} raised", fault) from fault
+
+
+def _own_arguments(
+    found: Callable[..., object], recipe: str, overrides: Sequence[str]
+) -> tuple[dict[str, JsonValue], list[str]]:
+    """Return the overrides that are parameters of the recipe itself, by name, and the others."""
+    parameters = inspect.signature(found).parameters
+    parsed = {token: parse_override(token) for token in overrides}
+    own = {
+        token: item
+        for token, item in parsed.items()
+        if item.action == "set" and len(item.path) == 1 and item.path[0] in parameters
+    }
+    arguments = {item.path[0]: item.value for item in own.values()}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [item.name for item in parameters.values() if item.default is item.empty and item.kind in named]
+    missing = [name for name in needed if name not in arguments]
+    if missing:
+        hint = " ".join(f"{name}=VALUE" for name in missing)
+        raise RecipeError(f"{recipe} wants {', '.join(missing)}", hint=hint, recipe=recipe, missing=missing)
+    return arguments, [token for token in overrides if token not in own]
+
+
+_HINT = "return run.Partial(function, …); a function that trains goes by function: in experiment.yaml"
+
+
+def _no_recipe(recipe: str, kind: str) -> RecipeError:
+    return RecipeError(f"{recipe} returns {kind}, which is no run.Partial", hint=_HINT, recipe=recipe)
+
+
+def _raised(recipe: str, what: str, fault: BaseException) -> RecipeError:
+    said = "".join(traceback.format_exception_only(fault)).strip().splitlines() or [type(fault).__name__]
+    frames = [frame for frame in traceback.extract_tb(fault.__traceback__) if "nemo_gitexp" not in frame.filename]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    hint = "it is imported and called to be recorded: what launches stands below if __name__ == '__main__':"
+    return RecipeError(f"{what}: {said[-1]}{where}", hint=hint, recipe=recipe)
+
+
+# --------------------------------------------------------------------------------------------------- configured calls
+
+
+def _is_description(made: object) -> bool:
+    import fiddle
+
+    return isinstance(made, fiddle.Buildable)
+
+
+def _as_partial(made: Any, recipe: str) -> Any:
+    """Return what a recipe made as a `run.Partial`: a `run.Config` at the top is a call, too."""
+    import nemo_run
+
+    if getattr(made, "is_lazy", False):
+        made = made.resolve()
+    if not _is_description(made):
+        raise _no_recipe(recipe, f"a {type(made).__name__}")
+    if type(made) is nemo_run.Partial:
+        return made
+    arguments: Mapping[str | int, object] = made.__arguments__
+    named = {key: value for key, value in arguments.items() if isinstance(key, str)}
+    positional = [value for key, value in arguments.items() if not isinstance(key, str)]
+    return nemo_run.Partial(made.__fn_or_cls__, *positional, bind_args=False, **named)
+
+
+def _overridden(described: dict[str, JsonValue], overrides: Sequence[str]) -> dict[str, JsonValue]:
+    """Return the configuration changed as typed; types hold as long as the values are of the same kind."""
+    shared, tags = _texts(described, SHARED), _texts(described, TYPES)
+    plain = {key: value for key, value in described.items() if key not in (TYPES, SHARED)}
+    tokens = [_of_parameter(_through_sharing(token, shared), plain) for token in overrides]
+    changed = apply_overrides(plain, tokens)
+    if changed.get(TARGET) != plain[TARGET]:
+        raise OverrideError(f"{TARGET} is what the recipe calls", hint="run another recipe", token=overrides[0])
+    parsed = [parse_override(token) for token in tokens]
+    kept = {key: tag for key, tag in tags.items() if _keeps_type(key, parsed, plain, changed)}
+    beside = {name: items for name, items in ((TYPES, kept), (SHARED, shared)) if items}
+    try:
+        return describe_call(restore_call({**changed, **beside}))
+    except (CanonicalFormError, TypeError) as fault:
+        raise OverrideError(f"{' '.join(overrides)}: {fault}", hint="what does the target take?") from fault
+
+
+def _texts(described: Mapping[str, JsonValue], key: str) -> dict[str, str]:
+    items = described.get(key)
+    return {name: str(text) for name, text in items.items()} if isinstance(items, Mapping) else {}
+
+
+def _through_sharing(token: str, shared: Mapping[str, str]) -> str:
+    """Return the override with the path at which its object is kept, where the same object stands in several places."""
+    path = parse_override(token).path
+    for length in range(len(path), 0, -1):
+        first = shared.get(render_key(path[:length]))
+        if first is not None and length < len(path):
+            sign = token[0] if token[0] in "+~" else ""
+            value = split_key(token.removeprefix(sign))[1]
+            return _through_sharing(f"{sign}{render_key((*parse_key(first), *path[length:]))}{value}", shared)
+    return token
+
+
+def _of_parameter(token: str, plain: Mapping[str, JsonValue]) -> str:
+    """Return the override as an addition where it gives a parameter that has neither a value nor a default yet."""
+    change = parse_override(token)
+    parent = _at(plain, change.path[:-1])
+    if change.action != "set" or not isinstance(parent, Mapping) or change.path[-1] in parent or TARGET not in parent:
+        return token
+    target = Rebuilder().find(str(parent[TARGET]), change.path)
+    return f"+{token}" if change.path[-1] in inspect.signature(target).parameters else token
+
+
+def _keeps_type(
+    key: str, overrides: Sequence[Override], before: Mapping[str, JsonValue], after: Mapping[str, JsonValue]
+) -> bool:
+    path = parse_key(key)
+    touching = [item for item in overrides if item.path == path[: len(item.path)]]
+    if not touching:
+        return True
+    return all(item.path == path for item in touching) and type(_at(before, path)) is type(_at(after, path))
+
+
+def _at(config: object, path: Sequence[str]) -> object:
+    for part in path:
+        if isinstance(config, Mapping):
+            config = config.get(part)
+        elif isinstance(config, list) and part.isdecimal() and int(part) < len(config):
+            config = config[int(part)]
+        else:
+            return None
+    return config
+
+
+def _require_recorded(rule: RedirectRule, resolved: Sequence[Mapping[str, JsonValue]]) -> None:
+    """Refuse what was imported from the user's live tree: no job would have it."""
+    text = json.dumps(resolved)
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and f'"{name}:' in text and rule.is_live(file):
+            raise RecipeError(
+                f"{name} was imported from {file}, which is not the recorded state",
+                hint="is its directory on PYTHONPATH, or ignored by git?",
+                module=name,
+            )
