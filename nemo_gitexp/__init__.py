@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from nemo_gitexp.factories import create_versioned_experiment as create_versioned_experiment
     from nemo_gitexp.metriclog import log_metrics as log_metrics
     from nemo_gitexp.naming import ExperimentNaming as ExperimentNaming
+    from nemo_gitexp.nemo import Experiment as Experiment
+    from nemo_gitexp.nemo import Plugin as Plugin
+    from nemo_gitexp.nemo import run as run
     from nemo_gitexp.pipeline import ExperimentPipeline as ExperimentPipeline
     from nemo_gitexp.pipeline import create_data_pipeline as create_data_pipeline
     from nemo_gitexp.reproducibility import ReproducibilityManager as ReproducibilityManager
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "Experiment": "nemo",
     "ExperimentComparator": "comparator",
     "ExperimentMetrics": "tracker",
     "ExperimentNaming": "naming",
@@ -37,6 +41,7 @@ _ROOMS = {
     "ExperimentTracker": "tracker",
     "ExperimentVersioning": "versions",
     "GitexpError": "errors",
+    "Plugin": "nemo",
     "ReproducibilityManager": "reproducibility",
     "config_hash": "versioning",
     "create_comparison_experiment": "factories",
@@ -46,6 +51,7 @@ _ROOMS = {
     "create_tracked_experiment": "factories",
     "create_versioned_experiment": "factories",
     "log_metrics": "metriclog",
+    "run": "nemo",
     "track": "tracking",
 }
 

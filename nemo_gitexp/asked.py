@@ -27,6 +27,7 @@ from nemo_gitexp.plainform import canonical_text
 from nemo_gitexp.record import Tracked
 from nemo_gitexp.signatures import Signature, find_signature
 from nemo_gitexp.stages import AnyEntry, Stage, StagesEntry, fit_stage
+from nemo_gitexp.topology import TaskShape
 from nemo_gitexp.versioning import plain_config
 from nemo_gitexp.yaml12 import parse_yaml
 
@@ -80,7 +81,7 @@ class Defined:
     `unresolved` are calls that `config` does not hold yet. `carried` are files that the record itself holds, by name:
     functions that no module of the repository has.
     `tracked` is set for a part of a program that runs already: then `topology` is what it really runs in, its arguments
-    are no templates, and `name` may be one that its author chose.
+    are no templates, and `name` may be one that its author chose. `shape` is that of a single task of NeMo Run.
     """
 
     study: str
@@ -93,6 +94,7 @@ class Defined:
     carried: Mapping[str, bytes] = field(default_factory=dict)
     tracked: Tracked | None = None
     topology: Mapping[str, JsonValue] | None = None
+    shape: TaskShape | None = None
     name: str | None = None
 
 

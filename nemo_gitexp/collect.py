@@ -235,6 +235,19 @@ def log_heading(stage: str) -> bytes:
     return f"── {stage} ──\n".encode()
 
 
+def section_of(text: str, stage: str) -> list[str]:
+    """Return the lines that one stage wrote, of a log with headings."""
+    lines: list[str] = []
+    heading = log_heading(stage).decode().strip()
+    is_ours = False
+    for line in text.splitlines():
+        if line.startswith("── ") and line.endswith(" ──"):
+            is_ours = line == heading
+        elif is_ours:
+            lines.append(line)
+    return lines
+
+
 def log_pieces(paths: RunPaths) -> Iterator[bytes]:
     """Return the log of a run so far, piece by piece; of a pipeline the logs of its stages in order, with headings."""
     for part in _in_order(paths, read_state_file(paths.plan)):

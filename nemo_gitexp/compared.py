@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from nemo_gitexp.comparator import ExperimentComparator
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.jsontext import JsonValue
-from nemo_gitexp.nemo import Experiment
+from nemo_gitexp.prepared import PreparedExperiment
 from nemo_gitexp.result import mapping
 
 
-class ComparisonExperiment(Experiment):
+class ComparisonExperiment(PreparedExperiment):
     """An experiment whose tasks differ by their configuration; one that fails does not stop the others."""
 
     def run(  # type: ignore[override]  # it has something to return

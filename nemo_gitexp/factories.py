@@ -43,7 +43,7 @@ from nemo_gitexp.versions import ExperimentVersioning
 
 if TYPE_CHECKING:
     from nemo_gitexp.compared import ComparisonExperiment
-    from nemo_gitexp.nemo import Experiment
+    from nemo_gitexp.prepared import PreparedExperiment
 
 TrainFunction = Callable[..., object]
 
@@ -65,7 +65,7 @@ class StudyHolder(Protocol):
 
 def create_organized_experiment(
     model_config: object, training_config: object, dataset_name: str, *, train_fn: TrainFunction | None = None
-) -> Experiment:
+) -> PreparedExperiment:
     """Return an experiment whose names say what it is.
 
     Args:
@@ -88,7 +88,7 @@ def create_organized_experiment(
 
 def create_versioned_experiment(
     model_config: object, training_config: object, dataset_name: str, *, train_fn: TrainFunction | None = None
-) -> Experiment:
+) -> PreparedExperiment:
     """Return an experiment whose name changes with its configuration, which is saved beside the studies.
 
     Side effects: `experiments/<name>_config.json` below the root of the repository, not in a job.
@@ -105,7 +105,7 @@ def create_versioned_experiment(
 
 def create_tracked_experiment(
     model_config: object, training_config: object, tracker: StudyHolder, *, train_fn: TrainFunction | None = None
-) -> Experiment:
+) -> PreparedExperiment:
     """Return an experiment that a tracker lists, completed or failed, wherever it ran.
 
     What `train_fn` returns, a mapping or an object, gives the metrics final_loss, final_accuracy and epochs_completed,
@@ -133,7 +133,7 @@ def create_reproducible_experiment(
     seed: SupportsIndex = 42,
     *,
     train_fn: TrainFunction | None = None,
-) -> Experiment:
+) -> PreparedExperiment:
     """Return an experiment that is seeded in the job, before its first line runs.
 
     Its configuration has `seed` and `deterministic` beside the two.
@@ -261,10 +261,10 @@ def _prepared(wish: _Wish, model_config: object, training_config: object, index:
     return _Prepared(name, wish.site, Intent(task, asked, defined, wish.now, within_study=wish.is_tracked))
 
 
-def _experiment(prepared: _Prepared) -> Experiment:
-    from nemo_gitexp.nemo import Experiment
+def _experiment(prepared: _Prepared) -> PreparedExperiment:
+    from nemo_gitexp.prepared import PreparedExperiment
 
-    return Experiment(prepared.name, [prepared.intent], site=prepared.site)
+    return PreparedExperiment(prepared.name, [prepared.intent], site=prepared.site)
 
 
 def _study(wish: _Wish, model: str, dataset: str, name: str) -> str:

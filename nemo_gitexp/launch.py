@@ -9,7 +9,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -96,13 +96,13 @@ def prepare_run(paths: RunPaths, request: RunRequest) -> None:
         entry, plan = request.record.entry, _run_plan(paths, request)
         if isinstance(entry, StagesEntry):
             for stage in entry.stages:
-                _prepare_stage(paths, request, plan, stage, entry.ancestors(stage.name))
+                _prepare_stage(paths, request, plan, stage, entry)
             plan["stages"] = [
                 {"name": stage.name, "dependencies": list(stage.dependencies), "key": request.keys.get(stage.name)}
                 for stage in entry.stages
             ]
         else:
-            plan |= _entry_plan(paths, request, entry, request.config, {})
+            plan |= _entry_plan(paths, request, Stage("", entry), request.config, {})
             plan["outputs"] = [
                 {"path": bind_text(output.path, request.site), "keep": output.keep} for output in request.record.outputs
             ]
@@ -112,10 +112,10 @@ def prepare_run(paths: RunPaths, request: RunRequest) -> None:
 
 
 def _prepare_stage(
-    paths: RunPaths, request: RunRequest, plan: Mapping[str, JsonValue], stage: Stage, ancestors: Sequence[str]
+    paths: RunPaths, request: RunRequest, plan: Mapping[str, JsonValue], stage: Stage, pipeline: StagesEntry
 ) -> None:
     """Fill the directory of one stage: the part of the configuration that it may see, and a worker's plan."""
-    own = paths.stage(stage.name)
+    own, ancestors = paths.stage(stage.name), pipeline.ancestors(stage.name)
     own.root.mkdir(parents=True)
     place = paths.outputs / stage.name
     results = {name: str(paths.outputs / name) for name in ancestors}
@@ -130,11 +130,13 @@ def _prepare_stage(
         "run": str(paths.root),
         "dependencies": list(stage.dependencies),
         "results": dict(results),
-        "slots": max(LEAST_SLOTS, available_cores()),
+        # Tasks of a NeMo Run experiment may wait for each other while they run.
+        "slots": len(pipeline.stages) if stage.shape else max(LEAST_SLOTS, available_cores()),
     }
     stage_plan: dict[str, JsonValue] = {
         **plan,
-        **_entry_plan(own, request, stage.entry, seen, words, place),
+        **_shape_plan(stage, plan),
+        **_entry_plan(own, request, stage, seen, words, place),
         "run_dir": str(own.root),
         "outputs_dir": str(place),
         "config": str(own.config),
@@ -174,6 +176,7 @@ def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
         "topology": {
             "nodes": record.topology.get("nodes", 1),
             "tasks_per_node": record.topology.get("tasks_per_node", 1),
+            "launcher": record.topology.get("launcher"),
         },
         "outputs_dir": str(paths.outputs),
         "config": str(paths.config),
@@ -186,10 +189,19 @@ def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
     }
 
 
+def _shape_plan(stage: Stage, plan: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    shape = stage.shape
+    if shape is None:
+        return {"topology": plan["topology"]}
+    return {
+        "topology": {"nodes": shape.nodes, "tasks_per_node": shape.tasks_per_node, "launcher": shape.launcher},
+    }
+
+
 def _entry_plan(
     own: RunPaths,
     request: RunRequest,
-    entry: Entry,
+    stage: Stage,
     seen: Mapping[str, JsonValue],
     words: Mapping[str, str],
     outputs: Path | None = None,
@@ -197,14 +209,14 @@ def _entry_plan(
     """Return what one worker runs, with its environment; `words` are more placeholders, `seen` its configuration."""
     place = str(outputs or own.outputs)
     values = {"config": str(own.config), "outputs": place, "seed": str(request.record.seed), **words}
-    expanded = _expanded(entry, values, seen, request)
+    expanded = _expanded(stage.entry, values, seen, request)
     variables = _job_variables(own, request, place)
     if words:
         variables["GITEXP_RESULTS"] = words["results"]
     return {
         "entry": expanded,
         "interpreter_flags": expanded.get("interpreter_flags", []),
-        "env": {**_numeric(request.record), **variables},
+        "env": {**_numeric(request.record), **dict(stage.shape.env if stage.shape else ()), **variables},
     }
 
 

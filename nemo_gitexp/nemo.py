@@ -1,160 +1,147 @@
-"""The NeMo Run door of the Python API: an experiment of NeMo Run whose tasks are recorded, restored and collected.
+"""The doors for programs that use NeMo Run: an `Experiment` that records, `run`, and a plugin that does the same.
 
-Imports NeMo Run: nobody imports this room before it is needed. What NeMo Run says about a job is not believed; the
-worker's files in the run directory are the truth.
+What is given to NeMo Run is taken as it stands when it is submitted, plugins applied. Imports NeMo Run: nobody imports
+this room before it is needed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import shutil
+import re
 import sys
-import time
-import uuid
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import nemo_run
 from nemo_run.run.experiment import _current_experiment
-from nemo_run.run.torchx_backend.schedulers import local as nemo_local
+from nemo_run.run.job import Job
 
-from nemo_gitexp.attempt import Attempt, Intent
-from nemo_gitexp.catalog import Site
+from nemo_gitexp.asked import Asked, Defined, tracked_definition
+from nemo_gitexp.attempt import Attempt, Intent, this_environment
+from nemo_gitexp.catalog import open_site, read_current
+from nemo_gitexp.collect import log_pieces, read_log, section_of
+from nemo_gitexp.definition import StudyDefinition
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.errors import GitexpError, InsideJobError, UsageError
-from nemo_gitexp.execution import RunLogs, Silence, cancel_and_wait, iso_now
-from nemo_gitexp.launchers.inprocess import LOCK, Acceptance, start_lines, users_logging
-from nemo_gitexp.launchers.nemo import (
-    NOTICE_S,
-    POLL_S,
-    QUIET,
-    START_VARIABLE,
-    last_words,
-    private_home,
-    refuse_start,
-    worker_line,
-)
+from nemo_gitexp.errors import DuplicateTaskError, GitexpError, PluginError, RecipeError, UsageError
+from nemo_gitexp.execution import iso_now
+from nemo_gitexp.launchers.inprocess import users_logging
+from nemo_gitexp.launchers.nemo import QUIET, START_VARIABLE, worker_line
+from nemo_gitexp.lookup import find_experiment
+from nemo_gitexp.naming import slug
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import give_up_stage, inspect_run, leave_cancelled, request_cancel
-from nemo_gitexp.standing import ENDED
+from nemo_gitexp.runs import inspect_run, list_run_directories, request_cancel, request_stage_cancel
+from nemo_gitexp.seeds import require_seed
+from nemo_gitexp.stages import Stage, StagesEntry, order_stages, require_stage_name
+from nemo_gitexp.submitted import SubmittedExperiment
+from nemo_gitexp.tasks import TaskParts, read_shape, read_task, wants_clean_tree
+from nemo_gitexp.thisrepository import find_repository
+from nemo_gitexp.topology import TaskShape
 
-LOOK_S = 0.5
-_USUAL_HOME = Path("~/.nemo_run").expanduser()
-_STATES = {"completed": "SUCCEEDED", "failed": "FAILED", "cancelled": "CANCELLED", "running": "RUNNING"}
+NOTE_FILE = "_GITEXP"
+"""Beside NeMo Run's own files of an experiment: which one of ours it is."""
+
 _LOGGER = logging.getLogger("nemo_gitexp")
 
 
-class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships no types
-    """An experiment of NeMo Run, each of whose tasks is an experiment of this repository.
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One task as it was added; `name` can stand in a record, `job` is what NeMo Run calls it."""
 
-    `run()` records them, unless an equal one completed before, restores exactly what was recorded and submits that
-    through NeMo Run. At the end of the `with` block, or of `run()` outside of one, the results are recorded. A job that
-    fails is no error here, as in NeMo Run: `document["status"]` and `status()` say it, the result keeps its log.
-    Ctrl-C cancels the jobs, records that, and goes on its way as `KeyboardInterrupt`.
+    name: str
+    job: str
+    given: Any
+    executor: Any
+    dependencies: tuple[str, ...]
+    group: str | None
+    tail_logs: bool
 
-    Args:
-        title: what NeMo Run calls it.
-        intents: what is to be recorded and run, one task each.
-        site: the repository.
-        again: run what completed before once more.
-        width: how many of the intents may run at the same time; None: all of them. A pipeline counts as one: its stages
-            start together and take turns among themselves, as many at once as there are cores, and at least four.
+
+class Experiment(SubmittedExperiment):
+    """`nemo_run.Experiment`, whose tasks are recorded as one experiment of the repository when it is run.
+
+    Constructor, `add`, `run`, `status`, `logs`, `cancel` and `from_id` are NeMo Run's. `run()` takes the tasks as they
+    are then, plugins applied; records them with their configuration, environment variables, processes, dependencies
+    and groups; restores that state in a workspace, replaces each task by a worker and submits through NeMo Run. A task
+    whose dependency fails is skipped. The study is the title; `study`, `seed` and `purpose` can be set before.
     """
 
-    def __init__(
-        self,
-        title: str,
-        intents: Sequence[Intent],
-        *,
-        site: Site,
-        again: bool = False,
-        width: int | None = None,
-    ) -> None:
-        self._site = site
-        self._again = again
-        self._width = width or len(intents)
-        self._home = None if _has_own_home() else private_home(site.repository.state_dir, uuid.uuid4().hex[:8])
-        self._attempts = [Attempt(intent) for intent in intents]
-        self._tasks = [(attempt, name) for attempt in self._attempts for name in attempt.intent.tasks]
-        self._waiting: list[Attempt] = []
-        self._running: list[Attempt] = []
-        self._ended: list[Attempt] = []
-        self._jobs: list[Any]
-        self._is_recorded = self._is_left = self._tails_logs = False
+    study: str | None = None
+    seed: int | None = None
+    purpose: str | None = None
+    _is_bound = False
+    _is_within = True
+
+    def __init__(self, title: str, *args: Any, **kwargs: Any) -> None:
+        """Start as NeMo Run's own does; the repository is the one of the working directory or of the script."""
         with users_logging():
-            place = str(self._home) if self._home else os.environ.get("NEMORUN_HOME")
-            super().__init__(title, executor=nemo_run.LocalExecutor(), base_dir=place, **QUIET)
-        self._add_jobs()
+            super().__init__(title, *args, **kwargs)
+        self.bind()
 
-    # ------------------------------------------------------------------------------------------------- what it is
+    def bind(self) -> None:
+        """Become ready to record; what was added before counts."""
+        if self._is_bound:
+            return
+        note = self._read_note()
+        repository = find_repository(Path(note["root"]) if note else None)
+        self._begin(open_site(repository, os.environ))
+        self._is_bound = True
+        self._workdir = "." if note else _workdir(repository.root)
+        self._given_names: set[str] = set()
 
-    @property
-    def is_over(self) -> bool:
-        """Whether every task has ended and that is recorded; an equal one that somebody else runs must have, too."""
-        return len(self.documents) == len(self._attempts) and all(
-            document["status"] in ENDED for document in self.documents
-        )
+    # ------------------------------------------------------------------------------------------------- adding tasks
 
-    @property
-    def site(self) -> Site:
-        """The repository that it records in."""
-        return self._site
+    def add(
+        self,
+        task: Any,
+        executor: Any = None,
+        name: str = "",
+        plugins: Any = None,
+        tail_logs: bool = False,  # noqa: FBT001, FBT002 - NeMo Run's own signature
+        dependencies: list[str] | None = None,
+    ) -> str:
+        """Add a task, or a list of tasks as a group; plugins are applied to the task itself, not to our worker.
 
-    @property
-    def documents(self) -> list[ExperimentDoc]:
-        """What `show --json` says about each task's experiment, as far as it is recorded."""
-        return [attempt.document for attempt in self._attempts if attempt.document is not None]
-
-    @property
-    def document(self) -> ExperimentDoc | None:
-        """What `show --json` says about the experiment; None before it is recorded, and where there are several."""
-        return self.documents[0] if len(self._attempts) == len(self.documents) == 1 else None
-
-    @property
-    def experiment(self) -> str | None:
-        """The record commit, full hex sha; None as for `document`."""
-        return self.document["experiment"] if self.document else None
-
-    @property
-    def result(self) -> str | None:
-        """The result commit, full hex sha; None as for `document`, and before there is one."""
-        return self.document["result"] if self.document else None
-
-    @property
-    def ref(self) -> str | None:
-        """The ref `refs/gitexp/<study>/<name>`; None as for `document`."""
-        return self.document["ref"] if self.document else None
-
-    def to_config(self) -> Any:
-        """Return what NeMo Run keeps of an experiment in its own files: one of its own class."""
-        given = {"title": self._title, "id": self._id, "executor": self.executor.to_config(), **QUIET}
-        return nemo_run.Config(nemo_run.Experiment, **given, threadpool_workers=self._threadpool_workers)
-
-    def add(self, *_tasks: object, **_options: object) -> str:
-        """Refuse: what runs here is what was recorded.
+        Returns:
+            What it is called, for `dependencies`, `status`, `logs` and `cancel`.
 
         Raises:
-            UsageError: always.
+            DuplicateTaskError: a task of this name is there already.
+            PluginError: a plugin raised.
+            UsageError: a dependency that was not added.
         """
-        raise UsageError(f"{self._title} runs what it was made for", hint="nemo_run.Experiment takes further tasks")
+        self._require_new_name(name)
+        unknown = [each for each in dependencies or () if each not in {job.id for job in self._jobs}]
+        if unknown:
+            raise UsageError(f"{name or 'a task'} depends on {unknown[0]}, which is no task", hint="add that one first")
+        added: str = super().add(
+            _resolved(task), executor, name=name, tail_logs=tail_logs, dependencies=dependencies or None
+        )
+        job = self._jobs[-1]
+        try:
+            for plugin in [] if plugins is None else plugins if isinstance(plugins, list) else [plugins]:
+                for given, own in _pairs(job):
+                    _apply(plugin, self._id, given, own)
+        except BaseException:
+            self._jobs.remove(job)
+            raise
+        return added
 
-    def status(self, return_dict: bool = False) -> Any:  # noqa: FBT001, FBT002 - NeMo Run's own signature
-        """Return or print the state of each task; once NeMo Run has been left, as recorded."""
-        if not self._is_left:
-            return super().status(return_dict=return_dict)
-        rows = {job.id: self._row(job) for job in self._jobs}
-        if return_dict:
-            return rows
-        for row in rows.values():
-            self.console.print(f"{row['name']}: {row['status']}")
-        return None
+    def _require_new_name(self, name: str) -> None:
+        if name and name in self._given_names:
+            raise DuplicateTaskError(
+                f"there is a task {name} already", hint="give each task a name of its own", task=name
+            )
+        if name:
+            self._given_names.add(name)
 
-    # ------------------------------------------------------------------------------------------------- its life
+    # ------------------------------------------------------------------------------------------------- running
 
     def run(
         self,
@@ -165,264 +152,365 @@ class Experiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships n
         *,
         again: bool | None = None,
     ) -> None:
-        """Record, restore and submit; outside of a `with` block also wait and record the results.
+        """Record the tasks as one experiment, restore it and submit it; see `SubmittedExperiment.run`.
 
         Args:
-            sequential: one task after the other, in their order; nothing for the stages of a pipeline, which wait for
-                what they depend on and take turns, as `width` says.
+            sequential: each task waits for the one before.
             detach: local jobs cannot be left alone: it says so and stays.
             tail_logs: print the logs of the jobs while they run.
-            direct: refused.
-            again: run what completed before once more; None: as the experiment was made.
+            direct: refused: it would run the state of this process instead of the recorded one.
+            again: run what completed before once more.
 
         Raises:
-            UsageError: `direct`, which would run the state of this process instead of the recorded one.
-            InsideJobError: this process is a job itself.
-            GitexpError: nothing of the task in question was recorded, or it is recorded and did not start.
+            GitexpError: nothing was recorded, or it is recorded and did not start.
         """
-        _require_launchable(direct=direct)
-        if self._is_recorded:
-            _LOGGER.warning("%s was run already", self._title)
-            return
-        if self._current_experiment_token is None:
-            with self:
-                self.run(sequential, detach, tail_logs, again=again)
-            return
-        if detach:
-            _LOGGER.warning("a local job cannot be left alone; waiting for it")
-        self._is_recorded, self._tails_logs = True, tail_logs
-        self._width = 1 if sequential else self._width
-        try:
-            self._start(again=self._again if again is None else again)
-        except BaseException:
-            self._cancel()
-            raise
+        if not self._is_recorded and not direct and not os.environ.get("GITEXP_RUN_DIR"):
+            self._prepare_tasks(sequential=sequential)
+        super().run(False, detach, tail_logs, direct, again=again)
+        if not self._is_left:
+            self._write_note()
+        if not self._is_within:
+            super().__exit__(None, None, None)
+
+    def _prepare_tasks(self, *, sequential: bool) -> None:
+        tasks = self._read_tasks(sequential=sequential)
+        if not tasks:
+            raise UsageError(f"{self._title} has no tasks", hint="exp.add(task, executor=…)")
+        intent = self._intent(tasks)
+        attempt = Attempt(intent)
+        self._attempts, self._tasks = [attempt], [(attempt, task.name) for task in tasks]
+        self._jobs = [self._worker_job(number, task) for number, task in enumerate(tasks)]
+
+    def _read_tasks(self, *, sequential: bool) -> list[_Task]:
+        found: list[_Task] = []
+        members: dict[str, list[str]] = {}
+        for job in self._jobs:
+            waits = [name for each in job.dependencies for name in members[each]]
+            if sequential and found:
+                waits = [found[-1].name]
+            pairs = _pairs(job)
+            is_group = hasattr(job, "tasks")
+            for position, (given, executor) in enumerate(pairs):
+                name = f"{job.id}-{position}" if is_group else job.id
+                members.setdefault(job.id, []).append(slug(name))
+                found.append(
+                    _Task(
+                        name=require_stage_name(slug(name)),
+                        job=name,
+                        given=given,
+                        executor=executor,
+                        dependencies=tuple(dict.fromkeys(waits)),
+                        group=job.id if is_group else None,
+                        tail_logs=job.tail_logs,
+                    )
+                )
+        return found
+
+    def _intent(self, tasks: Sequence[_Task]) -> Intent:
+        """Return what is to be recorded: of a single task its own configuration, of several one below each name."""
+        root, head = self._site.repository.root, self._site.repository.text("rev-parse", "HEAD")
+        study = self.study or slug(self._title)
+        parts = [read_task(each.given, each.name, root=root, workdir=self._workdir, study=study) for each in tasks]
+        shapes = [read_shape(each.executor, part.env, each.group) for each, part in zip(tasks, parts, strict=True)]
+        is_clean = any(wants_clean_tree(each.executor, head) for each in tasks)
+        self._say_left_out(tasks, shapes)
+        purpose = self.purpose or f"{self._title}: {', '.join(each.name for each in tasks)}"
+        base = tracked_definition(root, study, purpose=purpose, model=slug(self._title))
+        kind = "nemo" if base.type == "tracked" else base.type
+        definition = replace(base, type=kind, workdir=self._workdir)
+        env = this_environment()
+        asked = Asked(cwd=root / self._workdir, env=env, study=study, seed=self.seed, require_clean=is_clean)
+        return Intent(tasks[0].name, asked, _defined(study, definition, tasks, parts, shapes), datetime.now(UTC))
+
+    def _say_left_out(self, tasks: Sequence[_Task], shapes: Sequence[TaskShape]) -> None:
+        left: set[str] = set()
+        for task, shape in zip(tasks, shapes, strict=True):
+            left |= set(map(str, task.executor.env_vars)) - {name for name, _ in shape.env}
+        if left:
+            _LOGGER.warning("not recorded, for they look like secrets: %s", ", ".join(sorted(left)))
+
+    def _worker_job(self, number: int, task: _Task) -> Any:
+        executor = task.executor.clone()
+        executor.assign(self._id, self._exp_dir, task_id=task.job, task_dir=task.job)
+        executor.packager = nemo_run.Packager()
+        script = nemo_run.Script(inline=worker_line(f"{START_VARIABLE}{number}"))
+        return Job(
+            id=task.job,
+            task=script,
+            executor=executor,
+            tail_logs=False,
+            dependencies=list(task.dependencies),
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the jobs, record their results, leave; after Ctrl-C cancel them instead of waiting."""
-        fault: BaseException | None = None
-        try:
-            if kind is None or issubclass(kind, Exception):
-                self._follow()
-            else:
-                self._cancel()
-        except BaseException as error:  # noqa: BLE001 - raised again below, once everything is recorded
-            fault = error
-            self._cancel()
-        self._let_go(kind, value, trace)
-        fault = fault or self._collect()
-        if fault is not None and value is None:
-            raise fault
+        """Wait for the jobs, record their results, leave."""
+        super().__exit__(kind, value, trace)
+        if self._is_recorded:
+            self._write_note()
 
-    def _save_jobs(self) -> None:
-        """Write NeMo Run's list of tasks, without the source of `__main__`: what was piped into Python has none."""
-        tasks = [job.serialize() for job in self._jobs]
-        Path(self._exp_dir, self._TASK_FILE).write_text(json.dumps(tasks))
+    # ------------------------------------------------------------------------------------------------- looking back
 
-    def __del__(self) -> None:
-        """Let go of NeMo Run's runner; its own would also take a handler of the user's logging away."""
-        with contextlib.suppress(Exception):
-            self._cleanup()
-
-    # ------------------------------------------------------------------------------------------------- its parts
-
-    def _add_jobs(self) -> None:
-        token = _current_experiment.set(self)  # `add` works in the context alone
-        try:
-            for number, (_, name) in enumerate(self._tasks):
-                script = nemo_run.Script(inline=worker_line(f"{START_VARIABLE}{number}"))
-                super().add(script, name=name)
-        finally:
-            _current_experiment.reset(token)
-        for job, (attempt, name) in zip(self._jobs, self._tasks, strict=True):
-            job.dependencies = list(attempt.intent.tasks[name])
-
-    def _start(self, *, again: bool) -> None:
-        for attempt in self._attempts:
-            if attempt.record(self._site, again=again):
-                self._waiting.append(attempt)
-                attempt.start(self._site, Acceptance())
-        self._launch_ready()
-        for attempt in self._attempts:
-            if attempt in self._waiting or attempt in self._running:
-                attempt.announce(self._site)
-
-    def _launch_ready(self) -> None:
-        """Launch what waits, as many as may run."""
-        chosen = self._waiting[: max(0, self._width - len(self._running))]
-        if not chosen:
+    def _write_note(self) -> None:
+        """Keep beside NeMo Run's files which experiment this is, for `from_id`."""
+        if self.document is None or not Path(self._exp_dir).is_dir():
             return
-        workers = {
-            number: (attempt.paths, part)
-            for number, (attempt, name) in enumerate(self._tasks)
-            if attempt in chosen and attempt.paths and (part := attempt.part(name)) and not part.result.exists()
+        note = {
+            "experiment": self.document["experiment"],
+            "root": str(self._site.repository.root),
+            "tasks": {job.id: name for job, (_, name) in zip(self._jobs, self._tasks, strict=True)},
         }
-        with self._registry(), start_lines(workers):
-            if self._launched:
-                for number in workers:
-                    self._launch_late(self._jobs[number])
-            elif workers:
-                self._launch_first([self._jobs[number] for number in workers])
-        self._waiting = [attempt for attempt in self._waiting if attempt not in chosen]
-        self._running += chosen
+        Path(self._exp_dir, NOTE_FILE).write_text(json.dumps(note))
 
-    def _launch_first(self, jobs: list[Any]) -> None:
-        """Run these tasks by NeMo Run's own `run`: it knows nothing of the others, which would make it block."""
-        known, wanted = self._jobs, [job.dependencies for job in jobs]
+    def _read_note(self) -> dict[str, Any] | None:
         try:
-            self._jobs = jobs
-            for job in jobs:
-                job.dependencies = []
-            super().run()
-        finally:
-            self._jobs = known
-            for job, dependencies in zip(jobs, wanted, strict=True):
-                job.dependencies = dependencies
+            return dict(json.loads(Path(self._exp_dir, NOTE_FILE).read_bytes()))
+        except (OSError, ValueError):
+            return None
 
-    def _launch_late(self, job: Any) -> None:
-        job.prepare(serialize_metadata_for_scripts=False)
-        job.launch(wait=False, runner=self._runner, dryrun=True)
-        job.launch(wait=False, runner=self._runner)
+    def _current(self) -> ExperimentDoc | None:
+        """Return the experiment as it is now, also when another process ran it."""
+        if not self._reconstruct:
+            return self.document
+        note = self._read_note()
+        if note is None:
+            return None
+        tip = find_experiment(self._site.repository, note["experiment"])
+        return read_current(self._site, tip).document
 
-    def _follow(self) -> None:
-        """Wait until every run has ended, launching the waiting ones as others end."""
-        tails = {attempt: RunLogs(attempt.paths) for attempt in self._attempts if attempt.paths}
-        looked = 0.0
-        while self._running or self._waiting:
-            is_time = time.monotonic() - looked > LOOK_S
-            looked = time.monotonic() if is_time else looked
-            for attempt in list(self._running):
-                if self._has_ended(attempt, look=is_time):
-                    self._running.remove(attempt)
-                    self._ended.append(attempt)
-                if self._tails_logs:
-                    tails[attempt].forward(_print_log)
-            self._launch_ready()
-            time.sleep(POLL_S)
+    def status(self, return_dict: bool = False) -> Any:  # noqa: FBT001, FBT002 - NeMo Run's own signature
+        """Return or print the state of each task; of an experiment from an earlier process as it is recorded."""
+        if not self._reconstruct:
+            return super().status(return_dict=return_dict)
+        document = self._current()
+        if document is None:
+            return super().status(return_dict=return_dict)
+        note = self._read_note() or {}
+        rows = {job.id: self._row_of(job, document, str(note["tasks"].get(job.id, job.id))) for job in self._jobs}
+        return rows if return_dict else self._print_rows(rows)
 
-    def _has_ended(self, attempt: Attempt, *, look: bool) -> bool:
-        paths = attempt.paths
-        if paths is None or paths.result.exists():
-            return True
-        if not look:
-            return False
-        parts = [(job, part) for job, part in self._workers_of(attempt) if not part.started.exists()]
-        over = [(job, part) for job, part in parts if job.launched and self._is_done_with(job)]
-        if over and paths.is_begun:  # of a pipeline: the others must not wait for what never starts
-            for _, part in over:
-                give_up_stage(part)
-        elif over and len(over) == len(parts):
-            refuse_start(paths, f"the worker did not start: {last_words(Path(over[0][0].executor.job_dir))}")
-        return inspect_run(paths).status in ("finished", "dead", "void")
+    def logs(self, job_id: str, regex: str | None = None) -> None:
+        """Print what a task has written so far, or wrote in an earlier process.
 
-    def _is_done_with(self, job: Any) -> bool:
-        with self._registry():
-            return job.status(runner=self._runner).name in ("SUCCEEDED", "FAILED", "CANCELLED")
+        Raises:
+            UsageError: there is no such task, or it has no log here.
+        """
+        lines = self._log_lines(self._task_name(job_id))
+        pattern = re.compile(regex or "")
+        sys.stderr.writelines(f"{job_id} {line}\n" for line in lines if pattern.search(line))
 
-    def _cancel(self) -> None:
-        """Stop every run of ours: what was launched is asked to, what was not never will be."""
-        going = [(attempt, attempt.paths) for attempt in self._running if attempt.paths and attempt.paths.root.exists()]
-        waiting = [
-            (attempt, attempt.paths) for attempt in self._waiting if attempt.paths and attempt.paths.plan.exists()
-        ]
-        self._ended += [attempt for attempt, _ in (*going, *waiting)]
-        self._running, self._waiting = [], []
-        for _, paths in going:
+    def cancel(self, job_id: str) -> None:
+        """Stop a task if it still runs; what depends on it is skipped.
+
+        Raises:
+            UsageError: there is no such task.
+        """
+        name = self._task_name(job_id)
+        paths = self._live_paths()
+        if paths is None:
+            _LOGGER.warning("%s does not run any more", job_id)
+            return
+        parts = [part for part in paths.parts() if part.run == name]
+        if len(paths.parts()) == 1:
             request_cancel(paths, iso_now())
-        for _, paths in waiting:
-            leave_cancelled(paths)
-        for _, paths in going:
-            cancel_and_wait(paths, Silence())
+        for part in parts:
+            request_stage_cancel(part)
 
-    def _let_go(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave NeMo Run's context without its own wait, once it has seen that its jobs have ended."""
-        patience = time.monotonic() + NOTICE_S
-        launched = [job for attempt in self._ended for job in self._jobs_of(attempt) if job.launched]
-        while time.monotonic() < patience and not all(self._is_done_with(job) for job in launched):
-            time.sleep(POLL_S)
-        self.detach = True
-        with self._registry():
-            super().__exit__(kind, value, trace)
+    def _task_name(self, job_id: str) -> str:
+        note = self._read_note() or {"tasks": {}}
+        known = {job.id: name for job, (_, name) in zip(self._jobs, self._tasks, strict=False)} or note["tasks"]
+        if job_id not in known:
+            raise UsageError(f"there is no task {job_id}", hint=f"the tasks are {', '.join(known) or 'not run yet'}")
+        return str(known[job_id])
 
-    def _collect(self) -> GitexpError | None:
-        """Record the results; return the first error of those that never started."""
-        fault: GitexpError | None = None
-        for attempt in self._ended:
-            if attempt.paths is None:
-                continue
-            state = inspect_run(attempt.paths)
-            if state.status == "running":
-                continue  # it does not stop; whoever looks later records it
-            try:
-                attempt.finish(self._site, state)
-            except GitexpError as error:
-                fault = fault or error
-        self._is_left = self._is_recorded
-        for job in self._jobs:
-            job.state = self._row(job)["status"]
-        if self._home is not None:
-            shutil.rmtree(self._home, ignore_errors=True)
-        return fault
+    def _live_paths(self) -> RunPaths | None:
+        """Return the directory of the run as long as it goes on."""
+        if not self._reconstruct:
+            paths = self._attempts[0].paths if self._attempts else None
+            return None if paths is None or self._is_left else paths
+        note = self._read_note() or {}
+        runs = list_run_directories(self._site.run_root, str(note.get("experiment")))
+        live = [paths for paths in runs if inspect_run(paths).status in ("launched", "running")]
+        return live[-1] if live else None
 
-    def _row(self, job: Any) -> dict[str, Any]:
-        attempt, name = self._tasks[self._jobs.index(job)]
-        document = attempt.document
-        stages = {str(task.get("name")): str(task.get("status")) for task in document["tasks"]} if document else {}
-        status = stages.get(name, document["status"] if document else "recorded")
-        word = _STATES.get(status, "UNSUBMITTED")
-        return {
-            "name": job.id,
-            "status": type(job.state)[word],
-            "executor": job.executor.info(),
-            "job_id": job.handle.rpartition("/")[2],
-            "handle": job.handle,
-            "local_dir": job.executor.job_dir,
-        }
-
-    def _workers_of(self, attempt: Attempt) -> list[tuple[Any, RunPaths]]:
-        owned = [(job, name) for job, (owner, name) in zip(self._jobs, self._tasks, strict=True) if owner is attempt]
-        return [(job, part) for job, name in owned if (part := attempt.part(name)) and not part.result.exists()]
-
-    def _jobs_of(self, attempt: Attempt) -> list[Any]:
-        return [job for job, (owner, _) in zip(self._jobs, self._tasks, strict=True) if owner is attempt]
-
-    @contextlib.contextmanager
-    def _registry(self) -> Iterator[None]:
-        """Let NeMo Run keep its list of local jobs beside its other files of ours, not in the user's home."""
-        if self._home is None:
-            yield
-            return
-        with LOCK:
-            before = nemo_local.LOCAL_JOB_DIRS
-            nemo_local.LOCAL_JOB_DIRS = str(self._home / "local_jobs.json")
-            try:
-                yield
-            finally:
-                nemo_local.LOCAL_JOB_DIRS = before
+    def _log_lines(self, name: str) -> list[str]:
+        """Return the lines of one task from the live run, or from the log that was kept."""
+        paths = self._live_paths()
+        document = self._current()
+        if paths is not None:
+            pieces: Iterable[bytes] = log_pieces(paths)
+        elif document is None or document["result"] is None:
+            raise UsageError("it has no log yet", hint="exp.run() first")
+        else:
+            tip = find_experiment(self._site.repository, document["experiment"])
+            kept = read_log(self._site.repository, read_current(self._site, tip).experiment.run or {})
+            pieces = kept or ()
+        text = b"".join(pieces).decode("utf-8", "replace")
+        return section_of(text, name) if len(self._jobs) > 1 else text.splitlines()
 
 
-def _has_own_home() -> bool:
-    """Return whether the user has said where NeMo Run keeps its files."""
-    return bool(os.environ.get("NEMORUN_HOME")) or Path(nemo_run.config.get_nemorun_home()) != _USUAL_HOME
+def _workdir(root: Path) -> str:
+    """Return where jobs run, relative to the root: NeMo Run's local jobs run where they are launched."""
+    here, top = Path.cwd().resolve(), root.resolve()
+    return here.relative_to(top).as_posix() if here.is_relative_to(top) else "."
 
 
-def _require_launchable(*, direct: bool) -> None:
-    if direct:
-        raise UsageError(
-            "direct=True would run what this process holds, not what was recorded",
-            hint="leave it out; or call the function yourself, which records nothing",
+def _resolved(task: Any) -> Any:
+    if isinstance(task, list):
+        return [_resolved(each) for each in task]
+    return task.resolve() if getattr(task, "is_lazy", False) else task
+
+
+def _pairs(job: Any) -> list[tuple[Any, Any]]:
+    """Return each task of a job or a job group with its executor."""
+    if not hasattr(job, "tasks"):
+        return [(job.task, job.executor)]
+    executors = job.executors if isinstance(job.executors, list) else [job.executors] * len(job.tasks)
+    return list(zip(job.tasks, executors, strict=True))
+
+
+def _apply(plugin: Any, experiment: str, task: Any, executor: Any) -> None:
+    try:
+        plugin.assign(experiment)
+        plugin.setup(task, executor)
+    except GitexpError:
+        raise
+    except Exception as fault:  # whatever it raises: it is the user's
+        kind = type(plugin).__name__
+        raise PluginError(
+            f"the plugin {kind} raised {type(fault).__name__}: {fault}", hint="nothing was recorded", plugin=kind
+        ) from fault
+
+
+def _defined(
+    study: str,
+    definition: StudyDefinition,
+    tasks: Sequence[_Task],
+    parts: Sequence[TaskParts],
+    shapes: Sequence[TaskShape],
+) -> Defined:
+    """Return the tasks as one entry point: the one there is, or a graph of them."""
+    carried = {name: text for part in parts for name, text in part.files.items()}
+    if len(tasks) == 1:
+        (part,), calls = parts, tuple(part.call for part in parts if part.call)
+        return Defined(
+            study, definition, part.entry, part.config, ad_hoc=True, workdir=definition.workdir, unresolved=calls,
+            carried=carried, shape=shapes[0],
+        )  # fmt: skip
+    stages = [
+        Stage(task.name, part.entry, task.dependencies, config=None if part.call else (), shape=shape)
+        for task, part, shape in zip(tasks, parts, shapes, strict=True)
+    ]
+    calls = tuple(replace(part.call, task=task.name) for task, part in zip(tasks, parts, strict=True) if part.call)
+    config = {task.name: dict(part.config) for task, part in zip(tasks, parts, strict=True) if not part.call}
+    entry = StagesEntry(order_stages(stages))
+    return Defined(
+        study, definition, entry, config, ad_hoc=True, workdir=definition.workdir, unresolved=calls, carried=carried
+    )
+
+
+def run(  # noqa: PLR0913 - NeMo Run's own, and what is recorded beside
+    fn_or_script: Any,
+    executor: Any = None,
+    plugins: Any = None,
+    name: str = "",
+    *,
+    seed: int | None = None,
+    study: str | None = None,
+    purpose: str | None = None,
+    direct: bool = False,
+    detach: bool = False,
+    tail_logs: bool = False,
+    again: bool = False,
+) -> Experiment:
+    """Record a configured call and run exactly that through NeMo Run; return when its result is recorded.
+
+    Args:
+        fn_or_script: a `run.Partial`, or a `run.Script`.
+        executor: of NeMo Run; None: `run.LocalExecutor()`.
+        plugins: one, or a list of them; applied before it is recorded.
+        name: of the task, and of the study; None: what is called.
+        seed: a whole number from 0; None: what the configuration has at `seed`, else 42.
+        study: where it is recorded; None: `name`.
+        purpose: one sentence.
+        direct: refused.
+        detach: local jobs cannot be left alone: it says so and stays.
+        tail_logs: print the log while it runs.
+        again: run what completed before once more.
+
+    Returns:
+        The experiment: `document` is what `show --json` says about it, `experiment` and `result` are its commits.
+
+    Raises:
+        GitexpError: nothing was recorded, or it is recorded and did not start.
+    """
+    task = _resolved(fn_or_script)
+    title = name or _default_name(task)
+    experiment = Experiment(title, executor=executor or nemo_run.LocalExecutor(), **QUIET)
+    experiment.seed = None if seed is None else require_seed(seed)
+    experiment.study, experiment.purpose = study, purpose
+    with experiment:
+        experiment.add(task, name=title, plugins=plugins)
+        experiment.run(detach=detach, tail_logs=tail_logs, direct=direct, again=again)
+    return experiment
+
+
+def _default_name(task: Any) -> str:
+    if isinstance(task, nemo_run.Script):
+        return str(task.get_name())
+    function = getattr(task, "__fn_or_cls__", None)
+    if function is None:
+        raise RecipeError(f"a {type(task).__name__} is no task", hint="run.Partial(function, …)")
+    return str(getattr(function, "__name__", "task"))
+
+
+@dataclass(kw_only=True)
+class Plugin(nemo_run.Plugin):  # type: ignore[misc]  # NeMo Run ships no types
+    """Makes the NeMo Run experiment that it is given to one that records: all of its tasks, as `Experiment` does.
+
+    For scripts that use `run.run(…, plugins=[gitexp.Plugin()])` or `nemo_run.Experiment`. Where NeMo Run asks no plugin
+    (`direct=True`, no executor) that is said as soon as this object is let go of.
+
+    Args:
+        study: where the experiment is recorded; None: its title.
+        seed: a whole number from 0.
+        purpose: one sentence.
+    """
+
+    study: str | None = None
+    seed: int | None = None
+    purpose: str | None = None
+
+    def __post_init__(self) -> None:
+        """Watch whether NeMo Run ever asks."""
+        self._was_asked = {"yes": False}
+        weakref.finalize(self, _say_unasked, self._was_asked, os.getpid())
+
+    def setup(self, task: Any, executor: Any) -> None:
+        """Turn the live experiment into one that records.
+
+        Raises:
+            UsageError: no experiment is being made.
+        """
+        del task, executor
+        live = _current_experiment.get(None)
+        if live is None:
+            raise UsageError("no experiment is being made", hint="run.run(…, executor=…, plugins=[gitexp.Plugin()])")
+        self._was_asked["yes"] = True
+        if not isinstance(live, SubmittedExperiment):
+            kind = type(live)
+            live.__class__ = Experiment if kind is nemo_run.Experiment else type(kind.__name__, (Experiment, kind), {})
+            live._is_within = False  # noqa: SLF001 - a `with` block that began before leaves by NeMo Run's own way
+            live.bind()
+        for field_name in ("study", "seed", "purpose"):
+            if getattr(self, field_name) is not None:
+                setattr(live, field_name, getattr(self, field_name))
+
+
+def _say_unasked(was_asked: Mapping[str, bool], process: int) -> None:
+    if not was_asked["yes"] and os.getpid() == process:
+        _LOGGER.warning(
+            "nothing was recorded: NeMo Run asks no plugin when it runs directly (direct=True, or no executor); "
+            "nemo_gitexp.Plugin() needs an executor, for instance executor=run.LocalExecutor()"
         )
-    if os.environ.get("GITEXP_RUN_DIR"):
-        raise InsideJobError(
-            "this process is a job of nemo-gitexp, and a job launches no experiments",
-            hint='guard what launches: if __name__ == "__main__":',
-        )
-
-
-def _print_log(text: bytes) -> None:
-    sys.stdout.write(text.decode("utf-8", "replace"))
-    sys.stdout.flush()

@@ -46,7 +46,7 @@ from nemo_gitexp.versioning import plain_config
 from nemo_gitexp.worker.results import load_result
 
 if TYPE_CHECKING:
-    from nemo_gitexp.nemo import Experiment
+    from nemo_gitexp.prepared import PreparedExperiment
 
 DATA_PIPELINE = "digits-pipeline"
 
@@ -96,7 +96,7 @@ class ExperimentPipeline:
         self._data = tuple(data)
         self._purpose = purpose
         self._workdir = "."
-        self._experiment: Experiment | None = None
+        self._experiment: PreparedExperiment | None = None
 
     @classmethod
     def from_study(cls, study: str, *, config: Mapping[str, object] | None = None) -> ExperimentPipeline:
@@ -169,7 +169,7 @@ class ExperimentPipeline:
             }
         )
 
-    def create_pipeline_experiment(self) -> Experiment:
+    def create_pipeline_experiment(self) -> PreparedExperiment:
         """Return the experiment of NeMo Run: `run()` records the pipeline and runs what is not known already.
 
         A failing stage stops its descendants only; running again resumes. Stages whose code, configuration, data and
@@ -187,9 +187,9 @@ class ExperimentPipeline:
         now = datetime.now(UTC)
         defined = self._defined(site)
         asked = Asked(cwd=Path.cwd(), env=this_environment(), study=defined.study, seed=self._seed)
-        from nemo_gitexp.nemo import Experiment
+        from nemo_gitexp.prepared import PreparedExperiment
 
-        self._experiment = Experiment(self.name, [Intent(defined.study, asked, defined, now)], site=site)
+        self._experiment = PreparedExperiment(self.name, [Intent(defined.study, asked, defined, now)], site=site)
         return self._experiment
 
     @property

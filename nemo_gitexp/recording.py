@@ -45,7 +45,7 @@ from nemo_gitexp.sitevalues import bind_site
 from nemo_gitexp.stages import AnyEntry, StagesEntry, python_of, simple_entries, visible_config
 from nemo_gitexp.store import Draft, Experiment, write_experiment
 from nemo_gitexp.tips import write_branch
-from nemo_gitexp.topology import topology
+from nemo_gitexp.topology import shaped, topology
 from nemo_gitexp.versioning import config_hash
 
 
@@ -160,7 +160,7 @@ def _record(
         seed_is_default=asked.seed is None and definition.seed is None,
         determinism=determinism,
         determinism_reason=definition.determinism_reason or (asked.message if determinism == "off" else None),
-        topology=defined.topology or topology(determinism, asked.env, site.settings.threads or available_cores(), seed),
+        topology=_topology(site, asked, defined, determinism, seed),
         inputs=tuple(_pin(repository, definition, snapshot.tree, listing)),
         environment_key=environment_key,
         entry=defined.entry,
@@ -173,6 +173,13 @@ def _record(
         tracked=defined.tracked,
     )
     return replace(record, identity=identity_of(record))
+
+
+def _topology(site: Site, asked: Asked, defined: Defined, determinism: str, seed: int) -> Mapping[str, JsonValue]:
+    if defined.topology is not None:
+        return defined.topology
+    found = topology(determinism, asked.env, site.settings.threads or available_cores(), seed)
+    return found if defined.shape is None else shaped(found, defined.shape)
 
 
 def _outputs(defined: Defined) -> tuple[OutputSpec, ...]:

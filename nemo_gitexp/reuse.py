@@ -57,7 +57,8 @@ def stage_keys(
 ) -> dict[str, str | None]:
     """Return for each stage of a pipeline `sha256:…` over all that its result depends on.
 
-    None for commands that bring their own interpreter, and all that depends on them: what those run is not known.
+    None for commands that bring their own interpreter, and all that depends on them: what those run is not known; and
+    for the tasks of a NeMo Run experiment, which run each time.
 
     Args:
         repository: where the recorded code lies.
@@ -73,6 +74,7 @@ def stage_keys(
     for stage in entry.stages:
         above = {name: keys[name] for name in entry.ancestors(stage.name)}
         is_known = environment_key is not None and not stage.entry.wrapped and None not in above.values()
+        is_known = is_known and stage.shape is None
         keys[stage.name] = source.key(stage, above, environment_key) if is_known else None
     return keys
 

@@ -159,10 +159,15 @@ def request_cancel(paths: RunPaths, now: str) -> None:
     """Ask the worker to stop the job: by file, which reaches every host, and by signal where it lives here."""
     write_beside(paths.cancel, render_json({"at": now}))
     for part in paths.parts():
-        started = read_state_file(part.started)
-        pid = started.get("pid")
-        if isinstance(pid, int) and started.get("host") == host_digest() and process_lives(started):
-            os.kill(pid, signal.SIGTERM)
+        request_stage_cancel(part)
+
+
+def request_stage_cancel(part: RunPaths) -> None:
+    """Ask one worker to stop its job, by signal, where it lives on this machine."""
+    started = read_state_file(part.started)
+    pid = started.get("pid")
+    if isinstance(pid, int) and started.get("host") == host_digest() and process_lives(started):
+        os.kill(pid, signal.SIGTERM)
 
 
 def leave_cancelled(paths: RunPaths) -> None:

@@ -26,6 +26,7 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.keypath import find_nearest, parse_key
 from nemo_gitexp.naming import require_name
 from nemo_gitexp.signatures import WORDS, Signature
+from nemo_gitexp.topology import TaskShape, parse_shape
 
 FUNCTION = re.compile(r"(?:[^\W\d]\w*(?:\.[^\W\d]\w*)*|[^:\s][^:]*\.py):[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 """`package.module:name`, or `path/to/file.py:name` relative to the repository root."""
@@ -36,17 +37,23 @@ _RESERVED = "result"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage; `config` are the dotted keys it may see (None: all), `outputs` files it must make, POSIX, relative."""
+    """One stage; `config` are the dotted keys it may see (None: all), `outputs` files it must make, POSIX, relative.
+
+    `shape` is set for a task of a NeMo Run experiment; such a task is always run, whatever was made before.
+    """
 
     name: str
     entry: Entry
     dependencies: tuple[str, ...] = ()
     config: tuple[str, ...] | None = None
     outputs: tuple[str, ...] = ()
+    shape: TaskShape | None = None
 
     def to_json(self) -> EntryJson:
         """Return what the record and the plan hold."""
+        shape: EntryJson = {"shape": self.shape.to_json()} if self.shape else {}
         return {
+            **shape,
             "name": self.name,
             "entry": self.entry.to_json(),
             "dependencies": list(self.dependencies),
@@ -201,13 +208,14 @@ def _recorded_stage(item: JsonValue) -> Stage:
         name = require_name(str(item["name"]), "stage")
     except InvalidNameError as fault:
         raise RecordError(fault.message) from fault
-    config = item.get("config")
+    config, shape = item.get("config"), item.get("shape")
     return Stage(
         name=name,
         entry=parse_entry(item.get("entry")),
         dependencies=_texts(item, "dependencies"),
         config=None if config is None else _texts(item, "config"),
         outputs=_texts(item, "outputs"),
+        shape=parse_shape(shape) if isinstance(shape, Mapping) else None,
     )
 
 

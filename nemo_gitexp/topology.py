@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from types import NoneType
+from typing import cast
 
+from nemo_gitexp.errors import RecordError
 from nemo_gitexp.jsontext import JsonValue
 
 THREAD_VARIABLES = (
@@ -38,6 +42,64 @@ BITWISE_VARIABLES = {
     "OMP_DYNAMIC": "FALSE",
     "MKL_DYNAMIC": "FALSE",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class TaskShape:
+    """How one task of a NeMo Run experiment runs: processes, what starts them, and the variables it is given.
+
+    `launcher` is torchrun or None; `env` are variables as pairs, by name; `group` names the tasks that run together.
+    """
+
+    nodes: int = 1
+    tasks_per_node: int = 1
+    launcher: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    group: str | None = None
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return what the record holds."""
+        return {
+            "nodes": self.nodes,
+            "tasks_per_node": self.tasks_per_node,
+            "launcher": self.launcher,
+            "env": dict(self.env),
+            "group": self.group,
+        }
+
+
+def parse_shape(document: Mapping[str, JsonValue]) -> TaskShape:
+    """Return the shape that `to_json` wrote.
+
+    Raises:
+        RecordError: a field of the wrong type.
+    """
+    nodes, tasks, env = document.get("nodes"), document.get("tasks_per_node"), document.get("env")
+    launcher, group = document.get("launcher"), document.get("group")
+    is_counted = isinstance(nodes, int) and isinstance(tasks, int)
+    if not (is_counted and isinstance(env, Mapping) and isinstance(launcher, (str, NoneType))):
+        raise RecordError("the recorded shape of a task is damaged")
+    return TaskShape(
+        nodes=int(cast("int", nodes)),
+        tasks_per_node=int(cast("int", tasks)),
+        launcher=launcher,
+        env=tuple(sorted((name, str(value)) for name, value in env.items())),
+        group=None if group is None else str(group),
+    )
+
+
+def shaped(base: Mapping[str, JsonValue], shape: TaskShape) -> dict[str, JsonValue]:
+    """Return a topology with the shape of the one task there is; its variables are part of the environment."""
+    numeric = base.get("environment")
+    known = dict(numeric) if isinstance(numeric, Mapping) else {}
+    env: dict[str, JsonValue] = {**known, **dict(shape.env)}
+    return {
+        **base,
+        "nodes": shape.nodes,
+        "tasks_per_node": shape.tasks_per_node,
+        "launcher": shape.launcher,
+        "environment": {name: env[name] for name in sorted(env)},
+    }
 
 
 def topology(determinism: str, env: Mapping[str, str], threads: int, seed: int) -> dict[str, JsonValue]:

@@ -175,13 +175,24 @@ def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
         workers = {}
         for name, part in variables.items():
             script = nemo_run.Script(inline=worker_line(name))
-            workers[experiment.add(script, name="job" if part == paths else part.run, tail_logs=False)] = part
+            executor = nemo_run.LocalExecutor(**local_shape(part))
+            task = "job" if part == paths else part.run
+            workers[experiment.add(script, executor, name=task, tail_logs=False)] = part
         if workers:
             experiment.run(detach=False)
             _wait(experiment, workers)
     refuse_start(paths, f"the worker did not start: {last_words(home)}")
     end_orphans(paths)
     conclude(paths)
+
+
+def local_shape(part: RunPaths) -> dict[str, Any]:
+    """Return the arguments of the LocalExecutor that starts a worker's processes, as its plan says."""
+    topology = read_state_file(part.plan).get("topology")
+    shape = topology if isinstance(topology, dict) else {}
+    if not shape.get("launcher"):
+        return {}
+    return {"launcher": shape["launcher"], "ntasks_per_node": shape["tasks_per_node"]}
 
 
 def worker_line(variable: str) -> str:

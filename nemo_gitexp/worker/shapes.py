@@ -54,10 +54,11 @@ class InputPlan(TypedDict):
 
 
 class TopologyPlan(TypedDict):
-    """How many worker processes share this run."""
+    """How many worker processes share this run, and what starts them on a node: torchrun, or None."""
 
     nodes: int
     tasks_per_node: int
+    launcher: Optional[str]
 
 
 class StagePlan(TypedDict):

@@ -1,0 +1,381 @@
+"""An experiment of NeMo Run on its way: recorded, restored, submitted, followed, collected.
+
+Imports NeMo Run: nobody imports this room before it is needed. What NeMo Run says about a job is not believed; the
+worker's files in the run directory are the truth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import nemo_run
+from nemo_run.run.torchx_backend.schedulers import local as nemo_local
+
+from nemo_gitexp.attempt import Attempt
+from nemo_gitexp.catalog import Site
+from nemo_gitexp.documents import ExperimentDoc
+from nemo_gitexp.errors import GitexpError, InsideJobError, UsageError
+from nemo_gitexp.execution import RunLogs, Silence, cancel_and_wait, iso_now
+from nemo_gitexp.launchers.inprocess import LOCK, Acceptance, start_lines
+from nemo_gitexp.launchers.nemo import (
+    NOTICE_S,
+    POLL_S,
+    last_words,
+    refuse_start,
+)
+from nemo_gitexp.rundir import RunPaths
+from nemo_gitexp.runs import give_up_stage, inspect_run, leave_cancelled, request_cancel
+from nemo_gitexp.standing import ENDED
+
+LOOK_S = 0.5
+_STATES = {"completed": "SUCCEEDED", "failed": "FAILED", "cancelled": "CANCELLED", "running": "RUNNING"}
+_LOGGER = logging.getLogger("nemo_gitexp")
+
+
+class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Run ships no types
+    """An experiment of NeMo Run whose tasks are recorded, restored, submitted and collected.
+
+    What is recorded stands in `_attempts`; `_tasks` says for each of `_jobs` whose attempt and which task it is. A job
+    that fails is no error here, as in NeMo Run: `document["status"]` and `status()` say it, the result keeps its log.
+    Ctrl-C cancels the jobs, records that, and goes on its way as `KeyboardInterrupt`.
+    """
+
+    _site: Site
+    _width: int
+    _again: bool
+    _home: Path | None
+    _attempts: list[Attempt]
+    _tasks: list[tuple[Attempt, str]]
+    _jobs: list[Any]
+
+    def _begin(self, site: Site, *, again: bool = False, width: int | None = None) -> None:
+        """Start without anything recorded; `width`: how many attempts may run at the same time, None: all."""
+        self._site = site
+        self._again = again
+        self._width = width or 0
+        self._home = None
+        self._attempts, self._tasks = [], []
+        self._waiting: list[Attempt] = []
+        self._running: list[Attempt] = []
+        self._ended: list[Attempt] = []
+        self._is_recorded = self._is_left = self._tails_logs = False
+
+    # ------------------------------------------------------------------------------------------------- what it is
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every task has ended and that is recorded; an equal one that somebody else runs must have, too."""
+        return len(self.documents) == len(self._attempts) and all(
+            document["status"] in ENDED for document in self.documents
+        )
+
+    @property
+    def site(self) -> Site:
+        """The repository that it records in."""
+        return self._site
+
+    @property
+    def documents(self) -> list[ExperimentDoc]:
+        """What `show --json` says about each task's experiment, as far as it is recorded."""
+        return [attempt.document for attempt in self._attempts if attempt.document is not None]
+
+    @property
+    def document(self) -> ExperimentDoc | None:
+        """What `show --json` says about the experiment; None before it is recorded, and where there are several."""
+        return self.documents[0] if len(self._attempts) == len(self.documents) == 1 else None
+
+    @property
+    def experiment(self) -> str | None:
+        """The record commit, full hex sha; None as for `document`."""
+        return self.document["experiment"] if self.document else None
+
+    @property
+    def result(self) -> str | None:
+        """The result commit, full hex sha; None as for `document`, and before there is one."""
+        return self.document["result"] if self.document else None
+
+    @property
+    def ref(self) -> str | None:
+        """The ref `refs/gitexp/<study>/<name>`; None as for `document`."""
+        return self.document["ref"] if self.document else None
+
+    def status(self, return_dict: bool = False) -> Any:  # noqa: FBT001, FBT002 - NeMo Run's own signature
+        """Return or print the state of each task; once NeMo Run has been left, as recorded."""
+        if not self._is_left:
+            return super().status(return_dict=return_dict)
+        rows = {job.id: self._row(job) for job in self._jobs}
+        return rows if return_dict else self._print_rows(rows)
+
+    def _print_rows(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        for row in rows.values():
+            self.console.print(f"{row['name']}: {row['status']}")
+
+    # ------------------------------------------------------------------------------------------------- its life
+
+    def run(
+        self,
+        sequential: bool = False,  # noqa: FBT001, FBT002 - NeMo Run's own signature
+        detach: bool = False,  # noqa: FBT001, FBT002
+        tail_logs: bool = False,  # noqa: FBT001, FBT002
+        direct: bool = False,  # noqa: FBT001, FBT002
+        *,
+        again: bool | None = None,
+    ) -> None:
+        """Record, restore and submit; outside of a `with` block also wait and record the results.
+
+        Args:
+            sequential: one task after the other, in their order; nothing for the stages of a pipeline, which wait for
+                what they depend on and take turns, as `width` says.
+            detach: local jobs cannot be left alone: it says so and stays.
+            tail_logs: print the logs of the jobs while they run.
+            direct: refused.
+            again: run what completed before once more; None: as the experiment was made.
+
+        Raises:
+            UsageError: `direct`, which would run the state of this process instead of the recorded one.
+            InsideJobError: this process is a job itself.
+            GitexpError: nothing of the task in question was recorded, or it is recorded and did not start.
+        """
+        _require_launchable(direct=direct)
+        if self._is_recorded:
+            _LOGGER.warning("%s was run already", self._title)
+            return
+        if self._current_experiment_token is None:
+            with self:
+                self.run(sequential, detach, tail_logs, again=again)
+            return
+        if detach:
+            _LOGGER.warning("a local job cannot be left alone; waiting for it")
+        self._is_recorded, self._tails_logs = True, tail_logs
+        self._width = 1 if sequential else self._width
+        try:
+            self._start(again=self._again if again is None else again)
+        except BaseException:
+            self._cancel()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the jobs, record their results, leave; after Ctrl-C cancel them instead of waiting."""
+        fault: BaseException | None = None
+        try:
+            if kind is None or issubclass(kind, Exception):
+                self._follow()
+            else:
+                self._cancel()
+        except BaseException as error:  # noqa: BLE001 - raised again below, once everything is recorded
+            fault = error
+            self._cancel()
+        self._let_go(kind, value, trace)
+        fault = fault or self._collect()
+        if fault is not None and value is None:
+            raise fault
+
+    def _save_jobs(self) -> None:
+        """Write NeMo Run's list of tasks, without the source of `__main__`: what was piped into Python has none."""
+        tasks = [job.serialize() for job in self._jobs]
+        Path(self._exp_dir, self._TASK_FILE).write_text(json.dumps(tasks))
+
+    def __del__(self) -> None:
+        """Let go of NeMo Run's runner; its own would also take a handler of the user's logging away."""
+        with contextlib.suppress(Exception):
+            self._cleanup()
+
+    # ------------------------------------------------------------------------------------------------- its parts
+
+    def _start(self, *, again: bool) -> None:
+        for attempt in self._attempts:
+            if attempt.record(self._site, again=again):
+                self._waiting.append(attempt)
+                attempt.start(self._site, Acceptance())
+        self._launch_ready()
+        for attempt in self._attempts:
+            if attempt in self._waiting or attempt in self._running:
+                attempt.announce(self._site)
+
+    def _launch_ready(self) -> None:
+        """Launch what waits, as many as may run."""
+        width = self._width or len(self._attempts)
+        chosen = self._waiting[: max(0, width - len(self._running))]
+        if not chosen:
+            return
+        workers = {
+            number: (attempt.paths, part)
+            for number, (attempt, name) in enumerate(self._tasks)
+            if attempt in chosen and attempt.paths and (part := attempt.part(name)) and not part.result.exists()
+        }
+        with self._registry(), start_lines(workers):
+            if self._launched:
+                for number in workers:
+                    self._launch_late(self._jobs[number])
+            elif workers:
+                self._launch_first([self._jobs[number] for number in workers])
+        self._waiting = [attempt for attempt in self._waiting if attempt not in chosen]
+        self._running += chosen
+
+    def _launch_first(self, jobs: list[Any]) -> None:
+        """Run these tasks by NeMo Run's own `run`: it knows nothing of the others, which would make it block."""
+        known, wanted = self._jobs, [job.dependencies for job in jobs]
+        try:
+            self._jobs = jobs
+            for job in jobs:
+                job.dependencies = []
+            super().run()
+        finally:
+            self._jobs = known
+            for job, dependencies in zip(jobs, wanted, strict=True):
+                job.dependencies = dependencies
+
+    def _launch_late(self, job: Any) -> None:
+        job.prepare(serialize_metadata_for_scripts=False)
+        job.launch(wait=False, runner=self._runner, dryrun=True)
+        job.launch(wait=False, runner=self._runner)
+
+    def _follow(self) -> None:
+        """Wait until every run has ended, launching the waiting ones as others end."""
+        tails = {attempt: RunLogs(attempt.paths) for attempt in self._attempts if attempt.paths}
+        looked = 0.0
+        while self._running or self._waiting:
+            is_time = time.monotonic() - looked > LOOK_S
+            looked = time.monotonic() if is_time else looked
+            for attempt in list(self._running):
+                if self._has_ended(attempt, look=is_time):
+                    self._running.remove(attempt)
+                    self._ended.append(attempt)
+                if self._tails_logs:
+                    tails[attempt].forward(_print_log)
+            self._launch_ready()
+            time.sleep(POLL_S)
+
+    def _has_ended(self, attempt: Attempt, *, look: bool) -> bool:
+        paths = attempt.paths
+        if paths is None or paths.result.exists():
+            return True
+        if not look:
+            return False
+        parts = [(job, part) for job, part in self._workers_of(attempt) if not part.started.exists()]
+        over = [(job, part) for job, part in parts if job.launched and self._is_done_with(job)]
+        if over and paths.is_begun:  # of a pipeline: the others must not wait for what never starts
+            for _, part in over:
+                give_up_stage(part)
+        elif over and len(over) == len(parts):
+            refuse_start(paths, f"the worker did not start: {last_words(Path(over[0][0].executor.job_dir))}")
+        return inspect_run(paths).status in ("finished", "dead", "void")
+
+    def _is_done_with(self, job: Any) -> bool:
+        with self._registry():
+            return job.status(runner=self._runner).name in ("SUCCEEDED", "FAILED", "CANCELLED")
+
+    def _cancel(self) -> None:
+        """Stop every run of ours: what was launched is asked to, what was not never will be."""
+        going = [(attempt, attempt.paths) for attempt in self._running if attempt.paths and attempt.paths.root.exists()]
+        waiting = [
+            (attempt, attempt.paths) for attempt in self._waiting if attempt.paths and attempt.paths.plan.exists()
+        ]
+        self._ended += [attempt for attempt, _ in (*going, *waiting)]
+        self._running, self._waiting = [], []
+        for _, paths in going:
+            request_cancel(paths, iso_now())
+        for _, paths in waiting:
+            leave_cancelled(paths)
+        for _, paths in going:
+            cancel_and_wait(paths, Silence())
+
+    def _let_go(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave NeMo Run's context without its own wait, once it has seen that its jobs have ended."""
+        patience = time.monotonic() + NOTICE_S
+        launched = [job for attempt in self._ended for job in self._jobs_of(attempt) if job.launched]
+        while time.monotonic() < patience and not all(self._is_done_with(job) for job in launched):
+            time.sleep(POLL_S)
+        self.detach, self._waited = False, True
+        with self._registry():
+            super().__exit__(kind, value, trace)
+
+    def _collect(self) -> GitexpError | None:
+        """Record the results; return the first error of those that never started."""
+        fault: GitexpError | None = None
+        for attempt in self._ended:
+            if attempt.paths is None:
+                continue
+            state = inspect_run(attempt.paths)
+            if state.status == "running":
+                continue  # it does not stop; whoever looks later records it
+            try:
+                attempt.finish(self._site, state)
+            except GitexpError as error:
+                fault = fault or error
+        self._is_left = self._is_recorded
+        for job in self._jobs if self._tasks else ():
+            job.state = self._row(job)["status"]
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+        return fault
+
+    def _row(self, job: Any) -> dict[str, Any]:
+        attempt, name = self._tasks[self._jobs.index(job)]
+        return self._row_of(job, attempt.document, name)
+
+    def _row_of(self, job: Any, document: ExperimentDoc | None, name: str) -> dict[str, Any]:
+        stages = {str(task.get("name")): str(task.get("status")) for task in document["tasks"]} if document else {}
+        status = stages.get(name, document["status"] if document else "recorded")
+        word = _STATES.get(status, "UNSUBMITTED")
+        return {
+            "name": job.id,
+            "status": type(job.state)[word],
+            "executor": job.executor.info(),
+            "job_id": job.handle.rpartition("/")[2],
+            "handle": job.handle,
+            "local_dir": job.executor.job_dir,
+        }
+
+    def _workers_of(self, attempt: Attempt) -> list[tuple[Any, RunPaths]]:
+        owned = [(job, name) for job, (owner, name) in zip(self._jobs, self._tasks, strict=True) if owner is attempt]
+        return [(job, part) for job, name in owned if (part := attempt.part(name)) and not part.result.exists()]
+
+    def _jobs_of(self, attempt: Attempt) -> list[Any]:
+        return [job for job, (owner, _) in zip(self._jobs, self._tasks, strict=True) if owner is attempt]
+
+    @contextlib.contextmanager
+    def _registry(self) -> Iterator[None]:
+        """Let NeMo Run keep its list of local jobs beside its other files of ours, not in the user's home."""
+        if self._home is None:
+            yield
+            return
+        with LOCK:
+            before = nemo_local.LOCAL_JOB_DIRS
+            nemo_local.LOCAL_JOB_DIRS = str(self._home / "local_jobs.json")
+            try:
+                yield
+            finally:
+                nemo_local.LOCAL_JOB_DIRS = before
+
+
+def _require_launchable(*, direct: bool) -> None:
+    if direct:
+        raise UsageError(
+            "direct=True would run what this process holds, not what was recorded",
+            hint="leave it out; or call the function yourself, which records nothing",
+        )
+    if os.environ.get("GITEXP_RUN_DIR"):
+        raise InsideJobError(
+            "this process is a job of nemo-gitexp, and a job launches no experiments",
+            hint='guard what launches: if __name__ == "__main__":',
+        )
+
+
+def _print_log(text: bytes) -> None:
+    sys.stdout.write(text.decode("utf-8", "replace"))
+    sys.stdout.flush()

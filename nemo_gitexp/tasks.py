@@ -1,0 +1,174 @@
+"""Tasks and executors of NeMo Run as what an experiment records of them: entry points, configurations, shapes.
+
+Nothing is recorded or submitted here. What of an executor belongs to a site (accounts, tunnels, directories) is left.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import nemo_run
+from nemo_run.core.execution.launcher import Launcher, Torchrun
+from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
+
+from nemo_gitexp.asked import Unresolved
+from nemo_gitexp.attempt import this_python
+from nemo_gitexp.command import anchor_script
+from nemo_gitexp.entry import CallEntry, Entry, ScriptEntry, parse_command
+from nemo_gitexp.errors import ExecutorError, RecipeError
+from nemo_gitexp.git.snapshot import SECRET_CONTENT
+from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.recipes import describe_live
+from nemo_gitexp.topology import TaskShape
+
+SECRET_VARIABLE = re.compile(
+    r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|(?:^|_)AUTH(?:_|$)|(?:^|_)PWD$", re.IGNORECASE
+)
+"""Names of variables whose values go to the job of this launch, and never into a record."""
+
+_SHELLS = {"python": ".py"}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskParts:
+    """What is recorded of one task.
+
+    Args:
+        entry: what runs.
+        call: the call whose configuration is still to be made; None for a script.
+        config: of a script: what it is and what it is given.
+        files: what the record has to carry for it, by name.
+        env: variables of the script itself.
+    """
+
+    entry: Entry
+    call: Unresolved | None = None
+    config: Mapping[str, JsonValue] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_task(task: Any, name: str, *, root: Path, workdir: str, study: str) -> TaskParts:
+    """Return what is recorded of a `run.Partial` or `run.Script`.
+
+    Args:
+        task: as plugins left it.
+        name: of the task; files that the record carries for it are called so.
+        root: the work tree.
+        workdir: where jobs run, relative to the root; a script's path is relative to it.
+        study: whose record it is.
+
+    Raises:
+        UnportableFunctionError: it calls something that no job can import.
+        CanonicalFormError, UnbuildableConfigError: it is given something that cannot be recorded.
+        RecipeError: it is no task.
+    """
+    if isinstance(task, nemo_run.Script):
+        return _read_script(task, name, root, workdir, study)
+    if getattr(task, "is_lazy", False):
+        task = task.resolve()
+    if not isinstance(task, (nemo_run.Partial, nemo_run.Config)):
+        raise RecipeError(f"{name} is no task but a {type(task).__name__}", hint="run.Partial(function, …)", task=name)
+    config, search = describe_live(task, root)
+    target = str(config["_target_"])
+    entry = CallEntry(target, this_python(), tuple(dict.fromkeys((*search, workdir))))
+    return TaskParts(entry, Unresolved(None, config))
+
+
+def _read_script(script: Any, name: str, root: Path, workdir: str, study: str) -> TaskParts:
+    config: dict[str, JsonValue] = {"entrypoint": script.entrypoint}
+    files: dict[str, bytes] = {}
+    if script.inline:
+        file = f"{name}{_SHELLS.get(script.entrypoint, '.sh')}"
+        files[file] = f"#!/usr/bin/bash\n{script.inline}".encode()  # as NeMo Run writes it
+        config["inline"] = script.inline
+        words = [script.entrypoint, os.path.relpath(f"experiments/{study}/record/{file}", workdir)]
+    else:
+        config |= {"path": script.path, "args": [str(word) for word in script.args]} | ({"m": True} if script.m else {})
+        words = [script.entrypoint, *(["-m"] if script.m else []), script.path, *map(str, script.args)]
+    entry = parse_command(words)
+    if isinstance(entry, ScriptEntry) and entry.python.interpreter == "python":
+        entry = replace(entry, python=replace(entry.python, interpreter=this_python().interpreter))
+    env = {str(key): str(value) for key, value in script.env.items()}
+    return TaskParts(anchor_script(entry, root, workdir), None, config, files, env)
+
+
+def read_shape(executor: Any, script_env: Mapping[str, str], group: str | None) -> TaskShape:
+    """Return how an executor runs a task, as it is recorded; secrets among its variables are left out.
+
+    Raises:
+        ExecutorError: it cannot be serialised, this version cannot submit to it, or it would ship another state.
+    """
+    kind = type(executor).__name__
+    _require_serialisable(executor, kind)
+    if not isinstance(executor, nemo_run.LocalExecutor):
+        raise ExecutorError(
+            f"this version submits to run.LocalExecutor, not to {kind}",
+            hint="executor=run.LocalExecutor(), or nemo_run.Experiment, which records nothing",
+            executor=kind,
+        )
+    if executor.nodes > 1:
+        raise ExecutorError(f"{kind} has nodes={executor.nodes}, and there is one here", hint="nodes=1", executor=kind)
+    launcher = _launcher(executor, kind)
+    env = {**{str(key): str(value) for key, value in executor.env_vars.items()}, **script_env}
+    return TaskShape(
+        nodes=1,
+        tasks_per_node=executor.ntasks_per_node if launcher else 1,
+        launcher=launcher,
+        env=tuple(sorted((name, value) for name, value in env.items() if not is_secret(name, value))),
+        group=group,
+    )
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Return whether a variable must not be recorded, by its name or by what its value looks like."""
+    is_reference = value.startswith("${") and value.endswith("}")
+    looks_secret = SECRET_VARIABLE.search(name) is not None or SECRET_CONTENT.search(value.encode()) is not None
+    return (looks_secret and not is_reference) or re.search(r"://[^/@\s]+:[^/@\s]+@", value) is not None
+
+
+def wants_clean_tree(executor: Any, head: str) -> bool:
+    """Return whether an executor's packager refuses a work tree that differs from HEAD.
+
+    Raises:
+        ExecutorError: the packager would ship another state than the one that is recorded.
+    """
+    packager = executor.packager
+    ref = str(getattr(packager, "ref", "HEAD"))
+    if ref not in ("HEAD", head):
+        raise ExecutorError(
+            f"the packager ships {ref}, and what is recorded is the present state",
+            hint=f"git checkout {ref}, or leave ref out",
+            executor=type(executor).__name__,
+            ref=ref,
+        )
+    return bool(
+        getattr(packager, "check_uncommitted_changes", False) or getattr(packager, "check_untracked_files", False)
+    )
+
+
+def _require_serialisable(executor: Any, kind: str) -> None:
+    try:
+        ZlibJSONSerializer().serialize(executor.to_config())
+    except Exception as fault:  # a serialiser meets user's values: whatever it raises is about them
+        said = str(fault).strip().splitlines() or [type(fault).__name__]
+        raise ExecutorError(
+            f"{kind} cannot be recorded: {said[0]}", hint="give it text, numbers, lists and mappings", executor=kind
+        ) from fault
+
+
+def _launcher(executor: Any, kind: str) -> str | None:
+    launcher = executor.clone().get_launcher()
+    if isinstance(launcher, Torchrun) and not launcher.nsys_profile:
+        return "torchrun"
+    if type(launcher) is Launcher and not launcher.nsys_profile:
+        return None
+    what = "nsys profiling" if launcher.nsys_profile else f"launcher {type(launcher).__name__}"
+    raise ExecutorError(
+        f"{kind} has {what}, which this version cannot reproduce", hint='launcher="torchrun", or none', executor=kind
+    )
