@@ -6,6 +6,7 @@ Every name below is imported when it is first used: `import nemo_gitexp` costs n
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,3 +69,7 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     """Return the public names."""
     return list(__all__)
+
+
+if hasattr(sys.modules.get("nemo_run"), "cli"):  # a script of NeMo Run's CLI, which loads no entry points by itself
+    importlib.import_module("nemo_gitexp.nemorun")

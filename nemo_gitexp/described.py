@@ -43,12 +43,15 @@ _UNSAFE_TYPES = ("OrderedDict", "SimpleNamespace", "deque")
 _HINT = "annotate the parameter with its type, or use text, numbers, lists and mappings"
 
 
-def describe_call(call: object, *, with_defaults: bool = True) -> dict[str, JsonValue]:
+def describe_call(
+    call: object, *, with_defaults: bool = True, modules: Mapping[str, types.ModuleType] | None = None
+) -> dict[str, JsonValue]:
     """Return the configuration of a `run.Partial` or `run.Config`, from which `restore_call` makes an equal one.
 
     Args:
         call: it, or one of plain Fiddle.
         with_defaults: write defaults out; False: what it was given alone, for another process to fill in.
+        modules: modules that go by another name here (the running script).
 
     Side effects: classes that it holds objects of are instantiated once.
 
@@ -64,9 +67,11 @@ def describe_call(call: object, *, with_defaults: bool = True) -> dict[str, Json
     tags: dict[str, JsonValue] = {}
     for _ in range(MOST_ROUNDS):
         described = {**plain, **({TYPES: tags} if tags else {}), **({SHARED: shared} if shared else {})}
-        found = list(_differences(call, restore_call(described), ()))
+        made = restore_call(described, modules)
+        found = list(_differences(call, made, ()))
         if not found:
-            return _require_equal(call, described)
+            _require_equal(call, made)
+            return described
         for path, value in found:
             key = render_key(path)
             if key in tags:
@@ -75,15 +80,19 @@ def describe_call(call: object, *, with_defaults: bool = True) -> dict[str, Json
     raise _refusal((), "is nested too deeply", "")
 
 
-def restore_call(config: Mapping[str, JsonValue]) -> Any:
+def restore_call(config: Mapping[str, JsonValue], modules: Mapping[str, types.ModuleType] | None = None) -> Any:
     """Return the `run.Partial` or `run.Config` that a configuration describes; NeMo Run must be loaded.
+
+    Args:
+        config: as `describe_call` returns it.
+        modules: modules that go by another name here.
 
     Raises:
         MissingModuleError: a target cannot be imported.
         UnbuildableConfigError: one does not take what it is given.
     """
     try:
-        return _CallRebuilder().whole(cast("ShapedJson", dict(config)))
+        return _CallRebuilder(modules).whole(cast("ShapedJson", dict(config)))
     except NoSuchTargetError as fault:
         module = str(fault).partition(":")[0]
         hint = "is it part of the recorded state, or installed for the job?"
@@ -142,15 +151,13 @@ def _require_known(value: object, path: _Path) -> None:
         _require_known(part, (*path, key))
 
 
-def _require_equal(call: object, described: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    made = restore_call(described)
+def _require_equal(call: object, made: object) -> None:
     try:
-        equal = bool(made == call)
+        is_equal = bool(made == call)
     except (TypeError, ValueError, RuntimeError):  # arrays have no single answer, and were compared one by one
-        equal = True
-    if not equal:
+        return
+    if not is_equal:
         raise _refusal((), "does not equal what a job would get", "use run.Config and run.Partial without tags")
-    return described
 
 
 def _arguments(call: object) -> dict[str | int, object]:

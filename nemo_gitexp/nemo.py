@@ -77,6 +77,8 @@ class Experiment(SubmittedExperiment):
     purpose: str | None = None
     _is_bound = False
     _is_within = True
+    _enable_goodbye_message: bool
+    _skip_status_at_exit: bool
 
     def __init__(self, title: str, *args: Any, **kwargs: Any) -> None:
         """Start as NeMo Run's own does; the repository is the one of the working directory or of the script."""
@@ -133,6 +135,9 @@ class Experiment(SubmittedExperiment):
             raise
         return added
 
+    def _validate_task(self, task_info: str, task: Any) -> None:
+        """Let a task in that NeMo Run's own serializer cannot hold: it is described, and checked, when it is run."""
+
     def _require_new_name(self, name: str) -> None:
         if name and name in self._given_names:
             raise DuplicateTaskError(
@@ -170,7 +175,16 @@ class Experiment(SubmittedExperiment):
         if not self._is_left:
             self._write_note()
         if not self._is_within:
+            self._leave_quietly()
+
+    def _leave_quietly(self) -> None:
+        """Wait and record in a block that NeMo Run's own `__exit__` will leave, with its last words, once more."""
+        words: tuple[bool, bool] = (self._enable_goodbye_message, self._skip_status_at_exit)
+        self._enable_goodbye_message, self._skip_status_at_exit = False, True
+        try:
             super().__exit__(None, None, None)
+        finally:
+            self._enable_goodbye_message, self._skip_status_at_exit = words
 
     def _prepare_tasks(self, *, sequential: bool) -> None:
         tasks = self._read_tasks(sequential=sequential)

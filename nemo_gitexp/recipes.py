@@ -29,6 +29,7 @@ from nemo_gitexp.git.snapshot import Snapshot
 from nemo_gitexp.git.worktree import add_worktree, remove_worktree
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.owners import owner_token
+from nemo_gitexp.plainform import main_module_name
 from nemo_gitexp.seeds import agreed_seed
 from nemo_gitexp.stages import AnyEntry, StagesEntry, python_of, simple_entries
 from nemo_gitexp.worker.rebuild import TARGET
@@ -95,14 +96,16 @@ def describe_live(call: object, root: Path) -> tuple[dict[str, JsonValue], tuple
         CanonicalFormError, UnbuildableConfigError: a value that cannot be recorded.
     """
     places: list[str] = []
+    is_entry = hasattr(getattr(call, "__fn_or_cls__", None), "cli_entrypoint")
     for item in referenced(call):
-        place = _search_for(item, root)
+        place = _search_for(item, root, is_entry=is_entry)
         if place is not None and place not in places:
             places.append(place)
-    return describe_call(call, with_defaults=False), tuple(places)
+    running = {main_module_name(): sys.modules["__main__"]}
+    return describe_call(call, with_defaults=False, modules=running), tuple(places)
 
 
-def _search_for(item: object, root: Path) -> str | None:
+def _search_for(item: object, root: Path, *, is_entry: bool) -> str | None:
     """Return the directory that must lead the import path for a class or function; None: it is found anyway."""
     name = getattr(item, "__module__", None)
     shown = getattr(item, "__qualname__", repr(item))
@@ -110,7 +113,7 @@ def _search_for(item: object, root: Path) -> str | None:
     if module is None:
         return None
     if name == "__main__":
-        return _search_for_main(item, module, root)
+        return _search_for_main(item, module, root, is_entry=is_entry)
     place = search_directory(module, root)
     if place is None:
         raise UnportableFunctionError(
@@ -121,15 +124,15 @@ def _search_for(item: object, root: Path) -> str | None:
     return place or None
 
 
-def _search_for_main(item: object, main: types.ModuleType, root: Path) -> str:
-    """Return the directory of the running script, for an entry point of NeMo Run's CLI; anything else is refused.
+def _search_for_main(item: object, main: types.ModuleType, root: Path, *, is_entry: bool) -> str:
+    """Return the directory of the running script where an entry point of NeMo Run's CLI is called; else refuse.
 
-    A job imports it as a module, so that nothing below `if __name__ == "__main__":` runs.
+    A job imports such a script as a module, so that nothing below `if __name__ == "__main__":` runs.
     """
     shown = getattr(item, "__qualname__", repr(item))
     file = Path(str(getattr(main, "__file__", "")))
-    is_entry = hasattr(item, "cli_entrypoint") and file.suffix == ".py" and is_defined_on_import(file, shown)
-    if not is_entry or not file.resolve().is_relative_to(root.resolve()):
+    is_there = is_entry and file.suffix == ".py" and is_defined_on_import(file, shown.partition(".")[0])
+    if not is_there or not file.resolve().is_relative_to(root.resolve()):
         raise UnportableFunctionError(
             f"{shown} is defined in the script that runs (__main__), and a job does not run that again",
             hint=f"move it into a module beside the script: from my_module import {shown.partition('.')[0]}",

@@ -367,7 +367,7 @@ def _require_launchable(*, direct: bool) -> None:
     if direct:
         raise UsageError(
             "direct=True would run what this process holds, not what was recorded",
-            hint="leave it out; or call the function yourself, which records nothing",
+            hint="leave it out and give an executor (nemorun: executor=…); or call the function, which records nothing",
         )
     if os.environ.get("GITEXP_RUN_DIR"):
         raise InsideJobError(

@@ -1,0 +1,21 @@
+"""`nemorun … plugins=gitexp`: the plugin by its name on NeMo Run's command line, which loads this room by itself.
+
+Registered as an entry point of `nemo_run.cli`. It is imported in every `nemorun`, and must stay cheap.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nemo_run
+
+
+def gitexp(study: str | None = None, seed: int | None = None, purpose: str | None = None) -> Any:
+    """Return the configuration of `nemo_gitexp.Plugin`, for `plugins=gitexp` or `plugins="gitexp(seed=3)"`."""
+    from nemo_gitexp.nemo import Plugin
+
+    given = {"study": study, "seed": seed, "purpose": purpose}
+    return nemo_run.Config(Plugin, **{name: value for name, value in given.items() if value is not None})
+
+
+nemo_run.cli.factory(target=nemo_run.Plugin, name="gitexp")(gitexp)
