@@ -1,13 +1,18 @@
 """`nemorun … plugins=gitexp`: the plugin by its name on NeMo Run's command line, which loads this room by itself.
 
-Registered as an entry point of `nemo_run.cli`. It is imported in every `nemorun`, and must stay cheap.
+Registered as an entry point of `nemo_run.cli`. It is imported in every `nemorun`, and must stay cheap. Where that is
+the job of an experiment, what it submits is noted: its own end is not the end of that.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import nemo_run
+
+from nemo_gitexp.worker.submissions import MODULE, cover_submissions
 
 
 def gitexp(study: str | None = None, seed: int | None = None, purpose: str | None = None) -> Any:
@@ -19,3 +24,6 @@ def gitexp(study: str | None = None, seed: int | None = None, purpose: str | Non
 
 
 nemo_run.cli.factory(target=nemo_run.Plugin, name="gitexp")(gitexp)
+
+if os.environ.get("GITEXP_RUN_DIR"):
+    cover_submissions(sys.modules[MODULE], os.environ["GITEXP_RUN_DIR"])

@@ -372,7 +372,7 @@ def _require_launchable(*, direct: bool) -> None:
     if os.environ.get("GITEXP_RUN_DIR"):
         raise InsideJobError(
             "this process is a job of nemo-gitexp, and a job launches no experiments",
-            hint='guard what launches: if __name__ == "__main__":',
+            hint='start what launches without `nemo-gitexp run`; guard it in modules: if __name__ == "__main__":',
         )
 
 

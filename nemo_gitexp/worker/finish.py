@@ -9,6 +9,7 @@ import time
 
 from .documents import read_document, write_document
 from .machine import hardware_document
+from .submissions import describe_submissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def write_result(plan: Plan, end: JobEnd, left: Mapping[str, object], started: f
     run_dir = plan["run_dir"]
     end = settle_tracked(plan, end)
     error = describe_end(end, read_document(os.path.join(run_dir, "error.json")))
-    error = error or describe_remains(left, is_prefix=end["stopped"])
+    error = error or describe_remains(left, is_prefix=end["stopped"]) or describe_submissions(run_dir)
     status = _status(end, error)
     result = {
         **left,

@@ -16,6 +16,7 @@ from .plainjson import write_plain
 from .readback import JobReport
 from .redirect import RedirectRule, editable_targets, redirect_editables, redirect_paths, redirected_pythonpath
 from .seeding import Seeding, process_seed
+from .submissions import watch_submissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def main(order_path: str) -> None:
     report = JobReport(order["report"], seeding, rule, os.environ.get("PYTHONHASHSEED"))
     atexit.register(report.write)
     seeding.install()
+    watch_submissions(order["run_dir"])
     process = os.getpid()
     try:
         if order["stage"]:
