@@ -58,6 +58,9 @@ SIGNATURES = {
 }
 PROPERTIES = ["ExperimentTracker.experiments", "ExperimentPipeline.results"]
 UNBOUND = ["ExperimentNaming", "ExperimentVersioning", "ReproducibilityManager", "ExperimentComparator"]
+DOORS = ("Experiment", "Plugin", "run")
+"""What stands in for names of NeMo Run's own, and imports it."""
+
 HEAVY = ("torch", "numpy", "nemo_run", "git", "dvc", "yaml", "rich", "typer", "cloudpickle")
 MEMBERS = [
     {"name": "a", "config": {"lr": 0.1, "model": {"width": 1}}, "metrics": {"loss": 0.5}},
@@ -152,8 +155,8 @@ def test_files_have_the_guides_names_and_keys(tmp_path: Path):
 
 def test_importing_costs_nothing_and_every_name_is_there():
     names = sorted({path.partition(".")[0] for path in SIGNATURES} | {"GitexpError", "__version__"})
-    assert nemo_gitexp.__all__ == names
-    assert dir(nemo_gitexp) == names
+    assert nemo_gitexp.__all__ == sorted([*names, *DOORS])
+    assert dir(nemo_gitexp) == nemo_gitexp.__all__
     text = (
         f"import sys, nemo_gitexp\nprint([name for name in {HEAVY!r} if name in sys.modules])\n"
         f"from nemo_gitexp import {', '.join(names)}\nprint('nemo_run' in sys.modules)"

@@ -31,7 +31,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what NeMo Run imports has been deprecated by others
     import nemo_run
 
-    from nemo_gitexp.nemo import Experiment
+    from nemo_gitexp.prepared import PreparedExperiment
 
 TRAINING = {"lr": 0.1}
 
@@ -77,7 +77,7 @@ def create(request):
 def test_every_factory_makes_a_launchable_experiment_with_the_guides_names(create, inside, request):
     experiment = create({"model_type": "mlp"}, TRAINING, train_fn=train)
     assert isinstance(experiment, nemo_run.Experiment)
-    assert isinstance(experiment, Experiment)
+    assert isinstance(experiment, PreparedExperiment)
     many = len(experiment.jobs) > 1
     assert [job.id for job in experiment.jobs] == (["train_mlp_000", "train_cnn_001"] if many else ["train_mlp"])
     assert all(job.dependencies == [] and isinstance(job.executor, nemo_run.LocalExecutor) for job in experiment.jobs)
@@ -301,7 +301,7 @@ def test_no_more_tasks_run_than_may_at_once(inside, capsys, monkeypatch, tmp_pat
     intents = [CREATORS["organized"]({"x": x}, {}, train_fn=slow)._attempts[0].intent for x in range(3)]
     named = [dataclasses.replace(intent, task=name) for intent, name in zip(intents, "abc", strict=True)]
     site = CREATORS["organized"]({}, {}, train_fn=slow)._site
-    experiment = Experiment("row", named, site=site, width=1)
+    experiment = PreparedExperiment("row", named, site=site, width=1)
     with experiment:
         assert {job.id: job.dependencies for job in experiment.jobs} == {"a": [], "b": [], "c": []}
         experiment.run(tail_logs=True)
@@ -375,7 +375,7 @@ def test_it_is_over_when_what_runs_has_ended_and_not_before(inside, tmp_path):
     assert (first.is_over, third.is_over, third.experiment) == (True, True, first.experiment)
 
 
-class Broken(Experiment):
+class Broken(PreparedExperiment):
     """An experiment whose worker is gone when it is launched."""
 
     def _launch_ready(self):
@@ -411,5 +411,5 @@ def test_a_file_that_git_ignores_holds_no_function_for_a_job(inside):
     entry = dataclasses.replace(intent.defined.entry, target="hidden.py:train", sha256=None, bytecode=None)
     broken = dataclasses.replace(intent, defined=dataclasses.replace(intent.defined, entry=entry))
     with pytest.raises(UsageError, match="git ignores hidden"):
-        Experiment("x", [broken], site=made._site).run()
+        PreparedExperiment("x", [broken], site=made._site).run()
     assert inside.refs() == {}

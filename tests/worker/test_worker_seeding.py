@@ -13,7 +13,7 @@ import numpy as np
 import torch
 print(json.dumps([random.random(), float(np.random.rand()), float(torch.rand(1)), hash("a"),
     torch.backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled(),
-    [type(f).__name__ for f in sys.meta_path if "AfterImport" in type(f).__name__]]))
+    [sorted(f.actions) for f in sys.meta_path if "AfterImport" in type(f).__name__]]))
 """
 
 
@@ -34,7 +34,8 @@ def test_python_numpy_and_torch_are_seeded_when_they_are_imported(run: Run):
     assert python == random.Random(42).random()
     assert numpy == np.random.RandomState(42).rand()
     assert from_torch == float(torch.rand(1, generator=torch.Generator().manual_seed(42)))
-    assert (cudnn, deterministic, finders) == (True, False, [])
+    assert (cudnn, deterministic) == (True, False)
+    assert finders == [["nemo_run.run.experiment"]]  # what waits for random, numpy and torch has left
     job = run.json("job.json")
     assert job["seeds"] == {"python": 42, "numpy": 42, "torch": 42}
     assert (job["self_seeded"], job["seeding_faults"]) == ({}, [])
