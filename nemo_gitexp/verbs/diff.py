@@ -11,12 +11,13 @@ from nemo_gitexp.catalog import Site, read_current
 from nemo_gitexp.comparison import compare_experiments
 from nemo_gitexp.definition import MetricGoal
 from nemo_gitexp.documents import DiffDoc, ExperimentDoc, FileChangeDoc
+from nemo_gitexp.environment import parse_environment
 from nemo_gitexp.errors import UnknownExperimentError
 from nemo_gitexp.git.changes import list_changes
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.lookup import baseline_tips, find_experiment
 from nemo_gitexp.record import ExperimentRecord, parse_document
-from nemo_gitexp.result import experiment_document, sequence
+from nemo_gitexp.result import experiment_document, mapping, sequence
 from nemo_gitexp.store import read_environment, verify_experiment
 from nemo_gitexp.tips import Tip, list_tips
 
@@ -128,6 +129,8 @@ def _compare_present(site: Site, first: _Side, plan: Plan) -> DiffAnswer:
         status="planned",
     )
     environment = parse_document(plan.environment, "environment.json")
+    if environment.get("captured") == "job":
+        environment = {}
     first = replace(first, document=_without_results(first.document))
     return _compare(site, first, _Side(document, plan.record, environment, plan.snapshot.tree))
 
@@ -155,7 +158,19 @@ def _side(site: Site, tip: Tip) -> _Side:
     found = read_current(site, tip)
     verify_experiment(site.repository, found.experiment)
     record = found.experiment.record
-    return _Side(found.document, record, read_environment(site.repository, found.experiment), record.code.tree)
+    environment = read_environment(site.repository, found.experiment)
+    if environment.get("captured") == "job":
+        environment = mapping((found.experiment.run or {}).get("environment"))
+    return _Side(_with_key(found.document, environment), record, environment, record.code.tree)
+
+
+def _with_key(document: ExperimentDoc, environment: Mapping[str, JsonValue]) -> ExperimentDoc:
+    """Return the document with the key of the environment that the job found, where only the job knew it."""
+    if document["environment_key"] is not None or "packages" not in environment:
+        return document
+    named = document.copy()
+    named["environment_key"] = parse_environment(environment).key
+    return named
 
 
 def _counterpart(site: Site, first: Tip, tips: list[Tip]) -> Tip:

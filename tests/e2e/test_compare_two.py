@@ -106,3 +106,18 @@ def test_reports_are_written_where_one_stands(work: Work, three: list[dict]) -> 
         assert word in (work.root / "sub" / f"r.{layout}").read_text()
     error = work.gitexp("diff", *sides, "-o", "no/where", "--json", code=3).json["error"]
     assert error["type"] == "StateDirectoryError"
+
+
+def test_an_environment_that_only_the_job_knew_is_compared_by_what_it_found(work: Work) -> None:
+    work.write("wrapped.sh", "python train.py --lr 0.1\n")
+    (straight, wrapped) = (
+        work.gitexp("run", "--json", "--", *words).json["experiment"]
+        for words in (["python", "train.py", "--lr", "0.1"], ["bash", "wrapped.sh"])
+    )
+    environment = work.gitexp("diff", straight, wrapped, "--json").json["environment"]
+    assert environment["a"] == environment["b"]
+    assert environment["a"].startswith("sha256:")
+    assert (environment["interpreter"], environment["packages"]) == (None, {})
+    recorded = work.gitexp("run", "--record-only", "--json", "--", "bash", "wrapped.sh", "2").json["experiment"]
+    environment = work.gitexp("diff", straight, recorded, "--json").json["environment"]
+    assert (environment["b"], environment["interpreter"], environment["packages"]) == (None, None, {})
