@@ -131,16 +131,15 @@ def make_work(directory: Path, home: Path, *, files: dict[str, str] | None = Non
     return work
 
 
-def put_digits_pipeline(work: Work) -> None:
-    """Commit the study `digits-pipeline` of this repository, its data as a plain file: no DVC is needed."""
+def put_study(work: Work, name: str) -> None:
+    """Commit a study of this repository, the digits as a plain file: no DVC is needed."""
     root = Path(__file__).resolve().parents[1]
-    folder = root / "experiments" / "digits-pipeline"
-    work.write("experiments/digits-pipeline/pipeline.py", (folder / "pipeline.py").read_text())
-    definition = (folder / "experiment.yaml").read_text()
-    work.write("experiments/digits-pipeline/experiment.yaml", definition.replace("data: [data/digits.npz]\n", ""))
+    for file in sorted((root / "experiments" / name).glob("*.*")):
+        text = file.read_text()
+        work.write(f"experiments/{name}/{file.name}", text.replace("data: [data/digits.npz]\n", ""))
     make = root / "experiments" / "digits" / "make_data.py"
     subprocess.run([sys.executable, str(make), str(work.root / "data" / "digits.npz")], check=True)
-    work.commit("digits-pipeline")
+    work.commit(name)
 
 
 def wait_until(true: object, timeout_s: float = 60.0) -> None:

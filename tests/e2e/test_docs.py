@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from builder import Work, put_digits_pipeline
+from builder import Work, put_study
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -98,7 +98,9 @@ PYTHON = [
 @pytest.mark.parametrize("snippet", PYTHON)
 def test_the_python_on_the_pages_runs(snippet: str, work: Work) -> None:
     if "create_data_pipeline()" in snippet:
-        put_digits_pipeline(work)
+        put_study(work, "digits-pipeline")
+    if "from hello import" in snippet:
+        work.write("hello.py", (ROOT / "experiments/nemo-hello/hello.py").read_text())
     done = subprocess.run(
         [sys.executable, "-c", snippet], cwd=work.root, env=work.env, capture_output=True, text=True, check=False
     )

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from builder import Work, make_work, put_digits_pipeline
+from builder import Work, make_work, put_study
 
 GUIDE = """\
 import os
@@ -189,7 +189,7 @@ def test_a_failing_stage_is_no_exception_and_a_second_process_sees_the_same(tmp_
 
 def test_the_data_pipeline_is_the_study_of_this_repository(tmp_path: Path) -> None:
     work = make_work(tmp_path / "work", tmp_path / "home")
-    put_digits_pipeline(work)
+    put_study(work, "digits-pipeline")
     script = """\
 import nemo_gitexp as gitexp
 if __name__ == "__main__":
