@@ -85,8 +85,9 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
     plan = read_state_file(paths.plan)
     parts = [(part, _own_result(part, paths, worker)) for part in _in_order(paths, plan)]
     streams = {part.run: read_metric_rows(part, result) for part, result in parts}
-    ended = str((worker or {}).get("ended") or "") or _iso(last_write(paths))
     started = str((worker or {}).get("started") or "") or run.started
+    # Dates of files are taken in whole seconds, as every copy has them; no run ends before it began.
+    ended = str((worker or {}).get("ended") or "") or max(_iso(last_write(paths)), started or "")
     supervisor = read_state_file(paths.supervisor)
     return RunLeavings(
         record_sha=experiment.sha,

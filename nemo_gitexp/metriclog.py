@@ -142,9 +142,11 @@ class MetricLog:
 
 
 class Discard:
-    """A stream that keeps nothing; what is no number is an error here too, or ranks would part ways."""
+    """A stream that records nothing; what is no number is an error here too, or ranks would part ways."""
 
-    latest: Mapping[str, float | int | str] = {}
+    def __init__(self) -> None:
+        """Remember nothing yet; a program that reads its own metrics back finds them here too."""
+        self.latest: dict[str, float | int | str] = {}
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Check the numbers of one step.
@@ -152,8 +154,9 @@ class Discard:
         Raises:
             MetricValueError: a value or a step that is no number.
         """
-        plain_metrics(metrics)
+        row = plain_metrics(metrics)
         plain_step(step)
+        self.latest.update(row)
 
     def close(self) -> None:
         """Have nothing to close."""
