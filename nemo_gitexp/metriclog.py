@@ -94,7 +94,7 @@ class MetricLog:
 
     Args:
         place: the file; lines are added to it.
-        prefix: stands before the name of every metric.
+        prefix: stands before the name of every metric in the file; `latest` has the names that were logged.
     """
 
     __slots__ = ("_file", "_place", "_prefix", "_torn", "latest")
@@ -131,7 +131,8 @@ class MetricLog:
             raise self._unwritable(fault) from fault
         if self._torn:
             raise self._unwritable(OSError(28, os.strerror(28)))
-        self.latest.update(row)
+        own = len(self._prefix)
+        self.latest.update({name[own:]: value for name, value in row.items()} if own else row)
 
     def close(self) -> None:
         """Close the file."""
