@@ -8,6 +8,8 @@ import subprocess
 import pytest
 from run_directory import Run, script
 
+from nemo_gitexp.collect import read_back_settings
+from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.worker.seeding import rank_seed
 
 RANKS = [{"RANK": str(rank), "LOCAL_RANK": str(rank % 2), "GROUP_RANK": str(rank // 2)} for rank in range(4)]
@@ -72,6 +74,8 @@ def test_ranks_that_slurm_started_have_seeds_of_their_own_too(run: Run):
     assert [rank.wait(60) for rank in ranks] == [0, 0]
     seeds = [run.json(name)["seeds"]["python"] for name in ("job.json", "job.rank1.json")]
     assert seeds == [rank_seed(42, 2, rank) for rank in (0, 1)]
+    recorded = read_back_settings(RunPaths(run.dir))
+    assert (recorded["seeds"]["python"], recorded["rank_seeds"]["1"]["python"]) == tuple(seeds)
     assert run.log != (run.dir / "log.rank1.txt").read_text()
 
 
