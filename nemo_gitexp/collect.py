@@ -85,8 +85,9 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
     plan = read_state_file(paths.plan)
     parts = [(part, _own_result(part, paths, worker)) for part in _in_order(paths, plan)]
     streams = {part.run: read_metric_rows(part, result) for part, result in parts}
-    ended = str((worker or {}).get("ended") or "") or _iso(last_write(paths))
     started = str((worker or {}).get("started") or "") or run.started
+    # Dates of files are taken in whole seconds, as every copy has them; no run ends before it began.
+    ended = str((worker or {}).get("ended") or "") or max(_iso(last_write(paths)), started or "")
     supervisor = read_state_file(paths.supervisor)
     return RunLeavings(
         record_sha=experiment.sha,
@@ -94,7 +95,7 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
         executor=experiment.record.executor,
         jobs=(f"pid-{supervisor['pid']}",) if "pid" in supervisor else (),
         worker=cast("Mapping[str, JsonValue] | None", worker),
-        job=merged_settings([mapping(read_state_file(part.job)) for part, _ in parts]),
+        job=merged_settings([read_back_settings(part) for part, _ in parts]),
         streams={name: rows for name, (rows, _) in streams.items()},
         bad_metric_lines=sum(bad for _, bad in streams.values()),
         log=None,
@@ -103,6 +104,13 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
         places=run_places(plan),
         lost_reason=None if worker else run.reason,
     )
+
+
+def read_back_settings(paths: RunPaths) -> dict[str, JsonValue]:
+    """Return what was in force in a job, as rank 0 says it; `rank_seeds` by rank what the others were seeded with."""
+    settings: dict[str, JsonValue] = dict(mapping(read_state_file(paths.job)))
+    seeds = {str(rank): read_state_file(path).get("seeds") for rank, path in paths.rank_jobs().items()}
+    return {**settings, "rank_seeds": cast("JsonValue", seeds)} if seeds else settings
 
 
 def _in_order(paths: RunPaths, plan: Mapping[str, JsonValue]) -> list[RunPaths]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from nemo_gitexp.comparison import Goal
@@ -63,21 +63,29 @@ class ExperimentComparator:
             UsageError and others: as `compare_configurations`.
         """
         members, goals = _members(experiments)
-        if isinstance(metric_names, str):
-            raise UsageError("metric_names is a list of names", hint=f"[{metric_names!r}]")
+        names = _metric_names(metric_names)
         known = sorted({name for member in members for name in member.metrics})
-        for name in metric_names:
+        for name in names:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(known[:10]) or 'no metric at all'}"
                 raise UnknownKeyError(
                     f"no experiment has the metric {name}", hint=hint, key=name, nearest=near[0] if near else None
                 )
-        return {name: compare_metric(members, name, goals.get(name)) for name in metric_names}
+        return {name: compare_metric(members, name, goals.get(name)) for name in names}
+
+
+def _metric_names(given: object) -> list[str]:
+    items = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [None]
+    names = [item for item in items if isinstance(item, str)]
+    if len(names) != len(items):
+        hint = f"[{given!r}]" if isinstance(given, str) else '["loss"]'
+        raise UsageError("metric_names is a list of names", hint=hint)
+    return names
 
 
 def _members(experiments: Sequence[str | Mapping[str, object]]) -> tuple[list[Member], dict[str, Goal]]:
-    if isinstance(experiments, (str, Mapping)):
+    if isinstance(experiments, str) or not isinstance(experiments, Sequence):
         raise UsageError("experiments is a list", hint="[first, second]")
     if not 2 <= len(experiments) <= MOST_EXPERIMENTS:
         raise UsageError(f"{len(experiments)} experiments cannot be compared", hint=f"give 2 to {MOST_EXPERIMENTS}")

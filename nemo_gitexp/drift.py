@@ -24,7 +24,7 @@ _COSMETIC_WORDS = frozenset({
     "boot_id", "disk", "host", "hostname", "kernel", "libc", "load", "memory", "memory_bytes", "os", "pid", "platform",
     "ram_bytes", "uptime", "CUDA_VISIBLE_DEVICES",
 })  # fmt: skip
-_SEED_SETTINGS = ("seeds", "self_seeded", "hash_seed", "torch.initial_seed")
+_SEED_SETTINGS = ("seeds", "rank_seeds", "self_seeded", "hash_seed", "torch.initial_seed")
 _TOLD_ELSEWHERE = ("python", "loaded_packages", "smuggled", "seeding_faults")
 """Settings that environments compare already, or that say nothing about numbers."""
 

@@ -52,6 +52,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 
 class GitexpError(Exception):
@@ -72,10 +73,28 @@ class GitexpError(Exception):
         self.facts: Mapping[str, object] = MappingProxyType(facts)
         self.hint = hint or self._usual_hint()
 
+    if not TYPE_CHECKING:  # a checker shall go on finding misspelt names
+
+        def __getattr__(self, name: str) -> object:
+            """Return a fact by its name: `error.key` is `error.facts["key"]`."""
+            facts = self.__dict__.get("facts", {})
+            if name in facts:
+                return facts[name]
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Be the same error in another process: a pool's worker, a DataLoader's."""
+        notes = {"__notes__": list(self.__notes__)} if hasattr(self, "__notes__") else None
+        return _made_again, (type(self), self.message, self.hint, dict(self.facts)), notes
+
     def _usual_hint(self) -> str:
         """Return what helps against this kind of error when the raiser knows nothing better."""
         source = self.facts.get("source")
         return f"change {source}" if source else ""
+
+
+def _made_again(kind: type[GitexpError], message: str, hint: str, facts: Mapping[str, object]) -> GitexpError:
+    return kind(message, hint=hint, **facts)
 
 
 class UsageError(GitexpError):

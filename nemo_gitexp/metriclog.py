@@ -94,7 +94,7 @@ class MetricLog:
 
     Args:
         place: the file; lines are added to it.
-        prefix: stands before the name of every metric.
+        prefix: stands before the name of every metric in the file; `latest` has the names that were logged.
     """
 
     __slots__ = ("_file", "_place", "_prefix", "_torn", "latest")
@@ -131,7 +131,8 @@ class MetricLog:
             raise self._unwritable(fault) from fault
         if self._torn:
             raise self._unwritable(OSError(28, os.strerror(28)))
-        self.latest.update(row)
+        own = len(self._prefix)
+        self.latest.update({name[own:]: value for name, value in row.items()} if own else row)
 
     def close(self) -> None:
         """Close the file."""
@@ -142,9 +143,11 @@ class MetricLog:
 
 
 class Discard:
-    """A stream that keeps nothing; what is no number is an error here too, or ranks would part ways."""
+    """A stream that records nothing; what is no number is an error here too, or ranks would part ways."""
 
-    latest: Mapping[str, float | int | str] = {}
+    def __init__(self) -> None:
+        """Remember nothing yet; a program that reads its own metrics back finds them here too."""
+        self.latest: dict[str, float | int | str] = {}
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Check the numbers of one step.
@@ -152,8 +155,9 @@ class Discard:
         Raises:
             MetricValueError: a value or a step that is no number.
         """
-        plain_metrics(metrics)
+        row = plain_metrics(metrics)
         plain_step(step)
+        self.latest.update(row)
 
     def close(self) -> None:
         """Have nothing to close."""

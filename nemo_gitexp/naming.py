@@ -50,8 +50,11 @@ def require_name(text: str, what: str, *, limit: int = MAX_SLUG) -> str:
         limit: longest name accepted.
 
     Raises:
-        InvalidNameError: anything else, with the slug as `suggestion`.
+        InvalidNameError: anything else, with the slug as `suggestion`; also what is no text.
     """
+    given: object = text
+    if not isinstance(given, str):
+        raise _no_text(given, what)
     fault = _name_fault(text, limit)
     if fault is None:
         return text
@@ -137,11 +140,16 @@ def _joined(stamp: str, parts: tuple[str, str, str], limit: int) -> str:
     return name
 
 
+def _no_text(value: object, what: str) -> InvalidNameError:
+    hint = f'write it as text, for instance "{slug(str(value))}"'
+    return InvalidNameError(f"{what} must be text, not {type(value).__name__}", hint=hint, what=what)
+
+
 def _required_text(value: object, what: str) -> str:
     if not isinstance(value, str):
-        raise InvalidNameError(f"{what} must be text, not {type(value).__name__}", what=what)
+        raise _no_text(value, what)
     if not value.strip():
-        raise InvalidNameError(f"{what} is empty", what=what)
+        raise InvalidNameError(f"{what} is empty", hint='for instance "none"', what=what)
     return str(value)
 
 
@@ -152,10 +160,16 @@ def _stamp(timestamp: datetime | str | None) -> str:
             is_stamp = _TIMESTAMP.fullmatch(moment)
             moment = datetime.strptime(moment, "%Y%m%d_%H%M%S") if is_stamp else datetime.fromisoformat(moment)  # noqa: DTZ007 - naive is UTC
         if not isinstance(moment, datetime):
-            raise InvalidNameError(f"timestamp must be a datetime, not {type(moment).__name__}", what="timestamp")
+            raise InvalidNameError(
+                f"timestamp must be a datetime, not {type(moment).__name__}",
+                hint="datetime.now(UTC), or leave it out",
+                what="timestamp",
+            )
         utc = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError) as fault:
-        raise InvalidNameError(f"timestamp {timestamp!r} is no time: {fault}", what="timestamp") from fault
+        raise InvalidNameError(
+            f"timestamp {timestamp!r} is no time: {fault}", hint='for instance "20260102_030405"', what="timestamp"
+        ) from fault
     return f"{utc.year:04d}{utc:%m%d_%H%M%S}"
 
 
@@ -174,9 +188,11 @@ def _index_suffix(index: SupportsIndex | None) -> str:
     try:
         number = operator.index(index)
     except TypeError as fault:
-        raise InvalidNameError(f"index must be a whole number, not {type(index).__name__}", what="index") from fault
+        raise InvalidNameError(
+            f"index must be a whole number, not {type(index).__name__}", hint="index=0", what="index"
+        ) from fault
     if isinstance(index, bool) or number < 0:
-        raise InvalidNameError(f"index must be 0 or more, not {index}", what="index")
+        raise InvalidNameError(f"index must be 0 or more, not {index}", hint="index=0", what="index")
     return f"_{number:03d}"
 
 

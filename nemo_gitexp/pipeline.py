@@ -87,8 +87,9 @@ class ExperimentPipeline:
     ) -> None:
         if config is not None and not isinstance(config, Mapping):
             raise UsageError(f"config is no mapping but a {type(config).__name__}", hint='config={"lr": 0.1}')
-        if not name.strip():
-            raise UsageError("a pipeline needs a name", hint='ExperimentPipeline("digits")')
+        text: object = name
+        if not (isinstance(text, str) and text.strip()):
+            raise UsageError(f"a pipeline needs a name, which {name!r} is not", hint='ExperimentPipeline("digits")')
         self.name = name
         self.stages: list[StageDict] = []
         self._config = dict(config or {})
@@ -157,13 +158,15 @@ class ExperimentPipeline:
                 hint='a function, "module:name", "file.py:name", or a command as a list',
                 stage=stage_name,
             )
-        if isinstance(dependencies, str):
-            raise UsageError("dependencies are a list of names", hint=f'dependencies=["{dependencies}"]')
+        needed = [dependencies] if isinstance(dependencies, str) else list(dependencies or [])
+        if isinstance(dependencies, str) or not all(isinstance(name, str) for name in needed):
+            shown = ", ".join(f'"{name}"' for name in needed)
+            raise UsageError("dependencies are a list of names", hint=f"dependencies=[{shown}]", stage=stage_name)
         self.stages.append(
             {
                 "name": stage_name,
                 "function": stage_function,
-                "dependencies": list(dependencies or []),
+                "dependencies": needed,
                 "config": None if config is None else list(config),
                 "outputs": list(outputs),
             }

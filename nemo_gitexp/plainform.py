@@ -71,9 +71,9 @@ class _Plain:
         if scalar is not _NO_SCALAR:
             return cast("JsonValue", scalar)
         if len(path) >= MAX_DEPTH:
-            _refuse(path, f"is nested deeper than {MAX_DEPTH}")
+            _refuse(path, f"is nested deeper than {MAX_DEPTH}", hint="flatten it, or keep it in a file of its own")
         if id(value) in self.open:
-            _refuse(path, "contains itself")
+            _refuse(path, "contains itself", hint="name the object instead of nesting it in itself")
         self.open.add(id(value))
         try:
             return self._container(value, path)
@@ -114,7 +114,7 @@ class _Plain:
     def _of_sequence(self, value: object, path: _Path) -> JsonValue:
         items = cast("Sequence[object]", value)
         if isinstance(items, range) and len(items) > MAX_ARRAY:
-            _refuse(path, f"is a range of {len(items)} numbers")
+            _refuse(path, f"is a range of {len(items)} numbers", hint="keep its start, stop and step")
         return self._list(items, path)
 
     def _of_set(self, value: object, path: _Path) -> JsonValue:
@@ -126,7 +126,8 @@ class _Plain:
         for key, item in items:
             if not isinstance(key, str):
                 kind = type(key).__name__
-                _refuse((*path, str(key)), f"has a key that is no text ({kind} {key!r}), which JSON cannot hold")
+                problem = f"has a key that is no text ({kind} {key!r}), which JSON cannot hold"
+                _refuse((*path, str(key)), problem, hint=f"make the key text: {str(key)!r}")
             name = _text(key, (*path, key))
             result[name] = self.convert(item, (*path, name))
         return result
@@ -140,7 +141,8 @@ class _Plain:
         """Return a call or an instance: its arguments by name, and what they go to under `_target_`."""
         clash = {TARGET, PARTIAL, ARGUMENTS} & named.keys()
         if clash:
-            _refuse(path, f"has an argument {min(clash)}, a name with a meaning of its own")
+            problem = f"has an argument {min(clash)}, a name with a meaning of its own"
+            _refuse(path, problem, hint="give the argument another name")
         result = self._mapping(named.items(), path)
         if positional:
             result[ARGUMENTS] = self._list(list(positional), (*path, ARGUMENTS))
@@ -184,7 +186,8 @@ class _Plain:
             return node[key]
         except Exception as fault:  # its resolvers are users' code: any error is about this key
             reason = str(fault).strip().splitlines() or [type(fault).__name__]
-            raise _refusal(path, f"cannot be resolved: {reason[0]}", "") from fault
+            hint = "give the value, or take the key out"
+            raise _refusal(path, f"cannot be resolved: {reason[0]}", hint) from fault
 
     def _array(self, value: object, path: _Path) -> JsonValue:
         array = cast("_Array", value)
@@ -194,7 +197,8 @@ class _Plain:
         try:
             items = array.tolist()
         except (RuntimeError, TypeError) as fault:  # sparse, meta and quantised tensors
-            raise _refusal(path, f"is {_described(value)} that cannot be listed", "") from fault
+            hint = "make it a list of numbers"
+            raise _refusal(path, f"is {_described(value)} that cannot be listed", hint) from fault
         return self.convert(items, path)
 
 
@@ -220,7 +224,7 @@ def _numpy_scalar(value: object, path: _Path) -> object:
     item = cast("_Array", value).item()
     if isinstance(item, (bool, int, float, str)) and not _is_from(item, "numpy"):
         return _scalar(item, path)
-    return _refuse(path, f"is {_described(value)}, which JSON cannot hold")
+    return _refuse(path, f"is {_described(value)}, which JSON cannot hold", hint="use text or plain numbers")
 
 
 def _as_it_is(value: object, _path: _Path) -> object:
@@ -231,14 +235,16 @@ def _text(value: str, path: _Path) -> str:
     text = str.__str__(value)  # also of a StrEnum or numpy.str_: the text, not its representation
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         shown = tuple(str(part).encode("ascii", "replace").decode() for part in path)
-        _refuse(shown, "holds half of a surrogate pair, which is no Unicode text")
+        hint = "write it as text that UTF-8 can hold"
+        _refuse(shown, "holds half of a surrogate pair, which is no Unicode text", hint=hint)
     return text
 
 
 def _int(value: int, path: _Path) -> int:
     number = int(value)
     if number.bit_length() > MAX_INT_BITS:
-        _refuse(path, f"is a number of {number.bit_length()} bits, more than {MAX_INT_BITS}")
+        problem = f"is a number of {number.bit_length()} bits, more than {MAX_INT_BITS}"
+        _refuse(path, problem, hint="write it as text, for instance hex(value)")
     return number
 
 
@@ -269,7 +275,8 @@ def _reference(target: object, path: _Path) -> str:
     """Return `module:qualified.name` of a class or function that another process can import by it."""
     owner = getattr(target, "__self__", None)
     if isinstance(target, types.MethodType) and not isinstance(owner, type):
-        _refuse(path, f"is the method {target.__name__} of an object, which has no stable form")
+        problem = f"is the method {target.__name__} of an object, which has no stable form"
+        _refuse(path, problem, hint="name a function at the top level of a module")
     module = getattr(target, "__module__", None) or getattr(owner, "__module__", None)  # torch.relu has only an owner
     name = getattr(target, "__qualname__", None)
     if not isinstance(name, str) or not isinstance(module, str):
@@ -362,7 +369,7 @@ def _is_namespace(value: object) -> bool:
 # --------------------------------------------------------------------------------------------------------- refusals
 
 
-def _refuse(path: _Path, problem: str, *, hint: str = "") -> NoReturn:
+def _refuse(path: _Path, problem: str, *, hint: str) -> NoReturn:
     raise _refusal(path, problem, hint)
 
 

@@ -323,7 +323,8 @@ def _used_statements(tree: ast.Module, name: str, own: Collection[str]) -> list[
         name: of the definition.
         own: names that this repository gives to something.
     """
-    bound = {position: _bound_names(node) for position, node in enumerate(tree.body)}
+    # What `if __name__ == "__main__":` gives names to is not there in a job, which imports the file.
+    bound = {at: set() if _is_skipped(node) else _bound_names(node) for at, node in enumerate(tree.body)}
     if not any(name in names for names in bound.values()) or any(map(_hides_names, tree.body)):
         return None
     used = {at for at, node in enumerate(tree.body) if not _only_names(node, own)}
@@ -357,7 +358,7 @@ def _only_names(node: ast.stmt, own: Collection[str]) -> bool:
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
     is_import = isinstance(node, (ast.Import, ast.ImportFrom))
-    return is_import or isinstance(node, ast.Pass) or (isinstance(node, ast.If) and _never_runs(node))
+    return is_import or isinstance(node, ast.Pass) or _is_skipped(node)
 
 
 def _is_unnoticed(node: ast.ClassDef, own: Collection[str]) -> bool:
@@ -395,14 +396,11 @@ def _calls(node: ast.AST) -> bool:
     return any(isinstance(part, (ast.Call, ast.Attribute, ast.Subscript)) for part in ast.walk(node))
 
 
-def _never_runs(node: ast.stmt) -> bool:
+def _is_skipped(node: ast.stmt) -> bool:
     """Return whether this is `if __name__ == "__main__":` or `if TYPE_CHECKING:`, which no import enters."""
-    if not isinstance(node, ast.If):
-        return True
-    test = node.test
-    if isinstance(test, ast.Compare) and isinstance(test.left, ast.Name) and not node.orelse:
-        return test.left.id == "__name__" and isinstance(test.ops[0], ast.Eq)
-    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING" and not node.orelse
+    if not isinstance(node, ast.If) or node.orelse:
+        return False
+    return ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
 def _bound_names(node: ast.stmt) -> set[str]:

@@ -134,6 +134,11 @@ class RunPaths:
         """Settings read back in the job."""
         return self.root / "job.json"
 
+    def rank_jobs(self) -> dict[int, Path]:
+        """Return what the other ranks than the first read back, by rank."""
+        found = {int(path.suffixes[0].removeprefix(".rank")): path for path in self.root.glob("job.rank[0-9]*.json")}
+        return dict(sorted(found.items()))
+
     @property
     def result(self) -> Path:
         """The worker's last word."""

@@ -26,7 +26,11 @@ def plain_config(config: object) -> dict[str, JsonValue]:
     """
     plain = plain_value(config)
     if not isinstance(plain, Mapping):
-        raise CanonicalFormError(f"a configuration is a mapping of keys to values, not {type(config).__name__}", key="")
+        raise CanonicalFormError(
+            f"a configuration is a mapping of keys to values, not {type(config).__name__}",
+            hint='name what it says: {"lr": 0.1}',
+            key="",
+        )
     return dict(plain)
 
 

@@ -38,6 +38,7 @@ class ExperimentVersioning:
             InvalidNameError: what would come out cannot stand in a git ref.
             CanonicalFormError: a value without a stable form (`key` is its dotted path).
         """
+        require_name(base_name, "experiment", limit=MAX_NAME)
         chosen = ExperimentVersioning.generate_config_hash(config) if version is None else str(version)
         if not chosen:
             raise UsageError("an empty version names nothing", hint="leave it out for the hash of the configuration")

@@ -171,6 +171,8 @@ def test_the_best_is_known_when_somebody_said_what_is_better():
         [mapping("a", {}), {**mapping("b", {}), "goals": {"loss": "low"}}],
         "latest",
         mapping("a", {}),
+        None,
+        (mapping(name, {}) for name in "ab"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(experiments: object):
@@ -181,6 +183,13 @@ def test_what_cannot_be_compared_is_refused(experiments: object):
         with pytest.raises(UsageError) as refusal:
             call()
         assert refusal.value.hint
+
+
+@pytest.mark.parametrize("names", ["loss", None, [None], [1], 1])
+def test_names_of_metrics_that_are_none_are_refused(names: object):
+    with pytest.raises(UsageError) as refusal:
+        ExperimentComparator.compare_metrics(over_seeds(1, 2), names)
+    assert refusal.value.hint
 
 
 def test_an_unknown_metric_is_named_with_the_nearest():

@@ -79,6 +79,13 @@ def test_a_bad_name_is_refused_with_reason_and_suggestion(text, reason):
     assert require_name(str(caught.value.facts["suggestion"]), "study")
 
 
+@pytest.mark.parametrize("given", [None, 3, b"digits", ["digits"]])
+def test_a_name_that_is_no_text_is_refused(given):
+    with pytest.raises(InvalidNameError, match="text") as caught:
+        require_name(given, "study")
+    assert caught.value.hint
+
+
 def test_a_valid_name_passes_unchanged():
     assert require_name("Digits_2.v-1", "study") == "Digits_2.v-1"
 
@@ -121,16 +128,18 @@ def test_an_experiment_name_leaves_room_in_the_ref(parts):
 @pytest.mark.parametrize("bad", ["", "  ", None, 3, b"mlp", ["mlp"]])
 def test_a_part_that_says_nothing_is_refused(bad):
     for parts in [(bad, "d", "t"), ("m", bad, "t"), ("m", "d", bad)]:
-        with pytest.raises(InvalidNameError):
+        with pytest.raises(InvalidNameError) as caught:
             ExperimentNaming.create_experiment_name(*parts, WHEN)
+        assert caught.value.hint
 
 
 @pytest.mark.parametrize(
     "bad", ["yesterday", "20241341_000000", 12, datetime.max.replace(tzinfo=timezone(-timedelta(hours=9)))]
 )
 def test_a_time_that_is_none_is_refused(bad):
-    with pytest.raises(InvalidNameError, match="timestamp"):
+    with pytest.raises(InvalidNameError, match="timestamp") as caught:
         ExperimentNaming.create_experiment_name("m", "d", "t", bad)
+    assert caught.value.hint
 
 
 @dataclasses.dataclass
@@ -153,5 +162,6 @@ def test_a_task_name_takes_the_model_type_from_mapping_dataclass_and_config():
     [("", {}, None), ("t", {"model_type": 3}, None), ("t", {}, -1), ("t", {}, True), ("t", {}, "1"), ("t", {}, 1.0)],
 )
 def test_a_bad_task_name_is_refused(task, model, index):
-    with pytest.raises(InvalidNameError):
+    with pytest.raises(InvalidNameError) as caught:
         ExperimentNaming.create_task_name(task, model, index)
+    assert caught.value.hint

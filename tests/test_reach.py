@@ -227,6 +227,25 @@ def test_a_dynamic_helper_makes_everything_count_too() -> None:
     assert reach(FunctionEntry("flow:pre"), files) == reach(FunctionEntry("flow:pre"), changed)
 
 
+def reached_before_and_after(guard: str) -> tuple[object, object]:
+    """Return the reach of a stage, and its reach when a function has changed that only a guarded block uses."""
+    source = "def load(results): return [x for x in results]\ndef other(): return 1\n"
+    source += f"{guard}\n    print([x for x in range(3)], other)\n"
+    before, after = ({"flow.py": text} for text in (source, source.replace("return 1", "return 2")))
+    return reach(FunctionEntry("flow:load"), before), reach(FunctionEntry("flow:load"), after)
+
+
+def test_what_only_a_script_runs_gives_no_names_to_its_stages() -> None:
+    before, after = reached_before_and_after('if __name__ == "__main__":')
+    assert before == after
+
+
+@pytest.mark.parametrize("guard", ['if __name__ == "flow":', 'if __name__ != "__main__":', "if True:"])
+def test_a_block_that_an_import_may_run_counts(guard: str) -> None:
+    before, after = reached_before_and_after(guard)
+    assert before != after
+
+
 def test_prose_counts_when_the_code_names_it() -> None:
     files = {**TREE, "flow.py": "def load(results):\n    return open('README.md').read()\n"}
     changed = {**files, "README.md": "others"}

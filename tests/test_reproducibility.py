@@ -82,6 +82,8 @@ def test_each_rank_has_a_seed_of_its_own(tmp_path: Path):
     assert [int(answer.split()[0]) for answer in answers] == [rank_seed(42, 4, rank) for rank in range(4)]
     assert len(set(answers)) == 4
     assert answers[0] == ask(tmp_path, IMPORTS, SEED, tell)
+    by_slurm = [ask(tmp_path, IMPORTS, SEED, tell, SLURM_PROCID=str(rank), SLURM_NTASKS="4") for rank in (0, 3)]
+    assert by_slurm == [answers[0], answers[3]]
 
 
 def test_what_is_too_late_for_this_process_is_said_and_done_for_its_children(tmp_path: Path):

@@ -145,6 +145,7 @@ def test_a_killed_block_runs_until_then_and_is_lost_with_its_metrics(work: Work)
     end(process)
     (document,) = listed(work)
     assert (document["status"], document["metrics"]) == ("lost", {"loss": 0.5})
+    assert document["started"] <= document["ended"]
 
 
 def test_a_running_block_can_be_cancelled(work: Work) -> None:
@@ -440,6 +441,13 @@ def test_of_several_ranks_only_the_first_records(work: Work) -> None:
     assert first.out.split()[1] != second.out.split()[1]
     (document,) = listed(work)
     assert record_of(work, document)["entry"]["why"] == "one of several processes that another program started"
+
+
+def test_a_rank_that_records_nothing_knows_its_own_metrics(work: Work) -> None:
+    script = "import nemo_gitexp as gitexp\ntracker = gitexp.ExperimentTracker('digits')\n"
+    script += "tracker.start_experiment('a', {})\ngitexp.log_metrics({'loss': 0.5}, step=0)\n"
+    script += "tracker.complete_experiment('a', {'best': 1})\nprint(sorted(tracker.experiments['a'].metrics.items()))\n"
+    assert run_python(work, script).out == run_python(work, script, RANK="1", WORLD_SIZE="2").out
 
 
 def test_the_heartbeat_ends_with_the_block(work: Work) -> None:

@@ -298,6 +298,7 @@ def test_what_has_no_stable_form_is_refused_by_its_key(config, key, word):
         config_hash(config)
     assert caught.value.facts["key"] == key
     assert key in caught.value.message
+    assert caught.value.hint
     assert word in caught.value.message
 
 

@@ -76,7 +76,7 @@ def test_any_configuration_round_trips(tmp_path: Path, config: dict[str, object]
 
 
 def test_nothing_is_saved_when_something_is_wrong(tmp_path: Path):
-    for name in ("../out", "a/b", "", "-x"):
+    for name in ("../out", "a/b", "", "-x", None):
         with pytest.raises(InvalidNameError):
             ExperimentVersioning.save_experiment_config(name, CONFIG, tmp_path)
     with pytest.raises(CanonicalFormError) as refusal:

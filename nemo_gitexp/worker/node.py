@@ -202,6 +202,7 @@ class Node:
             "config": (read_document(plan["config"]) or {}) if is_configured else {},
             "stage": {"results": stage["results"], "outputs": plan["outputs_dir"]} if stage else None,
             "seed": plan["seed"],
+            "is_alone": self._ranks.is_alone,
             "determinism": plan["determinism"],
             "interpreter_flags": plan["interpreter_flags"],
         }

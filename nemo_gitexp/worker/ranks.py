@@ -39,7 +39,7 @@ class Ranks:
         self.rank = 0 if is_alone else _number(env, "RANK", "SLURM_PROCID")
         self._local_rank = 0 if is_alone else _number(env, "LOCAL_RANK", "SLURM_LOCALID")
         self._node = 0 if is_alone else _number(env, "GROUP_RANK", "SLURM_NODEID")
-        self._is_alone = is_alone
+        self.is_alone = is_alone
 
     @property
     def is_first(self) -> bool:
@@ -58,14 +58,14 @@ class Ranks:
 
     def tell(self, refusal: ErrorReport | None) -> None:
         """Tell the other processes what this node's verification found."""
-        if not self._is_alone:
+        if not self.is_alone:
             word = "refused" if refusal else "verified"
             write_document(self._mark(word, self._node), dict(refusal or {}))
 
     def wait(self, is_cancelled: Callable[[], object]) -> ErrorReport | None:
         """Wait until all nodes have verified; return the first refusal, if there is one."""
         deadline = time.monotonic() + MOST_WAIT_S
-        while not self._is_alone and not is_cancelled():
+        while not self.is_alone and not is_cancelled():
             refused = [node for node in range(self._nodes) if os.path.exists(self._mark("refused", node))]
             if refused:
                 said = read_document(self._mark("refused", refused[0])) or {}

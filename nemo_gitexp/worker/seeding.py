@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MOST_NOTES = 20
 NUMPY_MODULUS = 2**32
 TORCH_MODULUS = 2**64
+RANK_NAMES = (("WORLD_SIZE", "RANK"), ("SLURM_NTASKS", "SLURM_PROCID"))
 RANK_STRIDE = 2654435761
 """Knuth's multiplicative constant: neighbouring ranks get seeds far apart, each computable from seed and rank."""
 
@@ -30,10 +31,19 @@ def rank_seed(seed: int, world_size: int, rank: int) -> int:
     return (seed + rank * RANK_STRIDE) % NUMPY_MODULUS
 
 
-def process_seed(seed: int, env: Mapping[str, str]) -> int:
-    """Return the seed of this process: of its rank, where a launcher says which of how many it is."""
-    world_size, rank = env.get("WORLD_SIZE", ""), env.get("RANK", "")
-    return rank_seed(seed, int(world_size), int(rank)) if world_size.isdigit() and rank.isdigit() else seed
+def process_seed(seed: int, env: Mapping[str, str], *, is_alone: bool = False) -> int:
+    """Return the seed of this process: of its rank, where torchrun, else Slurm, says which of how many it is.
+
+    Args:
+        seed: of the run.
+        env: the environment.
+        is_alone: the run has one process: what Slurm says is of a job around it.
+    """
+    for size_name, rank_name in RANK_NAMES[: 1 if is_alone else None]:
+        world_size, rank = env.get(size_name, ""), env.get(rank_name, "")
+        if world_size.isdigit() and rank.isdigit():
+            return rank_seed(seed, int(world_size), int(rank))
+    return seed
 
 
 def seed_python(module: ModuleType, seed: int) -> int:

@@ -142,6 +142,7 @@ class JobOrder(TypedDict):
     config: Dict[str, JsonValue]
     stage: Optional[StageOrder]
     seed: int
+    is_alone: bool
     determinism: str
     interpreter_flags: List[str]
 

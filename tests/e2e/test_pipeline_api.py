@@ -213,12 +213,25 @@ def test_a_repository_without_the_study_is_told(tmp_path: Path) -> None:
     assert "UnknownStudyError: there is no study digits-pipeline" in said
 
 
-@pytest.mark.parametrize("name", ["", "  "])
-def test_a_pipeline_without_a_name_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "  ", None, 3])
+def test_a_pipeline_without_a_name_is_refused(name: object) -> None:
     import nemo_gitexp
 
     with pytest.raises(nemo_gitexp.GitexpError, match="needs a name"):
-        nemo_gitexp.ExperimentPipeline(name)
+        nemo_gitexp.ExperimentPipeline(name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "stage, dependencies", [(None, None), (3, None), ("train", "load"), ("train", [1]), ("train", [None])]
+)
+def test_names_of_stages_that_are_no_text_are_refused(stage: object, dependencies: object) -> None:
+    import nemo_gitexp
+
+    pipeline = nemo_gitexp.ExperimentPipeline("p")
+    with pytest.raises(nemo_gitexp.GitexpError) as refusal:
+        pipeline.add_stage(stage, print, dependencies)  # type: ignore[arg-type]
+    assert refusal.value.hint
+    assert pipeline.stages == []
 
 
 @pytest.mark.parametrize("seed", [True, -1, 1.5, "3"])

@@ -8,6 +8,10 @@ import subprocess
 import pytest
 from run_directory import Run, script
 
+from nemo_gitexp.collect import read_back_settings
+from nemo_gitexp.rundir import RunPaths
+from nemo_gitexp.worker.seeding import rank_seed
+
 RANKS = [{"RANK": str(rank), "LOCAL_RANK": str(rank % 2), "GROUP_RANK": str(rank // 2)} for rank in range(4)]
 
 
@@ -60,6 +64,19 @@ def test_a_rank_does_not_wait_for_one_that_cannot_verify(run: Run):
 def test_a_failure_of_another_rank_is_its_own_exit_code(run: Run):
     run.put("train.py", "import os, sys; sys.exit(int(os.environ['RANK']))")
     assert all_ranks(run) == [0, 1, 2, 3]
+
+
+def test_ranks_that_slurm_started_have_seeds_of_their_own_too(run: Run):
+    run.put("train.py", "import random; print(random.random())")
+    run.prepare(script("train.py"), topology={"nodes": 1, "tasks_per_node": 2})
+    slurm = [{"SLURM_NTASKS": "2", "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in ("0", "1")]
+    ranks = [subprocess.Popen(run.argv, env={**os.environ, **env}) for env in slurm]
+    assert [rank.wait(60) for rank in ranks] == [0, 0]
+    seeds = [run.json(name)["seeds"]["python"] for name in ("job.json", "job.rank1.json")]
+    assert seeds == [rank_seed(42, 2, rank) for rank in (0, 1)]
+    recorded = read_back_settings(RunPaths(run.dir))
+    assert (recorded["seeds"]["python"], recorded["rank_seeds"]["1"]["python"]) == tuple(seeds)
+    assert run.log != (run.dir / "log.rank1.txt").read_text()
 
 
 def test_variables_of_a_surrounding_job_mean_nothing_without_a_topology(run: Run):
