@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from .eventfiles import is_event_file
-from .mlflowfiles import META, is_mlflow_run, mlflow_metric_rows, read_mlflow_run
+from .mlflowfiles import META, is_mlflow_meta, is_mlflow_run, mlflow_metric_rows, read_mlflow_run
 from .stamped import stable_names
 from .wandbfiles import ENDING, read_wandb_run, wandb_metric_rows
 
@@ -21,16 +22,18 @@ if TYPE_CHECKING:
     from typing import Collection, Iterable, Mapping
 
 
+_WANDBS_OWN = re.compile(r"debug[\w.-]*\.log|settings|wandb-resume\.json")
+
+
 class TrackedFiles(NamedTuple):
     """How a directory with files of trackers is compared.
 
-    `names` are what the files are called in every run; `digests` what stands for the bytes of some, or for all of a
-    run's directory, by name in every run; `passed_over` are files for which a digest of their run stands.
+    `names` are what its files are called in every run, without those for which the digest of their run stands;
+    `digests` are these, by the name of the run.
     """
 
     names: Dict[str, str]
     digests: Dict[str, str]
-    passed_over: List[str]
 
 
 def tracked_files(root: str, files: Collection[str]) -> Optional[TrackedFiles]:
@@ -44,25 +47,34 @@ def tracked_files(root: str, files: Collection[str]) -> Optional[TrackedFiles]:
         OSError: one cannot be read.
     """
     logs = [path for path in files if _is_wandb_log(path)]
-    runs = [path for path in files if _base(path) == META and is_mlflow_run(os.path.join(root, os.path.dirname(path)))]
+    metas = [path for path in files if _base(path) == META]
+    runs = [path for path in metas if is_mlflow_run(os.path.join(root, _above(path)))]
     if not logs and not runs and not any(is_event_file(_base(path)) for path in files):
         return None
     digests: Dict[str, str] = {}
-    heads: List[str] = []
-    passed_over = [path for path in files if os.path.basename(os.path.dirname(path)) == "wandb"]
+    heads: Dict[str, str] = {}
+    beside = {_above(_above(path)) for path in logs}  # links to logs, what `wandb` keeps about itself
+    passed_over = {path for path in files if _WANDBS_OWN.fullmatch(_base(path)) and _above(path) in beside}
     for number, path in enumerate(_in_order(root, logs, _wandb_start), 1):
         run = read_wandb_run(os.path.join(root, path))
         digests[f"wandb/run{number}"] = _digest(run.config, wandb_metric_rows(run), run.damaged)
-        heads.append(os.path.dirname(path) + "/")
+        passed_over.update(name for name in files if name.startswith(_above(path) + "/"))
     for number, path in enumerate(_in_order(root, runs, _mlflow_start), 1):
-        found = read_mlflow_run(os.path.join(root, os.path.dirname(path)))
-        digests[f"mlflow/run{number}"] = _digest(found.params, mlflow_metric_rows(found), found.damaged)
-        heads.append(os.path.dirname(path) + "/")
-        passed_over.append(os.path.join(os.path.dirname(os.path.dirname(path)), META).replace(os.sep, "/"))
-        passed_over.append(os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(path))), "0", META))
-    passed_over.extend(path for path in files if path.startswith(tuple(heads)) and "/artifacts/" not in path)
-    kept = [path for path in files if path not in set(passed_over)]
-    return TrackedFiles(stable_names(kept), digests, sorted(set(files) - set(kept)))
+        found = read_mlflow_run(os.path.join(root, _above(path)))
+        name = f"mlflow/run{number}"
+        digests[name] = _digest(found.params, mlflow_metric_rows(found), found.damaged)
+        heads[_above(path)] = name
+    if runs:
+        passed_over.update(path for path in metas if is_mlflow_meta(os.path.join(root, path)))
+    names: Dict[str, str] = {}
+    for path in set(files) - passed_over:
+        head = next((head for head in heads if path.startswith(f"{head}/")), None)
+        if head is None:
+            names[path] = path
+        elif path.startswith(f"{head}/artifacts/"):
+            names[path] = heads[head] + path[len(head) :]
+    stable = stable_names(names.values())
+    return TrackedFiles({path: stable[name] for path, name in names.items()}, digests)
 
 
 def _is_wandb_log(path: str) -> bool:
@@ -84,6 +96,10 @@ def _mlflow_start(path: str) -> float:
 def _digest(config: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], damaged: int) -> str:
     document = {"config": config, "rows": list(rows), "damaged": damaged}
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _above(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _base(path: str) -> str:
