@@ -66,14 +66,18 @@ def find_places(job: Job) -> Places:
     """Return the files and runs that are this job's.
 
     Its own are its outputs, its part of the run directory and, unless other stages share that, the workspace: all that
-    is new there. Of what it shares with others (WANDB_DIR, a store of MLflow's) only runs that bear its id.
+    is new there. Of what it shares with others (WANDB_DIR, a store of MLflow's) only runs that bear its id. An
+    experiment that is a part of a program has its outputs alone: what else there is may be any part's.
     """
     plan = job.plan
     found = Places([], [], [])
+    nothing = allowance((), ())
+    _gather(plan["outputs_dir"], nothing, found)
+    if plan.get("tracked"):
+        return found
     inputs = allowance((), [item["path"] for item in plan["inputs"]])
     private = [plan["outputs_dir"], os.path.join(plan["run_dir"], "wandb")]
-    for place in private:
-        _gather(place, allowance((), ()), found)
+    _gather(private[1], nothing, found)
     if not plan.get("stage"):
         private.append(plan["workspace"])
         _gather(plan["workspace"], lambda path: job.is_known(path) or inputs(path), found)
