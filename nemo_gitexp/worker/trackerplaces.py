@@ -109,10 +109,9 @@ def _shared_runs(job: Job) -> List[str]:
     there = [store for store in stores if store and os.path.isdir(store)]
     if own is None or not there:
         return []
-    from .mlflowfiles import find_mlflow_runs, read_mlflow_run
+    from .mlflowfiles import find_tagged_runs
 
-    runs = dict.fromkeys(run for store in there for run in find_mlflow_runs(store))
-    return [run for run in runs if read_mlflow_run(run).tags.get(RUN_TAG) == own]
+    return list(dict.fromkeys(run for store in there for run in find_tagged_runs(store, RUN_TAG, own)))
 
 
 def _store_path(job: Job) -> Optional[str]:
