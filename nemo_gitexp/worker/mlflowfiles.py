@@ -1,6 +1,6 @@
 """Reads MLflow's file stores: `mlruns/<experiment>/<run>/{meta.yaml, params, metrics, tags}`. Standard library only.
 
-Source: `mlflow/store/tracking/file_store.py` and what MLflow 1.27 to 3.17 write.
+Source: `mlflow/store/tracking/file_store.py`; tried with what MLflow 3.17 writes.
 """
 
 from __future__ import annotations
