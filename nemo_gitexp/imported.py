@@ -193,12 +193,13 @@ def left_by(prepared: Prepared, record_sha: CommitSha) -> RunLeavings:
     error = run.error
     if run.outcome is None:
         error = ("LostRunError", f"it had not ended in {TOOLS[run.tool]} when it was imported: {run.status}")
+    url = run.origin(knows_code=False).url
     worker: dict[str, JsonValue] = {
         "status": run.outcome or "lost",
         "error": None if error is None else {"type": error[0], "message": error[1], "paths": []},
         "duration_s": duration,
         "remarks": list(prepared.remarks),
-        "links": [] if prepared.record.imported is None else [prepared.record.imported.url],
+        "links": [] if url is None else [url],
     }
     return RunLeavings(
         record_sha=record_sha,

@@ -6,7 +6,7 @@ results: nobody ever sees an imported experiment without one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -36,7 +36,7 @@ from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.record import CodeState
 from nemo_gitexp.recording import remote_url
 from nemo_gitexp.result import build_result, experiment_document
-from nemo_gitexp.store import Draft, record_commit, result_commit
+from nemo_gitexp.store import Draft, read_experiments, record_commit, result_commit, write_result
 from nemo_gitexp.tips import LOCAL_PREFIX, Tip, list_tips, local_ref
 
 TOGETHER = 100
@@ -47,7 +47,7 @@ UNKNOWN_ENVIRONMENT = render_json({"schema": 1, "captured": "unknown"})
 
 @dataclass(frozen=True, slots=True)
 class ImportAnswer:
-    """What is an experiment now, what was one before, and what was left out, with the reason."""
+    """What is recorded now, what was before, and what was left out, with the reason."""
 
     experiments: list[ExperimentDoc]
     already: list[ExperimentDoc]
@@ -63,7 +63,7 @@ def import_runs(
     say: Callable[[str], None],
     plan_only: bool = False,
 ) -> ImportAnswer:
-    """Record runs that are not recorded yet, oldest first.
+    """Record runs that are not recorded yet, and the end of those that had none when they were imported.
 
     Args:
         site: where.
@@ -81,7 +81,8 @@ def import_runs(
     repository = site.repository
     who = repository.begin_identities()
     unique = {run.key: run for run in runs}
-    new = _without_known(unique, list_tips(repository))
+    tips = _by_key(repository)
+    new = [run for key, run in unique.items() if key not in tips or _has_ended_since(run, tips[key])]
     prepared, skipped = _prepare(site, new, study, now)
     if plan_only:
         names = _free_names(repository, prepared)
@@ -89,23 +90,44 @@ def import_runs(
         return ImportAnswer(planned, _documents(site, unique.keys() - {run.key for run in new}), skipped)
     author, committer = who.wait()
     with taking_turns(site.turns):  # two imports at once must not record a run twice
-        wanted = {run.key for run in _without_known({run.key: run for run in new}, list_tips(repository))}
-        mine = [item for item in prepared if item.foreign.key in wanted]
+        tips = _by_key(repository)
+        late = [item for item in prepared if item.foreign.key in tips]
+        skipped += [left for item in late if (left := _finish(site, item, tips[item.foreign.key])) is not None]
+        mine = [item for item in prepared if item.foreign.key not in tips]
         names = _free_names(repository, mine)
         drafts = [_draft(site, item, name, author, committer) for item, name in zip(mine, names, strict=True)]
         for start in range(0, len(mine), TOGETHER):
             _write(repository, mine[start : start + TOGETHER], drafts[start : start + TOGETHER])
             if len(mine) > TOGETHER:
                 say(f"recorded {min(start + TOGETHER, len(mine))} of {len(mine)}")
-    done = {item.foreign.key for item in mine}
-    left_out = {item.run for item in skipped}
-    already = {run.key for run in unique.values() if run.key not in done and run.run not in left_out}
+    unfit = {item.run for item in skipped}
+    done = {item.foreign.key for item in prepared if item.foreign.run not in unfit}
+    already = {key for key, run in unique.items() if key not in done and run.run not in unfit}
     return ImportAnswer(_documents(site, done), _documents(site, already), skipped)
 
 
-def _without_known(runs: Mapping[str, ForeignRun], tips: Sequence[Tip]) -> list[ForeignRun]:
-    known = {tip.imported for tip in tips}
-    return [run for key, run in runs.items() if key not in known]
+def _by_key(repository: Repository) -> dict[str, Tip]:
+    """Return the imported experiments by what tells their runs apart, a local one before a remote's."""
+    return {tip.imported: tip for tip in reversed(list_tips(repository)) if tip.imported is not None}
+
+
+def _has_ended_since(run: ForeignRun, tip: Tip) -> bool:
+    """Return whether a run was imported before it had ended, and has ended by now."""
+    return tip.status == "lost" and tip.remote is None and run.outcome is not None
+
+
+def _finish(site: Site, item: Prepared, tip: Tip) -> Skipped | None:
+    """Replace the result of a run that was imported before it had ended; None: done, or somebody was faster."""
+    if not _has_ended_since(item.foreign, tip):
+        return None
+    if item.record.config_hash != tip.config_hash:
+        reason = f"its parameters have changed since it was imported as {tip.record[:12]}, before it had ended"
+        return Skipped(item.foreign.run, reason, is_damaged=False)
+    (found,) = read_experiments(site.repository, [replace(tip, sha=tip.record, status=None)])
+    left = left_by(replace(item, record=found.record), found.sha)
+    files = build_result(found.record, left, output_store(site.repository).add_bytes)
+    write_result(site.repository, replace(found, tip=tip), files, left.ended)
+    return None
 
 
 def _prepare(
@@ -250,10 +272,9 @@ def _planned(item: Prepared, name: str) -> ExperimentDoc:
     return experiment_document(sha="", ref=ref, record=record, config=item.config, status="planned")
 
 
-def _documents(site: Site, keys: Sequence[str] | set[str]) -> list[ExperimentDoc]:
+def _documents(site: Site, keys: Collection[str]) -> list[ExperimentDoc]:
     """Return the experiments that are these runs, oldest first."""
-    wanted = set(keys)
-    found = {tip.imported: tip for tip in reversed(list_tips(site.repository)) if tip.imported in wanted}
-    tips = sorted(found.values(), key=lambda tip: (tip.created, tip.name))
+    found = [tip for key, tip in _by_key(site.repository).items() if key in keys]
+    tips = sorted(found, key=lambda tip: (tip.created, tip.name))
     entries = list_entries(site, tips, {}) if tips else []
     return [entry.document for entry in entries if not isinstance(entry, RecordError)]

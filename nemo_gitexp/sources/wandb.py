@@ -87,7 +87,7 @@ def _foreign(parts: Sequence[WandbRun], source: str) -> ForeignRun:
     code, failed = last.exit_code, last.exit_code not in (0, None)
     metadata = next((part.metadata for part in ordered if part.metadata), {})
     git = metadata.get("git")
-    commit = git.get("commit") if isinstance(git, Mapping) else None
+    named = git.get("commit") if isinstance(git, Mapping) else None
     return ForeignRun(
         tool="wandb",
         group=last.project or NO_PROJECT,
@@ -101,7 +101,7 @@ def _foreign(parts: Sequence[WandbRun], source: str) -> ForeignRun:
         bad_lines=bad_lines + sum(part.damaged for part in ordered),
         started=utc(ordered[0].started),
         ended=_ended(ordered),
-        commit=commit if isinstance(commit, str) else None,
+        commit=ordered[0].commit or (named if isinstance(named, str) else None),
         error=("ExitCodeError", f"exit code {code}") if failed else None,
         remarks=tuple(_remarks(ordered)),
     )
