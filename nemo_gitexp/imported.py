@@ -19,7 +19,7 @@ from nemo_gitexp.definition import DEFAULT_SEED, MAX_SEED, MetricGoal, MetricsSp
 from nemo_gitexp.entry import ImportedEntry
 from nemo_gitexp.errors import CanonicalFormError, DocumentError
 from nemo_gitexp.git.repository import CommitSha
-from nemo_gitexp.git.snapshot import SECRET_CONTENT
+from nemo_gitexp.git.snapshot import SECRET_CONTENT, SECRET_SCAN_BYTES
 from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue, render_json
 from nemo_gitexp.keypath import render_key
 from nemo_gitexp.metrics import MetricRows, parse_metric_lines
@@ -299,8 +299,8 @@ def _is_secret(name: str, value: object) -> bool:
 
 
 def _holds_secret(text: str) -> bool:
-    content = text.encode("utf-8", "replace")
-    return SECRET_CONTENT.search(content) is not None or _URL_PASSWORD.search(text) is not None
+    content = text[:SECRET_SCAN_BYTES].encode("utf-8", "replace")
+    return SECRET_CONTENT.search(content) is not None or _URL_PASSWORD.search(text[:SECRET_SCAN_BYTES]) is not None
 
 
 def _config(run: ForeignRun) -> tuple[dict[str, JsonValue], list[str]]:

@@ -69,7 +69,8 @@ def _listed(value: JsonValue) -> list[str]:
 def _param_files(value: JsonValue) -> list[str]:
     """Return the files of a stage's parameters: a text is a key of params.yaml, a mapping goes by file."""
     items = value if isinstance(value, list) else []
-    return [path for item in items if isinstance(item, Mapping) for path in item]
+    found = [list(item) if isinstance(item, Mapping) else [PARAMS] for item in items]
+    return [path for paths in found for path in paths]
 
 
 def _joined(base: str, paths: list[str]) -> list[str]:

@@ -29,7 +29,7 @@ _EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}(?:[0-9a-f]{24})?/(
 _TOGETHER = 50
 """So many commits are looked at together: their listings must fit into memory."""
 
-_NO_OUTCOME = "is a commit of DVC, which keeps neither start nor outcome: it counts as completed when it was committed"
+_NO_OUTCOME = "was committed by DVC, which keeps neither start nor outcome: it counts as completed then"
 
 
 @dataclass(frozen=True, slots=True)

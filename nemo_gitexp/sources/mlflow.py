@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -173,7 +175,7 @@ def _database_runs(database: sqlite3.Connection, path: str) -> Iterator[MlflowRu
     points: dict[str, dict[str, list[MetricPoint]]] = {}
     query = "SELECT run_uuid, key, timestamp, value, step, is_nan FROM metrics ORDER BY run_uuid, key, step, timestamp"
     for run, key, timestamp, value, step, is_nan in database.execute(query):
-        point = MetricPoint(timestamp, float("nan") if is_nan else value, step)
+        point = MetricPoint(timestamp, math.nan if is_nan else _real(value), step)
         points.setdefault(run, {}).setdefault(key, []).append(point)
     rows = database.execute(
         "SELECT run_uuid, runs.name, runs.experiment_id, experiments.name, status, start_time, end_time, artifact_uri,"
@@ -206,6 +208,11 @@ def _texts(database: sqlite3.Connection, table: str) -> dict[str, dict[str, str]
     return found
 
 
+def _real(value: float) -> float:
+    """Return a value as it was logged: databases keep infinity as the largest float (MLflow, `sqlalchemy_store.py`)."""
+    return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value
+
+
 def _seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
 
@@ -227,6 +234,7 @@ def _server_runs(url: str, experiments: Sequence[str]) -> Iterator[MlflowRun]:
     client = MlflowClient(url)
     try:
         groups = {item.experiment_id: item.name for item in client.search_experiments()}
+        require_known(experiments, {*groups, *groups.values()}, "experiment", shown_url(url))
         wanted = [key for key, name in groups.items() if _is_of(experiments, (key, name))]
         token: str | None = None
         while wanted:
@@ -261,7 +269,7 @@ def _server_run(client: Any, run: Any, groups: dict[str, str]) -> MlflowRun:
         params=dict(kept.params),
         tags=dict(kept.tags),
         metrics={
-            key: tuple(MetricPoint(point.timestamp, point.value, point.step) for point in points)
+            key: tuple(MetricPoint(point.timestamp, _real(point.value), point.step) for point in points)
             for key, points in histories.items()
         },
         damaged=0,
