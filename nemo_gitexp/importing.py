@@ -91,8 +91,9 @@ def import_runs(
     author, committer = who.wait()
     with taking_turns(site.turns):  # two imports at once must not record a run twice
         tips = _by_key(repository)
-        late = [item for item in prepared if item.foreign.key in tips]
-        skipped += [left for item in late if (left := _finish(site, item, tips[item.foreign.key])) is not None]
+        known = [(item, tips[item.foreign.key]) for item in prepared if item.foreign.key in tips]
+        late = [(item, tip) for item, tip in known if _has_ended_since(item.foreign, tip)]
+        skipped += [left for item, tip in late if (left := _finish(site, item, tip)) is not None]
         mine = [item for item in prepared if item.foreign.key not in tips]
         names = _free_names(repository, mine)
         drafts = [_draft(site, item, name, author, committer) for item, name in zip(mine, names, strict=True)]
@@ -101,7 +102,7 @@ def import_runs(
             if len(mine) > TOGETHER:
                 say(f"recorded {min(start + TOGETHER, len(mine))} of {len(mine)}")
     unfit = {item.run for item in skipped}
-    done = {item.foreign.key for item in prepared if item.foreign.run not in unfit}
+    done = {item.foreign.key for item in [*mine, *(item for item, _ in late)] if item.foreign.run not in unfit}
     already = {key for key, run in unique.items() if key not in done and run.run not in unfit}
     return ImportAnswer(_documents(site, done), _documents(site, already), skipped)
 
@@ -118,8 +119,6 @@ def _has_ended_since(run: ForeignRun, tip: Tip) -> bool:
 
 def _finish(site: Site, item: Prepared, tip: Tip) -> Skipped | None:
     """Replace the result of a run that was imported before it had ended; None: done, or somebody was faster."""
-    if not _has_ended_since(item.foreign, tip):
-        return None
     if item.record.config_hash != tip.config_hash:
         reason = f"its parameters have changed since it was imported as {tip.record[:12]}, before it had ended"
         return Skipped(item.foreign.run, reason, is_damaged=False)
@@ -159,25 +158,29 @@ class _Codes:
     def __init__(self, site: Site, runs: Sequence[ForeignRun]) -> None:
         repository = site.repository
         head = repository.head()
-        if head is None:
+        if head is None and runs:
             raise RepositoryError(
                 "there is no commit yet that an experiment could stand on",
                 hint='git add -A && git commit -m "first commit"',
             )
-        self._head = head
+        self._head = CommitSha(head or "")
         named = {run.commit.lower() for run in runs if run.commit and FULL_SHA.fullmatch(run.commit.lower())}
-        self._trees = _trees(repository, sorted({head, *named}))
+        self._trees = _trees(repository, sorted({self._head, *named})) if runs else {}
+        self._remote = remote_url(site.git_config)
+        self._keys: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._submodules: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._look(repository, runs)
+
+    def _look(self, repository: Repository, runs: Sequence[ForeignRun]) -> None:
+        """Note what records say about each tree: its key, without the files that a run says are no code; submodules."""
         wanted: dict[str, set[tuple[str, ...]]] = {}
         for run in runs:
             wanted.setdefault(self._trees[self._commit(run)], set()).add(run.config_files)
-        self._keys: dict[tuple[str, tuple[str, ...]], str] = {}
-        self._submodules: dict[str, tuple[tuple[str, str], ...]] = {}
         for tree, listing in list_many_files(repository, wanted):
             for files in wanted[tree]:
                 self._keys[tree, files] = code_key(listing, paths=(), config_files=files)
             links = parse_tree(listing) if b"160000 commit" in listing else []
             self._submodules[tree] = tuple((entry.path, entry.sha) for entry in links if entry.kind == "commit")
-        self._remote = remote_url(site.git_config)
 
     def _commit(self, run: ForeignRun) -> CommitSha:
         return CommitSha(str(run.commit).lower()) if self.knows(run) else self._head

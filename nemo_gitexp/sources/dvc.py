@@ -166,6 +166,11 @@ def _declared(tree: _Tree) -> DeclaredFiles | Skipped:
     return DeclaredFiles(*here)
 
 
+def _is_scratch(path: str) -> bool:
+    """Return whether DVC left a file for itself: `dvc exp save` commits `.dvc/tmp/repro.dat` (DVC 3.67)."""
+    return path.startswith(".dvc/tmp/") or "/.dvc/tmp/" in path
+
+
 def _is_config(path: str) -> bool:
     return path == ".dvc/config" or path.endswith("/.dvc/config")
 
@@ -193,7 +198,7 @@ def _run(tree: _Tree, declared: DeclaredFiles) -> ForeignRun | Skipped:
         return Skipped(tree.named.name, fault.message)
     rows, bad_lines = metric_rows(_rows(tree, declared, remarks))
     inputs = _inputs(tree, remarks)
-    locks = [path for path in tree.shas if posixpath.basename(path) == "dvc.lock"]
+    kept = [path for path in tree.shas if posixpath.basename(path) == "dvc.lock" or _is_scratch(path)]
     seconds = int(tree.commit.author_line.rpartition("> ")[2].split(" ")[0])
     return ForeignRun(
         tool="dvc",
@@ -210,7 +215,7 @@ def _run(tree: _Tree, declared: DeclaredFiles) -> ForeignRun | Skipped:
         commit=tree.named.sha,
         remarks=tuple(remarks),
         inputs=tuple(inputs),
-        config_files=tuple(sorted({*_wanted(tree, declared), *locks})),
+        config_files=tuple(sorted({*_wanted(tree, declared), *kept})),
     )
 
 

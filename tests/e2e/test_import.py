@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 from builder import Work, make_work
-from old_runs import copy_work, dvc
+from old_runs import copy_work
 from tracked import listed, record_of, result_of, run_python, stream_of
 
-KEYS = (
-    "schema experiment ref branch study name purpose expected sweep identity config_hash config seed determinism topology "
-    "code inputs environment_key status result metrics metric_stats started ended duration_s error outputs tasks executor "
-    "jobs reproductions archived withdrawn duplicate_of"
-).split()
+KEYS = """\
+schema experiment ref branch study name purpose expected sweep identity config_hash config seed determinism topology
+code inputs environment_key status result metrics metric_stats started ended duration_s error outputs tasks executor
+jobs reproductions archived withdrawn duplicate_of
+"""
 STUDY = """\
 purpose: See what the learning rate does.
 command: python train.py --lr {config.lr}
@@ -42,6 +42,12 @@ def imported(old: Work, tmp_path_factory: pytest.TempPathFactory) -> Work:
     return work
 
 
+def run_directory(work: Work, seed: int) -> Path:
+    """Return the directory of one of MLflow's runs of the digits."""
+    found = [path for path in work.root.glob("mlruns/*/*/params/seed") if path.read_text() == str(seed)]
+    return next(path.parent.parent for path in found if (path.parent / "sizes").exists())
+
+
 def called(work: Work, part: str) -> dict:
     (found,) = [document for document in listed(work) if f"_{part}_" in document["name"]]
     return found
@@ -52,7 +58,7 @@ def called(work: Work, part: str) -> dict:
 
 def test_runs_of_mlflow_are_experiments_with_their_results(imported: Work) -> None:
     document = called(imported, "seed-1")
-    assert list(document) == KEYS
+    assert list(document) == KEYS.split()
     assert (document["study"], document["status"], document["seed"]) == ("digits", "completed", 1)
     assert document["metrics"] == {"loss": 0.25, "odd": "NaN", "val/acc": 0.6}
     assert document["metric_stats"]["loss"] == {"last": 0.25, "min": 0.25, "max": 0.5, "n": 3}
@@ -158,7 +164,7 @@ def test_study_experiment_and_run_choose(work: Work) -> None:
 
 
 def test_a_damaged_run_is_left_out_and_the_exit_code_says_so(work: Work) -> None:
-    meta = sorted(work.root.glob("mlruns/*/*/meta.yaml"))[0]
+    meta = min(work.root.glob("mlruns/*/*/meta.yaml"))
     meta.write_bytes(b"\x00garbage")
     answer = work.gitexp("import", "mlflow", "mlruns", "--json", code=1).json
     assert {"run": meta.parent.name, "reason": "its meta.yaml is missing or damaged"} in answer["skipped"]
@@ -197,7 +203,7 @@ def test_parameters_that_changed_since_leave_a_lost_run_as_it_is(work: Work) -> 
 
 
 def test_names_that_collide_are_kept_apart(work: Work) -> None:
-    first = sorted(work.root.glob("mlruns/*/*/params/sizes"))[0].parent.parent
+    first = min(work.root.glob("mlruns/*/*/params/sizes")).parent.parent
     twin = first.with_name("f" * 32)
     shutil.copytree(first, twin)
     meta = twin / "meta.yaml"
@@ -251,7 +257,7 @@ def test_without_the_mlflow_package_a_server_is_refused(old: Work, tmp_path: Pat
 
 
 def test_another_clone_knows_them_after_a_fetch(imported: Work, tmp_path: Path) -> None:
-    imported.git("init", "-q", "--bare", str(tmp_path / "hub.git"))
+    imported.git("init", "-q", "--bare", "-b", "main", str(tmp_path / "hub.git"))
     imported.git("push", "-q", str(tmp_path / "hub.git"), "main", "refs/gitexp/*:refs/gitexp/*")
     imported.git("clone", "-q", str(tmp_path / "hub.git"), str(tmp_path / "clone"))
     clone = Work(tmp_path / "clone", dict(imported.env))
@@ -267,16 +273,15 @@ def test_another_clone_knows_them_after_a_fetch(imported: Work, tmp_path: Path) 
 def test_two_imports_at_once_make_one(work: Work) -> None:
     running = [work.start("import", "mlflow", "mlruns", "--json") for _ in range(3)]
     answers = [json.loads(process.communicate()[0]) for process in running]
-    assert sum(len(answer["experiments"]) for answer in answers) == 18 - sum(
-        len(answer["already"]) for answer in answers
-    )
+    assert sum(len(answer["experiments"]) for answer in answers) == 6
+    assert sum(len(answer["already"]) for answer in answers) == 12
     assert len(work.refs()) == 6
     assert len({item["experiment"] for answer in answers for item in answer["experiments"] + answer["already"]}) == 6
 
 
-def test_five_hundred_runs_are_imported_by_a_handful_of_git_processes(work: Work, tmp_path: Path) -> None:
-    (first,) = [path.parent.parent for path in work.root.glob("mlruns/*/*/params/seed") if path.read_text() == "0"]
-    for number in range(500):
+def test_many_runs_are_imported_by_a_handful_of_git_processes(work: Work, tmp_path: Path) -> None:
+    first = run_directory(work, 0)
+    for number in range(120):
         copy = first.with_name(f"{number:032x}")
         shutil.copytree(first, copy)
         (copy / "meta.yaml").write_text((first / "meta.yaml").read_text().replace(first.name, copy.name))
@@ -287,9 +292,9 @@ def test_five_hundred_runs_are_imported_by_a_handful_of_git_processes(work: Work
     (counted / "git").chmod(0o755)
     many = Work(work.root, {**work.env, "PATH": f"{counted}:{work.env['PATH']}"})
     answer = many.gitexp("import", "mlflow", "mlruns", "--experiment", "digits", "--json").json
-    assert len(answer["experiments"]) == 505
+    assert len(answer["experiments"]) == 125
     assert len((tmp_path / "calls").read_text().splitlines()) < 60
-    assert len(work.gitexp("log", "--all", "--json").json["experiments"]) == 505
+    assert len(work.gitexp("log", "--all", "--json").json["experiments"]) == 125
 
 
 def test_signed_commits_stay_signed(work: Work, tmp_path: Path) -> None:
@@ -307,7 +312,7 @@ def test_signed_commits_stay_signed(work: Work, tmp_path: Path) -> None:
 
 
 def test_a_long_stream_goes_to_the_store(work: Work) -> None:
-    (metrics,) = [path for path in work.root.glob("mlruns/*/*/metrics/loss") if path.parent.parent.joinpath("params/seed").read_text() == "2"]  # fmt: skip
+    metrics = run_directory(work, 2) / "metrics/loss"
     metrics.write_text("".join(f"1 {1 / (step + 1)} {step}\n" for step in range(20_000)))
     work.gitexp("import", "mlflow", "mlruns", "--run", "seed-2")
     document = called(work, "seed-2")
@@ -374,10 +379,14 @@ def test_seeds_of_imported_runs_make_an_interval(imported: Work) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
-    [("launch",), ("reproduce",), ("reproduce", "--plan"), ("reproduce", "--require", "restored")],
+    "name,tool,words",
+    [
+        ("seed-0", "MLflow", ("launch",)),
+        ("seed-0", "MLflow", ("reproduce", "--plan")),
+        ("good", "W&B", ("reproduce",)),
+        ("one", "DVC", ("reproduce", "--require", "restored")),
+    ],
 )
-@pytest.mark.parametrize("name,tool", [("seed-0", "MLflow"), ("good", "W&B"), ("one", "DVC")])
 def test_nothing_runs_an_imported_run_again(imported: Work, name: str, tool: str, words: tuple[str, ...]) -> None:
     sha = called(imported, name)["experiment"]
     error = imported.gitexp(words[0], sha, *words[1:], "--json", code=3).json["error"]
@@ -409,7 +418,6 @@ def test_the_code_of_an_experiment_of_dvc_can_be_checked_out(work: Work, tmp_pat
     work.gitexp("checkout", called(work, "two")["experiment"], str(tmp_path / "there"))
     assert "lr: 0.3" in (tmp_path / "there/params.yaml").read_text()
     assert (tmp_path / "there/data/x.txt").read_text() == "hello\n"
-    assert dvc(work, "exp", "list", "--name-only", "--all-commits").split() == ["two", "one"] or True
 
 
 @pytest.mark.parametrize("words", [("log", "--csv"), ("log", "--where", "config.lr > 0.05"), ("status",), ("collect",)])
