@@ -27,7 +27,7 @@ from nemo_gitexp.git.repository import CommitSha, Repository
 from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.metricform import render_metric_rows
-from nemo_gitexp.metrics import MetricRows, parse_metric_lines, parse_metrics_file
+from nemo_gitexp.metrics import STEP, MetricRows, parse_metric_lines, parse_metrics_file
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.result import (
     LOG_TAIL_LINES,
@@ -131,7 +131,22 @@ def read_metric_rows(paths: RunPaths, worker: Mapping[str, JsonValue]) -> tuple[
     if returned:
         rows, worse = parse_metric_lines(render_metric_rows((*rows, {"step": None, **returned})))
         bad += worse
-    return rows, bad
+    damaged = mapping(worker.get("trackers")).get("damaged")
+    rows, worse = _with_tracked(rows, paths)
+    return rows, bad + worse + (damaged if isinstance(damaged, int) else 0)
+
+
+def _with_tracked(rows: MetricRows, paths: RunPaths) -> tuple[MetricRows, int]:
+    """Return the stream with what the job told W&B, MLflow and TensorBoard alone: its own word on a name counts."""
+    if not paths.tracker_metrics.is_file():
+        return rows, 0
+    tracked, bad = parse_metric_lines(paths.tracker_metrics.read_bytes())
+    own = {name for row in rows for name in row if name != STEP}
+    more = [{name: value for name, value in row.items() if name not in own} for row in tracked]
+    stepped = [row for row in rows if row[STEP] is not None]
+    results = [row for row in rows if row[STEP] is None]  # what stands for the whole run comes last
+    joined, worse = parse_metric_lines(render_metric_rows((*stepped, *(row for row in more if len(row) > 1), *results)))
+    return joined, bad + worse
 
 
 def run_places(plan: Mapping[str, JsonValue]) -> dict[str, str]:

@@ -25,6 +25,7 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.keypath import render_key
 from nemo_gitexp.metricform import exact_form
 from nemo_gitexp.metrics import Number, as_float
+from nemo_gitexp.worker.stamped import stable_names
 
 Goal: TypeAlias = Literal["max", "min"]
 Side: TypeAlias = Literal["a", "b"]
@@ -184,6 +185,16 @@ def same_output(a: OutputDoc, b: OutputDoc) -> bool:
     return identity_a == identity_b
 
 
+def paired_outputs(outputs: Iterable[OutputDoc]) -> dict[str, OutputDoc]:
+    """Return outputs by the name that they have in every run: an event file of TensorBoard's holds the time in its own.
+
+    Only what has a digest goes by such a name: of anything else the bytes hold the time too.
+    """
+    items = {item["path"]: item for item in outputs}
+    stable = stable_names(path for path, item in items.items() if item["digest"])
+    return {(path if stable.get(path) in items else stable.get(path, path)): item for path, item in items.items()}
+
+
 def output_identities(a: OutputDoc | None, b: OutputDoc | None) -> tuple[str | None, str | None]:
     """Return what names both contents: tensor digests, or `sha256:…` of the bytes when a side has no digest."""
     if all(output is None or output["digest"] for output in (a, b)):
@@ -228,9 +239,10 @@ def _compare_inputs(a: Iterable[InputDoc], b: Iterable[InputDoc]) -> list[Mappin
 
 
 def _compare_outputs(a: Iterable[OutputDoc], b: Iterable[OutputDoc]) -> list[Mapping[str, JsonValue]]:
-    outputs_a, outputs_b = ({item["path"]: item for item in side} for side in (a, b))
+    outputs_a, outputs_b = paired_outputs(a), paired_outputs(b)
     changed: list[Mapping[str, JsonValue]] = []
-    for path, one, other in _unequal(outputs_a, outputs_b, same_output):
+    for name, one, other in _unequal(outputs_a, outputs_b, same_output):
+        path = one["path"] if one else other["path"] if other else name
         identity_a, identity_b = output_identities(one, other)
         sizes = {"a": one and one["size_bytes"], "b": other and other["size_bytes"]}
         changed.append({"path": path, "a": identity_a, "b": identity_b, "size_bytes": sizes})

@@ -62,6 +62,17 @@ class OutputDoc(TypedDict):
     keep: str
 
 
+class LinkDoc(TypedDict):
+    """A run of the job's in `wandb`, `mlflow` or `tensorboard`: its address, or where its files lay; never a secret."""
+
+    tracker: str
+    run: str | None
+    name: str | None
+    project: str | None
+    url: str | None
+    path: str | None
+
+
 class ReproductionsDoc(TypedDict):
     """The best verdict so far and how many reproductions were made."""
 
@@ -102,6 +113,7 @@ class ExperimentDoc(TypedDict):
     tasks: list[Mapping[str, JsonValue]]
     executor: str | None
     jobs: list[str]
+    links: list[LinkDoc]
     reproductions: ReproductionsDoc
     archived: bool
     withdrawn: bool

@@ -25,6 +25,7 @@ from nemo_gitexp.rundir import RunPaths, unwritable, write_beside
 from nemo_gitexp.sitevalues import bind_site, bind_text, site_words
 from nemo_gitexp.stages import Stage, StagesEntry, visible_config
 from nemo_gitexp.topology import NUMERIC_VARIABLES
+from nemo_gitexp.trackerids import tracker_ids
 from nemo_gitexp.workspace import Workspace
 
 GRACE_S = 10
@@ -144,6 +145,7 @@ def _prepare_stage(
         "metrics_file": None if metrics_file is None else str(place / metrics_file),
         "outputs": outputs,
         "stage": declared,
+        "tracker_ids": {**_tracker_ids(paths, request, stage.name)},
     }
     write_beside(own.plan, render_json(stage_plan))
 
@@ -186,7 +188,12 @@ def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
         "tracked": {**record.tracked.to_json(), "config_hash": record.config_hash} if record.tracked else None,
         "stop_after_steps": request.stop_after_steps,
         "grace_s": GRACE_S,
+        "tracker_ids": {**_tracker_ids(paths, request)},
     }
+
+
+def _tracker_ids(paths: RunPaths, request: RunRequest, stage: str | None = None) -> dict[str, str]:
+    return tracker_ids(request.sha, paths.run, request.record.name, stage, reproduction=request.reproduction)
 
 
 def _shape_plan(stage: Stage, plan: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

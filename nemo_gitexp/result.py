@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from nemo_gitexp.documents import ErrorDoc, ExperimentDoc, InputDoc, MetricStats, OutputDoc
+from nemo_gitexp.documents import ErrorDoc, ExperimentDoc, InputDoc, LinkDoc, MetricStats, OutputDoc
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.fields import MD5, FieldReader
 from nemo_gitexp.jsontext import JsonValue, render_json
@@ -210,6 +210,7 @@ def check_run(run: Mapping[str, JsonValue], source: str) -> None:
         fields.text_or_none(key)
     fields.real_or_none("duration_s")
     fields.texts("jobs")
+    fields.sections("links")
     _check_stats(fields, "volatile_metrics")
     log = fields.section_or_none("log")
     if log is not None:
@@ -279,6 +280,7 @@ def experiment_document(
         tasks=list(mappings(got.get("tasks"))) or planned_tasks(record),
         executor=record.executor,
         jobs=[str(job) for job in sequence(ran.get("jobs"))],
+        links=[_link_document(item) for item in mappings(ran.get("links"))],
         reproductions={"best": None, "count": 0},
         archived=False,
         withdrawn=False,
@@ -365,7 +367,7 @@ def _run_json(left: RunLeavings, worker: Mapping[str, JsonValue], volatile: Json
         "stray_files": worker.get("stray_files", []),
         "bad_metric_lines": left.bad_metric_lines,
         "remarks": worker.get("remarks", []),
-        "links": [],
+        "links": _private(worker.get("links", []), left.places),
         "lost_reason": _private(left.lost_reason, left.places),
     }
 
@@ -427,6 +429,17 @@ def output_document(item: Mapping[str, JsonValue]) -> OutputDoc:
         digest=_text(item.get("digest")),
         size_bytes=cast("int", item.get("size_bytes") or 0),
         keep=str(item.get("keep")),
+    )
+
+
+def _link_document(item: Mapping[str, JsonValue]) -> LinkDoc:
+    return LinkDoc(
+        tracker=str(item.get("tracker")),
+        run=_text(item.get("run")),
+        name=_text(item.get("name")),
+        project=_text(item.get("project")),
+        url=_text(item.get("url")),
+        path=_text(item.get("path")),
     )
 
 

@@ -75,6 +75,11 @@ class RunPaths:
         return self.root / "metrics.jsonl"
 
     @property
+    def tracker_metrics(self) -> Path:
+        """What the job told W&B, MLflow and TensorBoard, as a metric stream."""
+        return self.root / "tracker-metrics.jsonl"
+
+    @property
     def log(self) -> Path:
         """Stdout and stderr of the job."""
         return self.root / "log.txt"

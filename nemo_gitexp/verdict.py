@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from nemo_gitexp.comparison import output_identities, same_output
+from nemo_gitexp.comparison import output_identities, paired_outputs, same_output
 from nemo_gitexp.definition import MetricsSpec
 from nemo_gitexp.documents import (
     SCHEMA,
@@ -191,12 +191,13 @@ def within_tolerance(recorded: Number, got: Number, tolerance: float | None) -> 
 
 def compare_outputs(recorded: Iterable[OutputDoc], got: Iterable[OutputDoc]) -> list[VerdictOutputDoc]:
     """Return every output of either run by path, by tensor digest where both have one, else by bytes."""
-    old, new = ({output["path"]: output for output in outputs} for outputs in (recorded, got))
+    old, new = paired_outputs(recorded), paired_outputs(got)
     compared: list[VerdictOutputDoc] = []
-    for path in sorted({*old, *new}):
-        before, after = old.get(path), new.get(path)
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
         before_identity, after_identity = output_identities(before, after)
         equal = before is not None and after is not None and same_output(before, after)
+        path = (before or after or {"path": name})["path"]
         compared.append({"path": path, "recorded": before_identity, "got": after_identity, "equal": equal})
     return compared
 

@@ -44,6 +44,7 @@ HOSTILE = experiment(
     status=EVIL,
     executor=EVIL,
     jobs=[EVIL],
+    links=[{"tracker": EVIL, "run": EVIL, "name": EVIL, "project": EVIL, "url": EVIL, "path": EVIL}],
     started=EVIL,
     config={EVIL: EVIL, "list": [EVIL]},
     metrics={EVIL: 1.0, "m": EVIL},

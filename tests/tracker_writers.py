@@ -1,4 +1,4 @@
-"""Writes with tensorboard, wandb and mlflow themselves, in one process of its own: `python tracker_writers.py DIR`."""
+"""Writes with tensorboard, wandb and mlflow themselves: `python tracker_writers.py DIR AGAIN`."""
 
 from __future__ import annotations
 
@@ -109,6 +109,8 @@ def write_mlflow(place: Path) -> None:
 
 if __name__ == "__main__":
     os.environ.update(MLFLOW_ALLOW_FILE_STORE="true", WANDB_SILENT="true")
-    where = Path(sys.argv[1])
-    for write in (write_events, write_wandb, write_mlflow):
-        write(where)
+    where, again = Path(sys.argv[1]), Path(sys.argv[2])
+    write_events(where)
+    for place in (where, again):
+        write_wandb(place)
+        write_mlflow(place)

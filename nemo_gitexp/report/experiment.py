@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from nemo_gitexp.comparison import flatten_config
-from nemo_gitexp.documents import ErrorDoc, ExperimentDoc, InputDoc, OutputDoc
+from nemo_gitexp.documents import ErrorDoc, ExperimentDoc, InputDoc, LinkDoc, OutputDoc
 from nemo_gitexp.metrics import MetricRow, Number, row_metrics
 from nemo_gitexp.record import Imported
 from nemo_gitexp.report.terminal import (
@@ -61,6 +61,7 @@ def render_experiment(
         _code(document, style),
         _inputs(document["inputs"], style),
         _outputs(document["outputs"], style),
+        _links(document["links"], style),
         _tasks(document["tasks"], style),
         _next_commands(document, style, is_repeatable=is_repeatable),
     ]
@@ -218,11 +219,16 @@ def _outputs(outputs: Sequence[OutputDoc], style: Style) -> str:
             item["path"],
             short_hash(item["digest"] or item["sha256"], 12),
             human_size(item["size_bytes"]),
-            f"keep {item['keep']}" + ("  digest of tensors" if item["digest"] else ""),
+            f"keep {item['keep']}" + ("  digest of contents" if item["digest"] else ""),
         )
         for item in outputs
     ]
     return heading("Outputs", "", style) + render_table(Table((), rows, "llr", 0, 2), style) if rows else ""
+
+
+def _links(links: Sequence[LinkDoc], style: Style) -> str:
+    rows = [(item["tracker"], item["name"] or item["run"] or "", item["url"] or item["path"] or "") for item in links]
+    return heading("Trackers", "", style) + render_table(Table((), rows, indent=2), style) if rows else ""
 
 
 def _tasks(tasks: Sequence[Mapping[str, object]], style: Style) -> str:

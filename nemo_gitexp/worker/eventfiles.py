@@ -6,6 +6,7 @@ scalar, and what a restarted writer makes void, as TensorBoard's own `event_accu
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from typing import NamedTuple
@@ -33,6 +34,10 @@ MOST_RECORD_BYTES = 16 << 20
 
 SCALARS_PLUGIN = "scalars"
 SESSION_START = 1
+_STEP = 2
+_NOT_LOGGED = (1, 3, 10)
+"""Fields of an event: when it was written, the version of the format, and who wrote it."""
+
 _CRC_MASK_DELTA = 0xA282EAD8
 _CRC_POLYNOMIAL = 0x82F63B78
 
@@ -84,16 +89,42 @@ def read_event_files(paths: Iterable[str]) -> EventFile:
     return EventFile(tuple(scalars), min(starts) if starts else None, damaged)
 
 
+def logged_digest(path: str) -> Optional[str]:
+    """Return `sha256:…` of all that was logged into one event file, images and texts too, but not when.
+
+    None where a record is damaged, or too long to be read: then only the bytes can be compared.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        reader = _Reader(file, {}, [], is_complete=True)
+        for record, stored in reader.records():
+            try:
+                fields = [field for field in parse_fields(record) if field[0] not in _NOT_LOGGED]
+            except DamagedError:
+                return None
+            if masked_crc32c(record) != stored:
+                return None
+            if fields and {number for number, _ in fields} != {_STEP}:
+                digest.update(repr(fields).encode() + b"\n")
+    return None if reader.damaged else f"sha256:{digest.hexdigest()}"
+
+
 class _Reader:
-    def __init__(self, file: BinaryIO, plugins: Dict[str, str], scalars: List[Scalar]) -> None:
+    def __init__(
+        self, file: BinaryIO, plugins: Dict[str, str], scalars: List[Scalar], *, is_complete: bool = False
+    ) -> None:
         self._file = file
         self._plugins = plugins
+        self._is_complete = is_complete
         self.scalars = scalars
         self.started: Optional[float] = None
         self.damaged = 0
 
     def read(self) -> None:
-        for record, stored in self._records():
+        for record, stored in self.records():
             try:
                 found = self._event(record)
             except (DamagedError, struct.error):
@@ -105,7 +136,7 @@ class _Reader:
                 continue
             self.scalars.extend(found)
 
-    def _records(self) -> Iterator[Tuple[bytes, int]]:
+    def records(self) -> Iterator[Tuple[bytes, int]]:
         """Yield each record with its stored checksum, until one has no whole frame."""
         left = os.fstat(self._file.fileno()).st_size
         while left:
@@ -116,6 +147,7 @@ class _Reader:
                 self.damaged += 1
                 return
             if size > MOST_RECORD_BYTES:
+                self.damaged += self._is_complete
                 self._file.seek(size + 4, os.SEEK_CUR)
                 continue
             record, tail = self._file.read(size), self._file.read(4)

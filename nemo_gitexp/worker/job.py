@@ -17,6 +17,7 @@ from .readback import JobReport
 from .redirect import RedirectRule, editable_targets, redirect_editables, redirect_paths, redirected_pythonpath
 from .seeding import Seeding, process_seed
 from .submissions import watch_submissions
+from .wandbhook import watch_wandb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def main(order_path: str) -> None:
     atexit.register(report.write)
     seeding.install()
     watch_submissions(order["run_dir"])
+    watch_wandb(order["run_dir"], order["own_wandb_id"])
     process = os.getpid()
     try:
         if order["stage"]:

@@ -69,6 +69,11 @@ def is_mlflow_run(directory: str) -> bool:
     return text is not None and bool({"run_id", "run_uuid"} & set(parse_flat_yaml(text)))
 
 
+def is_mlflow_meta(path: str) -> bool:
+    """Return whether a meta.yaml is that of a run or an experiment of MLflow's."""
+    return "experiment_id" in parse_flat_yaml(_read_text(path) or "")
+
+
 def is_mlflow_store(directory: str) -> bool:
     """Return whether this is a file store: a directory with experiments, each with a meta.yaml of its own."""
     metas = [_read_text(os.path.join(experiment, META)) for experiment in _directories(directory)]

@@ -24,6 +24,7 @@ from .refusal import find_refusal, verify_plan
 from .remains import NOTHING_LEFT, Remains
 from .stage import StagePlace
 from .steps import StepCounter
+from .trackerenv import hand_over_ids, run_id_of
 from .watch import CancelledError, Canceller, Job, never_started, start_job, watch_job
 
 TYPE_CHECKING = False
@@ -108,7 +109,7 @@ class Node:
             return never_started(None, self._canceller.reason())
         argv, env = self._job_argv(), self._job_environment()
         data = input_states(self._plan["workspace"], self._plan["inputs"])
-        remains = Remains(self._plan, verification.states, data)
+        remains = Remains(self._plan, verification.states, data, env)
         log, child = self._ranks.file("log.txt"), self._ranks.file("child.json")
         if self._stage:
             self._stage.look_at_results()
@@ -168,6 +169,7 @@ class Node:
         env["PWD"] = self._plan["cwd"]  # as a shell there would
         for name in self._plan["unset_env"]:
             env.pop(name, None)
+        hand_over_ids(env, self._plan, self._ranks.rank)
         if self._is_command and self._plan["probe_interpreter"]:
             from .probe import probe_environment
 
@@ -204,6 +206,7 @@ class Node:
             "seed": plan["seed"],
             "determinism": plan["determinism"],
             "interpreter_flags": plan["interpreter_flags"],
+            "own_wandb_id": run_id_of(plan, self._ranks.rank) if plan["kind"] == "reproduction" else None,
         }
 
     def _path(self, name: str) -> str:

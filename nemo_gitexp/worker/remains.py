@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 
 from .documents import read_document
 from .inputs import find_changed_inputs
 from .manifest import allowance, file_state, find_changed, is_compiled, tree_states, walk_files
 from .outputs import declared_outputs, find_undeclared, hash_output
+from .trackerplaces import Job, read_trackers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ NOTHING_LEFT = {
     "inputs_changed": [],
     "metrics_file": None,
     "smuggled": [],
+    "links": [],
+    "trackers": None,
 }  # type: dict[str, object]
 
 
@@ -35,10 +39,18 @@ class Remains:
         plan: the launcher's plan.
         states: the manifest's files as verified.
         inputs: the data files as verified.
+        env: the environment that the job is started with.
     """
 
-    def __init__(self, plan: Plan, states: Mapping[str, FileState], inputs: Mapping[str, FileState | None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        states: Mapping[str, FileState],
+        inputs: Mapping[str, FileState | None],
+        env: Mapping[str, str],
+    ) -> None:
         self._plan = plan
+        self._tracked = Job(plan, env, time.time(), self._is_unchanged)
         self._states = states
         self._inputs = inputs
         outside = [item["path"] for item in plan["outputs"] if os.path.isabs(item["path"])]
@@ -52,7 +64,7 @@ class Remains:
             check: called every now and then; what it raises ends the reading.
 
         Raises:
-            OSError: something cannot be read, or the metrics file cannot be copied.
+            OSError: something cannot be read, or metrics cannot be copied into the run directory.
         """
         plan = self._plan
         declared = [item["path"] for item in plan["outputs"]]
@@ -67,7 +79,12 @@ class Remains:
             "inputs_changed": find_changed_inputs(plan["workspace"], plan["inputs"], self._inputs),
             "metrics_file": self._copied_metrics(),
             "smuggled": (read_document(os.path.join(plan["run_dir"], "job.json")) or {}).get("smuggled") or [],
+            **read_trackers(self._tracked, check),
         }
+
+    def _is_unchanged(self, path: str) -> bool:
+        """Return whether a file of the workspace came with the code and is as it was."""
+        return path in self._states and file_state(os.path.join(self._plan["workspace"], path)) == self._states[path]
 
     def _outputs(self, check: Callable[[], None]) -> tuple[list[OutputReport], list[str]]:
         reports, missing = [], []

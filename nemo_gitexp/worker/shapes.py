@@ -86,6 +86,13 @@ class TrackedPlan(TypedDict):
     config_hash: str
 
 
+class TrackerIdsPlan(TypedDict):
+    """How this run is called in W&B and MLflow."""
+
+    run_id: str
+    name: str
+
+
 class PlanRequired(TypedDict):
     """The keys that every plan has."""
 
@@ -126,6 +133,7 @@ class Plan(PlanRequired, total=False):
     topology: TopologyPlan
     stage: StagePlan
     tracked: Optional[TrackedPlan]
+    tracker_ids: TrackerIdsPlan
 
 
 class JobOrder(TypedDict):
@@ -144,6 +152,7 @@ class JobOrder(TypedDict):
     seed: int
     determinism: str
     interpreter_flags: List[str]
+    own_wandb_id: Optional[str]
 
 
 class ErrorReport(TypedDict, total=False):

@@ -87,6 +87,15 @@ def test_the_page_about_tracking_can_be_followed_line_by_line(work: Work) -> Non
     assert statuses == ["completed"] * 3
 
 
+def test_the_page_about_trackers_can_be_followed_line_by_line(work: Work) -> None:
+    page = ROOT / "docs/trackers.md"
+    work.write("train.py", blocks(page, "python")[0])
+    run, show, reproduce = (work.gitexp(*command).out for command in typed("".join(blocks(page))))
+    assert "loss" in run
+    assert "{run}/outputs/tb" in show
+    assert "bitwise" in reproduce
+
+
 PYTHON = [
     pytest.param(text, id=f"{page.name}-{number}")
     for page in PAGES

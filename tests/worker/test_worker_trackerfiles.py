@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import struct
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from nemo_gitexp.worker.mlflowfiles import (
     parse_flat_yaml,
     read_mlflow_run,
 )
+from nemo_gitexp.worker.outputs import hash_output
 from nemo_gitexp.worker.wandbfiles import find_wandb_logs, read_wandb_run, wandb_metric_rows
 from nemo_gitexp.worker.wire import DamagedError, parse_fields, parse_whole, parse_zigzag
 
@@ -33,9 +35,10 @@ NAME = "a run: with 'quotes' and \"double\" — ünicode, so long that a writer 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What tensorboard, wandb and mlflow wrote."""
+    """What tensorboard, wandb and mlflow wrote; in `again` the last two once more."""
     place = tmp_path_factory.mktemp("trackers")
-    subprocess.run([sys.executable, WRITERS, place], check=True, capture_output=True, cwd=place)
+    (place / "again").mkdir()
+    subprocess.run([sys.executable, WRITERS, place, place / "again"], check=True, capture_output=True, cwd=place)
     return place
 
 
@@ -214,6 +217,26 @@ def test_a_hundred_thousand_scalars_take_seconds(tmp_path: Path) -> None:
 
 def checksum(content: bytes) -> bytes:
     return struct.pack("<I", masked_crc32c(content))
+
+
+def digest(root: Path, path: str) -> str | None:
+    report = hash_output(str(root), {"path": path, "keep": "dvc"})
+    assert report is not None
+    return report["digest"]
+
+
+def test_equal_runs_of_wandb_and_mlflow_have_one_digest_and_others_another(written: Path, tmp_path: Path) -> None:
+    for name in ("wandb", "mlruns"):
+        assert digest(written, name) == digest(written / "again", name)
+    shutil.copytree(written / "mlruns", tmp_path / "mlruns")
+    (run,) = find_mlflow_runs(str(tmp_path / "mlruns"))
+    assert digest(tmp_path, "mlruns") == digest(written, "mlruns")
+    Path(run, "artifacts").mkdir(exist_ok=True)
+    Path(run, "artifacts", "model.bin").write_bytes(b"weights")
+    with_artifact = digest(tmp_path, "mlruns")
+    assert with_artifact != digest(written, "mlruns")
+    Path(run, "metrics", "loss").write_text("1 0.75 0\n")
+    assert digest(tmp_path, "mlruns") not in (with_artifact, digest(written, "mlruns"))
 
 
 def test_links_are_not_followed_to_other_runs(written: Path, tmp_path: Path) -> None:
