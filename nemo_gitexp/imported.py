@@ -193,13 +193,12 @@ def left_by(prepared: Prepared, record_sha: CommitSha) -> RunLeavings:
     error = run.error
     if run.outcome is None:
         error = ("LostRunError", f"it had not ended in {TOOLS[run.tool]} when it was imported: {run.status}")
-    url = run.origin(knows_code=False).url
     worker: dict[str, JsonValue] = {
         "status": run.outcome or "lost",
         "error": None if error is None else {"type": error[0], "message": error[1], "paths": []},
         "duration_s": duration,
         "remarks": list(prepared.remarks),
-        "links": [] if url is None else [url],
+        "links": _links(run.origin(knows_code=False)),
     }
     return RunLeavings(
         record_sha=record_sha,
@@ -215,6 +214,14 @@ def left_by(prepared: Prepared, record_sha: CommitSha) -> RunLeavings:
         ended=ended or started or prepared.record.created,
         places={},
     )
+
+
+def _links(origin: Imported) -> list[JsonValue]:
+    """Return the run as runs of trackers that a job made itself are linked; DVC is none."""
+    if origin.tool == "dvc":
+        return []
+    link: dict[str, JsonValue] = {"tracker": origin.tool, "run": origin.run, "name": origin.name}
+    return [{**link, "project": origin.group, "url": origin.url, "path": None if origin.url else origin.source}]
 
 
 def metric_rows(rows: Iterable[Mapping[str, object]]) -> tuple[MetricRows, int]:

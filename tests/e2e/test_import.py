@@ -14,11 +14,8 @@ from builder import Work, make_work
 from old_runs import copy_work
 from tracked import listed, record_of, result_of, run_python, stream_of
 
-KEYS = """\
-schema experiment ref branch study name purpose expected sweep identity config_hash config seed determinism topology
-code inputs environment_key status result metrics metric_stats started ended duration_s error outputs tasks executor
-jobs reproductions archived withdrawn duplicate_of
-"""
+from nemo_gitexp.documents import ExperimentDoc
+
 STUDY = """\
 purpose: See what the learning rate does.
 command: python train.py --lr {config.lr}
@@ -58,7 +55,7 @@ def called(work: Work, part: str) -> dict:
 
 def test_runs_of_mlflow_are_experiments_with_their_results(imported: Work) -> None:
     document = called(imported, "seed-1")
-    assert list(document) == KEYS.split()
+    assert list(document) == list(ExperimentDoc.__annotations__)
     assert (document["study"], document["status"], document["seed"]) == ("digits", "completed", 1)
     assert document["metrics"] == {"loss": 0.25, "odd": "NaN", "val/acc": 0.6}
     assert document["metric_stats"]["loss"] == {"last": 0.25, "min": 0.25, "max": 0.5, "n": 3}
@@ -74,6 +71,8 @@ def test_runs_of_mlflow_are_experiments_with_their_results(imported: Work) -> No
     }  # fmt: skip
     assert result_of(imported, document, "run.json")["run"] == record["imported"]["run"]
     assert [row["step"] for row in stream_of(imported, document)] == [0, 1, 2]
+    (link,) = document["links"]
+    assert (link["tracker"], link["project"], link["name"], link["path"]) == ("mlflow", "digits", "seed-1", "mlruns")
 
 
 def test_statuses_are_mapped_and_errors_kept(imported: Work) -> None:
