@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from builder import Work, make_work
 from old_runs import copy_work
+from test_docs import ROOT, blocks, typed
 from tracked import listed, record_of, result_of, run_python, stream_of
 
 from nemo_gitexp.documents import ExperimentDoc
@@ -423,6 +424,19 @@ def test_the_code_of_an_experiment_of_dvc_can_be_checked_out(work: Work, tmp_pat
 def test_other_listings_take_them_as_they_are(imported: Work, words: tuple[str, ...]) -> None:
     said = imported.gitexp(*words)
     assert said.err == ""
+
+
+def test_the_page_about_importing_can_be_followed_line_by_line(work: Work) -> None:
+    work.write("experiments/digits/experiment.yaml", STUDY)
+    work.commit("study")
+    (use,) = [text for text in blocks(ROOT / "docs/import.md") if "import dvc" in text]
+    commands = typed(use)
+    assert len(commands) > 5
+    for command in commands:
+        names = {"A": called(work, "seed-0")["name"], "B": called(work, "good")["name"]} if "A" in command else {}
+        words = [{**names, "STUDY": "digits"}.get(word, word) for word in command]
+        work.gitexp(*words)
+    assert listed(work)[-1]["config"]["optimizer"] == "adam"
 
 
 def test_help_has_an_example_for_each_tool(imported: Work) -> None:
