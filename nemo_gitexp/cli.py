@@ -552,7 +552,6 @@ def diff(
 
 app.add_typer(
     imports := typer.Typer(
-        no_args_is_help=True,
         rich_markup_mode=None,
         help="Bring in runs that another tool recorded: to be listed, shown and compared, never to be run again.",
         epilog="Example: nemo-gitexp import mlflow mlruns",

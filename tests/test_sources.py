@@ -114,6 +114,12 @@ def test_what_is_no_store_is_refused(old: Work, place: str, said: str) -> None:
     assert "nemo-gitexp import mlflow" in fault.value.hint
 
 
+def test_a_database_server_is_refused_without_its_password(old: Work) -> None:
+    with pytest.raises(ImportSourceError, match="a store at postgresql://host/db is read through a tracking") as fault:
+        mlflow(old, "postgresql://ada:pw@host/db")
+    assert "pw" not in str(fault.value.facts)
+
+
 def test_deleted_runs_are_gone(old: Work, tmp_path: Path) -> None:
     copy = copy_work(old, tmp_path / "copy")
     (meta,) = copy.root.glob(f"mlruns/*/{mlflow(copy)[0]['seed-0'].run}/meta.yaml")
@@ -249,6 +255,16 @@ def test_a_resumed_run_is_one(old: Work) -> None:
     run = wandb(old.root, old.root)["twice"]
     assert (run.run, run.rows) == ("resumed1", ({"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.9}))
     assert run.remarks == ("was resumed: 2 logs are joined",)
+
+
+def test_copies_of_a_log_are_one_run(old: Work, tmp_path: Path) -> None:
+    good = wandb(old.root / "wandb", old.root)["good"]
+    (log,) = old.root.glob(f"wandb/*/run-{good.run}.wandb")
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        shutil.copy(log, tmp_path / place)
+    run = wandb(tmp_path, old.root)["good"]
+    assert (run.rows, run.remarks) == (good.rows, ())
 
 
 def test_runs_of_wandb_are_chosen_by_id_or_name(old: Work) -> None:

@@ -82,10 +82,17 @@ def _is_of(wanted: Collection[str], names: Sequence[str]) -> bool:
 
 
 def _path(place: str, cwd: Path) -> Path:
-    for head in ("sqlite:///", "file://", "file:"):
+    if place.startswith("sqlite:///"):
+        return cwd / place.removeprefix("sqlite:///")
+    for head in ("file://", "file:"):
         if place.startswith(head):
-            text = unquote(place.removeprefix(head)) if head != "sqlite:///" else place.removeprefix(head)
-            return cwd / text
+            return cwd / unquote(place.removeprefix(head))
+    if "://" in place:
+        raise ImportSourceError(
+            f"a store at {shown_url(place)} is read through a tracking server only",
+            hint="mlflow server --backend-store-uri URI, then nemo-gitexp import mlflow http://127.0.0.1:5000",
+            source=shown_url(place),
+        )
     return cwd / place
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nemo_gitexp.errors import DocumentError, ImportSourceError
 from nemo_gitexp.imported import ForeignRun, Skipped, metric_rows
-from nemo_gitexp.sources.place import is_url, recorded_place, require_known, require_place, utc
+from nemo_gitexp.sources.place import is_url, recorded_place, require_known, require_place, shown_url, utc
 from nemo_gitexp.worker.wandbfiles import ENDING, WandbRun, find_wandb_logs, read_wandb_run, wandb_metric_rows
 from nemo_gitexp.yaml12 import parse_yaml
 
@@ -41,18 +41,23 @@ def read_wandb_runs(
     if not logs:
         hint = "nemo-gitexp import wandb wandb, the directory that wandb writes"
         raise ImportSourceError(f"{named} holds no log of W&B", hint=hint, source=named)
-    parts: dict[tuple[str, str], list[WandbRun]] = {}
+    parts: dict[tuple[str, str], dict[float | None, WandbRun]] = {}
     skipped = []
     for path in sorted(logs):
         found = _read(path)
         if isinstance(found, Skipped):
             skipped.append(found)
         else:
-            parts.setdefault((found.project, found.run_id), []).append(found)
+            # Of copies, which began at the same moment, one will do.
+            parts.setdefault((found.project, found.run_id), {}).setdefault(found.started, found)
     require_known(
-        runs, {name for each in parts.values() for run in each for name in (run.run_id, run.name)}, "run", named
+        runs,
+        {name for each in parts.values() for run in each.values() for name in (run.run_id, run.name)},
+        "run",
+        named,
     )
-    chosen = [each for each in parts.values() if not runs or any({run.run_id, run.name} & {*runs} for run in each)]
+    joined = [list(each.values()) for each in parts.values()]
+    chosen = [each for each in joined if not runs or any({run.run_id, run.name} & {*runs} for run in each)]
     return [_foreign(each, logs[each[0].path]) for each in chosen], [] if runs else skipped
 
 
@@ -60,7 +65,7 @@ def _not_here(url: str) -> ImportSourceError:
     return ImportSourceError(
         "runs of W&B are read from the directories that wandb writes, not from its server",
         hint="nemo-gitexp import wandb wandb, on the machine that ran them; online runs leave their log there too",
-        source=url,
+        source=shown_url(url),
     )
 
 
