@@ -25,11 +25,12 @@ from nemo_gitexp.store import Experiment
 from nemo_gitexp.worker.documents import write_bytes, write_document
 from nemo_gitexp.worker.finish import iso_time, write_result
 from nemo_gitexp.worker.machine import HEARTBEAT_S, started_document
-from nemo_gitexp.worker.outputs import declared_outputs, find_undeclared, hash_output
+from nemo_gitexp.worker.outputs import declared_outputs, find_undeclared, hash_output, nothing_to_check
 from nemo_gitexp.worker.readback import JobReport
 from nemo_gitexp.worker.redirect import RedirectRule
 from nemo_gitexp.worker.remains import NOTHING_LEFT
 from nemo_gitexp.worker.seeding import NUMPY_MODULUS, Seeding, process_seed
+from nemo_gitexp.worker.trackerplaces import Job, read_trackers
 
 if TYPE_CHECKING:
     from nemo_gitexp.jsontext import JsonValue
@@ -114,6 +115,7 @@ def leave_result(run: OwnRun, outputs: Path, seed: int, ending: Ending) -> None:
     left["remarks"] = [*run.remarks, *imported_late(run.site.repository.root, run.modules, run.began)]
     try:
         left |= _made(str(outputs))
+        left |= _logged(str(outputs), paths, run.began)
     except (OSError, KeyboardInterrupt) as fault:
         ending = ending_of(fault) if ending.status == "completed" else ending
         interruption = fault if isinstance(fault, KeyboardInterrupt) else None
@@ -134,6 +136,12 @@ def _made(outputs: str) -> dict[str, object]:
         "outputs": [output for output in made if output is not None],
         "undeclared_outputs": find_undeclared(outputs, [], []),
     }
+
+
+def _logged(outputs: str, paths: RunPaths, began: float) -> dict[str, object]:
+    """Return where the program logged below its outputs; what it logged goes into the run directory."""
+    plan = cast("WorkerPlan", {"run_dir": str(paths.root), "outputs_dir": outputs, "tracked": True})
+    return read_trackers(Job(plan, {}, began, lambda _: False), nothing_to_check)
 
 
 def _leave_error(paths: RunPaths, ending: Ending) -> None:

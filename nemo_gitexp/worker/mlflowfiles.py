@@ -63,6 +63,12 @@ def find_mlflow_runs(store: str) -> List[str]:
     return runs
 
 
+def find_tagged_runs(store: str, tag: str, value: str) -> List[str]:
+    """Return the runs of a file store that bear a tag; of others, which may be thousands, one file is looked for."""
+    runs = [run for experiment in _directories(store) for run in _directories(experiment)]
+    return [run for run in runs if _read_text(os.path.join(run, "tags", tag)) == value and is_mlflow_run(run)]
+
+
 def is_mlflow_run(directory: str) -> bool:
     """Return whether this is the directory of one run."""
     text = _read_text(os.path.join(directory, META))

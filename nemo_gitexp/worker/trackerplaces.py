@@ -66,14 +66,18 @@ def find_places(job: Job) -> Places:
     """Return the files and runs that are this job's.
 
     Its own are its outputs, its part of the run directory and, unless other stages share that, the workspace: all that
-    is new there. Of what it shares with others (WANDB_DIR, a store of MLflow's) only runs that bear its id.
+    is new there. Of what it shares with others (WANDB_DIR, a store of MLflow's) only runs that bear its id. An
+    experiment that is a part of a program has its outputs alone: what else there is may be any part's.
     """
     plan = job.plan
     found = Places([], [], [])
+    nothing = allowance((), ())
+    _gather(plan["outputs_dir"], nothing, found)
+    if plan.get("tracked"):
+        return found
     inputs = allowance((), [item["path"] for item in plan["inputs"]])
     private = [plan["outputs_dir"], os.path.join(plan["run_dir"], "wandb")]
-    for place in private:
-        _gather(place, allowance((), ()), found)
+    _gather(private[1], nothing, found)
     if not plan.get("stage"):
         private.append(plan["workspace"])
         _gather(plan["workspace"], lambda path: job.is_known(path) or inputs(path), found)
@@ -105,10 +109,9 @@ def _shared_runs(job: Job) -> List[str]:
     there = [store for store in stores if store and os.path.isdir(store)]
     if own is None or not there:
         return []
-    from .mlflowfiles import find_mlflow_runs, read_mlflow_run
+    from .mlflowfiles import find_tagged_runs
 
-    runs = dict.fromkeys(run for store in there for run in find_mlflow_runs(store))
-    return [run for run in runs if read_mlflow_run(run).tags.get(RUN_TAG) == own]
+    return list(dict.fromkeys(run for store in there for run in find_tagged_runs(store, RUN_TAG, own)))
 
 
 def _store_path(job: Job) -> Optional[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,27 @@ def test_runs_in_a_store_of_mlflow_are_read_by_the_tag_that_the_job_was_given(wo
     assert (store / "0" / link["run"]).is_dir()
     tags = [path.read_text() for path in sorted(store.glob("*/*/tags/gitexp.experiment"))]
     assert tags == [document["experiment"]] * 2
+
+
+TRACKED = """\
+import nemo_gitexp as gitexp
+from torch.utils.tensorboard import SummaryWriter
+with gitexp.track("block", config={"lr": 0.1}, seed=1, purpose="a part of a program") as exp:
+    mine, elsewhere = SummaryWriter(str(exp.outputs / "tb")), SummaryWriter()
+    for step in range(3):
+        mine.add_scalar("loss", 1 / (step + 1), step)
+        elsewhere.add_scalar("whose", 1.0, step)
+    mine.close()
+    elsewhere.close()
+"""
+
+
+def test_a_block_of_a_program_has_what_was_logged_below_its_outputs(work: Work) -> None:
+    work.write(".gitignore", "runs/\n")
+    work.write("block.py", TRACKED)
+    work.commit()
+    subprocess.run([sys.executable, "block.py"], cwd=work.root, env=work.env, capture_output=True, check=True)
+    document = work.gitexp("show", "latest:block", "--json").json
+    assert document["metrics"] == {"loss": pytest.approx(1 / 3, abs=1e-7)}
+    assert [link["path"] for link in document["links"]] == ["{run}/outputs/tb"]
+    assert work.gitexp("reproduce", document["experiment"], "--require", "bitwise", "--json").json["met"]

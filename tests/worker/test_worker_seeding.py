@@ -35,7 +35,7 @@ def test_python_numpy_and_torch_are_seeded_when_they_are_imported(run: Run):
     assert numpy == np.random.RandomState(42).rand()
     assert from_torch == float(torch.rand(1, generator=torch.Generator().manual_seed(42)))
     assert (cudnn, deterministic) == (True, False)
-    assert finders == [["nemo_run.run.experiment"]]  # what waits for random, numpy and torch has left
+    assert finders == [["wandb"], ["nemo_run.run.experiment"]]  # what waits for random, numpy and torch has left
     job = run.json("job.json")
     assert job["seeds"] == {"python": 42, "numpy": 42, "torch": 42}
     assert (job["self_seeded"], job["seeding_faults"]) == ({}, [])

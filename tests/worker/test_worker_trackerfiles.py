@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -213,6 +213,49 @@ def test_a_hundred_thousand_scalars_take_seconds(tmp_path: Path) -> None:
     began = time.process_time()
     assert read_events(path) == 100_000
     assert time.process_time() - began < 20
+
+
+def framed(records: Iterable[bytes]) -> bytes:
+    """Return a log of W&B's with these records, cut into the parts that its blocks ask for."""
+    log = bytearray(b":W&B\xe1\xbe\0")
+    for record in records:
+        left, is_first = record, True
+        while left or is_first:
+            room = 32 * 1024 - len(log) % (32 * 1024)
+            if room < 7:
+                log += bytes(room)
+                continue
+            part, left = left[: room - 7], left[room - 7 :]
+            kind = (2 if left else 1) if is_first else (3 if left else 4)
+            log += struct.pack("<IHB", zlib.crc32(part, zlib.crc32(bytes([kind]))), len(part), kind) + part
+            is_first = False
+    return bytes(log)
+
+
+def test_a_hundred_thousand_steps_of_wandb_take_seconds(tmp_path: Path) -> None:
+    from wandb.proto import wandb_internal_pb2 as proto
+
+    record = proto.Record()
+    for name, value in (("loss", "0.5"), ("accuracy", "1"), ("_runtime", "1.5")):
+        record.history.item.add(nested_key=[name], value_json=value)
+    log = tmp_path / "run-x.wandb"
+    log.write_bytes(framed([record.SerializeToString()] * 100_000))
+    began = time.process_time()
+    run = read_wandb_run(str(log))
+    assert (len(run.rows), run.damaged) == (100_000, 0)
+    assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize("size", [0, 1, 32_700, 32_754, 32_755, 32_761, 65_536, 200_000])
+def test_records_of_any_length_are_put_together(tmp_path: Path, size: int) -> None:
+    from wandb.proto import wandb_internal_pb2 as proto
+
+    long = proto.Record(history=proto.HistoryRecord(item=[proto.HistoryItem(key="text", text="x" * size)]))
+    short = proto.Record(history=proto.HistoryRecord(item=[proto.HistoryItem(key="loss", number=0.5)]))
+    log = tmp_path / "run-x.wandb"
+    log.write_bytes(framed([record.SerializeToString() for record in (short, long, short)]))
+    run = read_wandb_run(str(log))
+    assert [*run.rows, run.damaged] == [{"loss": 0.5}, {"text": "x" * size}, {"loss": 0.5}, 0]
 
 
 def checksum(content: bytes) -> bytes:
