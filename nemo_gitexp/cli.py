@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
     from nemo_gitexp.git.repository import Repository
     from nemo_gitexp.handover import Background
+    from nemo_gitexp.importing import ImportAnswer
     from nemo_gitexp.jsontext import JsonValue
     from nemo_gitexp.launch import Launcher
     from nemo_gitexp.listing import Entry
@@ -470,6 +471,7 @@ def show(exp: Exp) -> None:
         rows=answer.rows,
         remarks=answer.remarks,
         is_repeatable=answer.is_repeatable,
+        imported=answer.imported,
     )  # fmt: skip
     console.answer(text, answer.document)
 
@@ -536,6 +538,8 @@ def diff(
         raise UsageError("--worktree is the second side already", hint="nemo-gitexp diff A --worktree")
     now = datetime.now(UTC)
     answer = diff_worktree(_CALL.site(), a, os.environ, now) if worktree else verb(_CALL.site(), a, b)
+    for remark in answer.remarks:
+        _CALL.console.say(f"note: {remark}")
     text = _render_diff(answer, layout, show_all=show_all)
     if output is not None:
         _write_report(_CALL.directory / output, text)
@@ -544,6 +548,96 @@ def diff(
     else:
         _CALL.console.print(text)
     _CALL.exit_code = EXIT_NO if exit_code and differs(answer.diff) else 0
+
+
+app.add_typer(
+    imports := typer.Typer(
+        rich_markup_mode=None,
+        help="Bring in runs that another tool recorded: to be listed, shown and compared, never to be run again.",
+        epilog="Example: nemo-gitexp import mlflow mlruns",
+    ),
+    name="import",
+)
+
+Into = Annotated[
+    str | None,
+    typer.Option("--study", metavar="NAME", autocompletion=complete_studies, help="instead of the name it has there"),
+]
+Only = Annotated[list[str] | None, typer.Option("--run", metavar="ID", help="only this run (id or name; repeat it)")]
+Unfinished = Annotated[bool, typer.Option("--unfinished", help="runs that have not ended there, too: as lost")]
+PlanOnly = Annotated[bool, typer.Option("--plan", "--dry-run", help="show what would be imported; do nothing")]
+
+
+@imports.command("mlflow", epilog="Example: nemo-gitexp import mlflow mlruns --experiment digits")
+def import_mlflow(
+    place: Annotated[
+        str, typer.Argument(metavar="PATH_OR_URI", help="mlruns, mlflow.db, or what MLflow's tracking URI is")
+    ],
+    *,
+    study: Into = None,
+    experiment: Annotated[
+        list[str] | None,
+        typer.Option("--experiment", metavar="NAME", help="only this experiment of MLflow (repeat it)"),
+    ] = None,
+    runs: Only = None,
+    unfinished: Unfinished = False,
+    plan: PlanOnly = False,
+) -> None:
+    """Import runs of MLflow: a file store, a SQLite store, or a tracking server where mlflow is installed."""
+    from nemo_gitexp.verbs.imports import ImportOptions
+    from nemo_gitexp.verbs.imports import import_mlflow as verb
+
+    options = ImportOptions(study, unfinished, plan)
+    now, say = datetime.now(UTC), _CALL.console.say
+    answer = verb(
+        _CALL.site(),
+        place,
+        _CALL.directory,
+        options,
+        experiments=experiment or (),
+        runs=runs or (),
+        now=now,
+        say=say,
+    )
+    _report_import(answer, plan=plan)
+
+
+@imports.command("wandb", epilog="Example: nemo-gitexp import wandb wandb")
+def import_wandb(
+    places: Annotated[list[str], typer.Argument(metavar="DIR…", help="the directories that wandb writes")],
+    *,
+    study: Into = None,
+    runs: Only = None,
+    unfinished: Unfinished = False,
+    plan: PlanOnly = False,
+) -> None:
+    """Import runs of W&B from the logs that wandb leaves on disk, offline or not."""
+    from nemo_gitexp.verbs.imports import ImportOptions
+    from nemo_gitexp.verbs.imports import import_wandb as verb
+
+    options = ImportOptions(study, unfinished, plan)
+    now, say = datetime.now(UTC), _CALL.console.say
+    answer = verb(_CALL.site(), places, _CALL.directory, options, runs=runs or (), now=now, say=say)
+    _report_import(answer, plan=plan)
+
+
+@imports.command("dvc", epilog="Example: nemo-gitexp import dvc")
+def import_dvc(
+    revisions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[REV…]", help="experiments, branches, tags, commits; default: all experiments"),
+    ] = None,
+    *,
+    study: Into = None,
+    plan: PlanOnly = False,
+) -> None:
+    """Import experiments of DVC in this repository."""
+    from nemo_gitexp.verbs.imports import ImportOptions
+    from nemo_gitexp.verbs.imports import import_dvc as verb
+
+    options = ImportOptions(study, plan_only=plan)
+    answer = verb(_CALL.site(), revisions or [], options, now=datetime.now(UTC), say=_CALL.console.say)
+    _report_import(answer, plan=plan)
 
 
 class _LogPrinter:
@@ -625,6 +719,22 @@ def _report_reproduction_plan(document: ExperimentDoc, cost: float | None) -> No
         + f"\nwould run it again; the recorded run took {spent}\n"
     )
     _CALL.console.answer(text, {**document, "cost_device_hours": cost})
+
+
+def _report_import(answer: ImportAnswer, *, plan: bool) -> None:
+    from nemo_gitexp.report.imports import render_import
+
+    skipped = [{"run": item.run, "reason": item.reason} for item in answer.skipped]
+    style = _CALL.console.style
+    text = render_import(answer.experiments, answer.already, skipped, plan=plan, style=style)
+    document = {
+        "schema": SCHEMA,
+        "experiments": answer.experiments,
+        "already": answer.already,
+        "skipped": skipped,
+    }
+    _CALL.console.answer(text, document)
+    _CALL.exit_code = EXIT_NO if any(item.is_damaged for item in answer.skipped) else 0
 
 
 def _answer_entries(entries: Sequence[Entry]) -> None:

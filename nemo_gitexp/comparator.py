@@ -120,7 +120,9 @@ def _recorded(found: Found, goals: dict[str, Goal]) -> Member:
             goals.setdefault(goal.name, goal.goal)
     pins: JsonValue = {item.path: item.pin for item in record.inputs}
     document = found.document
-    return Member(document["name"], document["config"], document["metrics"], record.seed, config_hash(pins))
+    is_seed_known = record.imported is None or not record.seed_is_default
+    seed = record.seed if is_seed_known else None
+    return Member(document["name"], document["config"], document["metrics"], seed, config_hash(pins))
 
 
 def _described(item: Mapping[str, object], goals: dict[str, Goal]) -> Member:

@@ -262,16 +262,52 @@ class InteractiveEntry:
         return {**_python_json(self.kind, self.python, ()), "why": self.why}
 
 
+@dataclass(frozen=True, slots=True)
+class ImportedEntry:
+    """A run that another tool (`tool`: its name as people write it) recorded: what was started there is not known."""
+
+    tool: str
+    python: Python = Python()
+    arguments: ClassVar[tuple[str, ...]] = ()
+    kind: ClassVar[str] = "imported"
+    wrapped: ClassVar[bool] = False
+
+    @property
+    def study_stem(self) -> str:
+        """It came with a name of its own."""
+        return "imported"
+
+    def to_json(self) -> EntryJson:
+        """Return what the record holds; no plan is ever made of it."""
+        return {"kind": self.kind, "tool": self.tool}
+
+
 PythonEntry: TypeAlias = ScriptEntry | ModuleEntry | CodeEntry
-Entry: TypeAlias = PythonEntry | FunctionEntry | CallEntry | CommandEntry | NotebookEntry | InteractiveEntry
+Entry: TypeAlias = (
+    PythonEntry | FunctionEntry | CallEntry | CommandEntry | NotebookEntry | InteractiveEntry | ImportedEntry
+)
+
+
+def is_repeatable(entry: object) -> bool:
+    """Return whether a command line can start an entry point again."""
+    return not isinstance(entry, (InteractiveEntry, ImportedEntry))
 
 
 def require_repeatable(entry: object, sha: str) -> None:
     """Check that an experiment can be run again.
 
     Raises:
-        NotRepeatableError: it was typed into an interactive session, or ran in a process that another one feeds.
+        NotRepeatableError: it was typed into an interactive session, ran in a process that another one feeds, or was
+            imported.
     """
+    if isinstance(entry, ImportedEntry):
+        raise NotRepeatableError(
+            f"{sha[:12]} cannot be run again: it was imported from {entry.tool}, and with which command, environment "
+            "and data it ran is not recorded",
+            hint=f"nemo-gitexp run STUDY --from {sha[:12]} starts a new experiment from its configuration",
+            experiment=sha,
+            why=f"imported from {entry.tool}",
+        )
     if isinstance(entry, InteractiveEntry):
         raise NotRepeatableError(
             f"{sha[:12]} cannot be run again: it ran in {entry.why}",
@@ -323,7 +359,7 @@ def reads_program_from_stdin(argv: Sequence[str]) -> bool:
     return program in _SHELLS and (len(argv) == 1 or "-s" in argv[1:])
 
 
-def parse_entry(document: JsonValue) -> Entry:  # noqa: PLR0911 - one line a kind
+def parse_entry(document: JsonValue) -> Entry:  # noqa: C901, PLR0911 - one line a kind
     """Return the entry that `to_json` wrote.
 
     Raises:
@@ -334,6 +370,8 @@ def parse_entry(document: JsonValue) -> Entry:  # noqa: PLR0911 - one line a kin
     kind = document.get("kind")
     if kind == "command":
         return CommandEntry(_texts(document, "argv"))
+    if kind == "imported":
+        return ImportedEntry(_text(document, "tool"))
     python = Python(_text(document, "interpreter"), _texts(document, "interpreter_flags"))
     if kind == "script":
         return ScriptEntry(_text(document, "path"), _texts(document, "args"), python)

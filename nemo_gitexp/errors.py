@@ -43,6 +43,8 @@ GitexpError                       exit 3: could not answer
 ├── WorkspaceError                the restored state is not the recorded one
 ├── LaunchError                   the launcher refused or died before the job started
 ├── NotRepeatableError            an experiment that no command runs again
+├── ImportSourceError             runs of another tool that cannot be read
+│   └── UnknownRunError           a run that is not there
 ├── AlreadyFinishedError          an experiment that has its result already
 └── StateDirectoryError           a directory of ours that cannot be written (read-only, full disk)
 """
@@ -267,7 +269,15 @@ class LaunchError(GitexpError):
 
 
 class NotRepeatableError(GitexpError):
-    """An experiment whose entry point no command line starts again; `why` says what it ran in."""
+    """An experiment whose entry point no command line starts again; `why` says what it ran in, or where it is from."""
+
+
+class ImportSourceError(GitexpError):
+    """Runs of another tool that cannot be read; `source` is where they were looked for."""
+
+
+class UnknownRunError(ImportSourceError):
+    """A run, or a group of runs, that the other tool does not have; `runs` names them."""
 
 
 class AlreadyFinishedError(GitexpError):

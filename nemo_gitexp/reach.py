@@ -18,6 +18,7 @@ from nemo_gitexp.entry import (
     CommandEntry,
     Entry,
     FunctionEntry,
+    ImportedEntry,
     InteractiveEntry,
     ModuleEntry,
     NotebookEntry,
@@ -68,6 +69,7 @@ _PROSE_NAMES = frozenset(
 _PROSE_ENDINGS = ("", ".md", ".rst", ".txt")
 _KEPT_BY_TOOLS = (".dockerignore", ".dvcignore", ".gitattributes", ".gitignore", ".gitmodules", "dvc.lock", "dvc.yaml")
 _LINK = "120000"
+_REACH_ALL = (CallEntry, CommandEntry, ImportedEntry, InteractiveEntry, NotebookEntry)
 _OF_THE_RECORD = ("experiment.yaml", "experiment.json", "record/", "GITEXP_EXPERIMENT", "GITEXP_RUN_DIR")
 
 
@@ -140,7 +142,7 @@ class _Walk:
 
     def follow(self, entry: Entry, workdir: str) -> None:
         """Take in all that the entry point can reach."""
-        if isinstance(entry, (CallEntry, CommandEntry, InteractiveEntry, NotebookEntry)) or self._links_lead_to_code():
+        if isinstance(entry, _REACH_ALL) or self._links_lead_to_code():
             self.is_everything = True
         elif isinstance(entry, FunctionEntry):
             self._follow_function(entry)

@@ -18,6 +18,9 @@ from nemo_gitexp.stages import AnyEntry, entry_identity, parse_any_entry
 
 SCHEMA = 1
 DETERMINISM = ("off", "seeded", "bitwise")
+TOOLS = {"mlflow": "MLflow", "wandb": "W&B", "dvc": "DVC"}
+"""Other tools whose runs can be imported, with their names as people write them."""
+
 RESULT_FILES = ("result.json", "run.json", "metrics.jsonl")
 
 
@@ -92,13 +95,66 @@ class Tracked:
 
 
 @dataclass(frozen=True, slots=True)
+class Imported:
+    """Where a run of another tool comes from.
+
+    Args:
+        tool: mlflow, wandb or dvc.
+        group: what it belongs to there (an MLflow experiment, a W&B project), empty where there is no such thing.
+        run: its id there.
+        name: what people call it there.
+        source: the store that it was read from, without credentials and without paths of a machine.
+        status: how it stands there, in the tool's word.
+        url: where it can be looked at, without credentials.
+        knows_code: whether the code commit of the record is the one that it ran; else it is where it was imported.
+    """
+
+    tool: str
+    group: str
+    run: str
+    name: str
+    source: str
+    status: str
+    url: str | None
+    knows_code: bool
+
+    @property
+    def title(self) -> str:
+        """The tool's name as people write it."""
+        return TOOLS[self.tool]
+
+    @property
+    def key(self) -> str:
+        """One line that tells this run from all others, wherever it is read from.
+
+        MLflow's ids and commits are unique by themselves, ids of W&B within a project.
+        """
+        parts = (self.tool, self.group, self.run) if self.tool == "wandb" else (self.tool, self.run)
+        return " ".join("/".join(parts).split())
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return the entry of experiment.json."""
+        return {
+            "tool": self.tool,
+            "group": self.group,
+            "run": self.run,
+            "name": self.name,
+            "source": self.source,
+            "status": self.status,
+            "url": self.url,
+            "knows_code": self.knows_code,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class ExperimentRecord:
     """One experiment: everything that decides what runs, and what people said about it.
 
     `config_hash`, `environment_key`, `identity` are `sha256:…`; `identity` and `environment_key` are None
     when the environment is known only in the job. `created` is ISO 8601 UTC. `entry` keeps placeholders; `ad_hoc`
     tells that it was typed as a command, not written in a definition. `tracked` is None where the whole job is the
-    experiment; else a program recorded it while it ran, and its arguments stand as they were.
+    experiment; else a program recorded it while it ran, and its arguments stand as they were. `imported` is set for a
+    run of another tool.
     """
 
     study: str
@@ -129,6 +185,7 @@ class ExperimentRecord:
     executor: str
     identity: str | None
     tracked: Tracked | None = None
+    imported: Imported | None = None
 
 
 def identity_of(record: ExperimentRecord) -> str | None:
@@ -202,6 +259,7 @@ def render_record(record: ExperimentRecord) -> bytes:
             "executor": record.executor,
             "identity": record.identity,
             "tracked": record.tracked.to_json() if record.tracked else None,
+            **({"imported": record.imported.to_json()} if record.imported else {}),
         }
     )
 
@@ -254,6 +312,7 @@ def parse_record(text: bytes, source: str) -> ExperimentRecord:
         executor=fields.text("executor"),
         identity=fields.matching_or_none("identity", HASH),
         tracked=_parse_tracked(fields.section_or_none("tracked")),
+        imported=_parse_imported(fields.section_or_none("imported")),
     )
     fields.require_no_faults()
     return record
@@ -289,6 +348,21 @@ def _parse_filtered(fields: FieldReader | None) -> FilteredFiles | None:
 
 def _parse_tracked(fields: FieldReader | None) -> Tracked | None:
     return None if fields is None else Tracked(fields.text("name"), fields.number("ordinal"))
+
+
+def _parse_imported(fields: FieldReader | None) -> Imported | None:
+    if fields is None:
+        return None
+    return Imported(
+        tool=fields.choice("tool", tuple(TOOLS)),
+        group=fields.text("group"),
+        run=fields.text("run"),
+        name=fields.text("name"),
+        source=fields.text("source"),
+        status=fields.text("status"),
+        url=fields.text_or_none("url"),
+        knows_code=fields.flag("knows_code"),
+    )
 
 
 def _parse_input(fields: FieldReader) -> Input:

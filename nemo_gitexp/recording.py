@@ -5,7 +5,6 @@ Runs nothing. The user's index, HEAD and files stay as they are.
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -41,7 +40,7 @@ from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming
 from nemo_gitexp.record import CodeState, ExperimentRecord, Input, identity_of
 from nemo_gitexp.settings import require_executor
-from nemo_gitexp.sitevalues import bind_site
+from nemo_gitexp.sitevalues import bind_site, public_url
 from nemo_gitexp.stages import AnyEntry, StagesEntry, python_of, simple_entries, visible_config
 from nemo_gitexp.store import Draft, Experiment, write_experiment
 from nemo_gitexp.tips import write_branch
@@ -203,7 +202,7 @@ def _code(site: Site, definition: StudyDefinition, snapshot: Snapshot, listing: 
         base=snapshot.head,
         dirty=snapshot.dirty,
         untracked=snapshot.untracked,
-        remote=_remote(site.git_config),
+        remote=remote_url(site.git_config),
         submodules=snapshot.submodules,
         filtered=look_at_filtered(repository, repository.root, listing, snapshot.submodules),
     )
@@ -362,10 +361,7 @@ def _environment(site: Site, entry: AnyEntry, asked: Asked) -> tuple[Path | None
     return interpreter, None, environment
 
 
-def _remote(git_config: Mapping[str, str]) -> str | None:
+def remote_url(git_config: Mapping[str, str]) -> str | None:
     """Return the URL of origin without credentials and query; a local path is nobody's business."""
     url = git_config.get("remote.origin.url")
-    if url is None or url.startswith(("/", ".", "~", "file:")):
-        return None
-    # To the last @ before the path: people write passwords with an @ in them.
-    return re.sub(r"(?<=://)[^/]*@", "", re.sub(r"[?#].*", "", url))
+    return None if url is None or url.startswith(("/", ".", "~", "file:")) else public_url(url)

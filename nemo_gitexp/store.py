@@ -124,13 +124,13 @@ def _on_code(record: ExperimentRecord, code: CommitSha) -> ExperimentRecord:
 
 def _write_plain(repository: Repository, ref: str, draft: Draft) -> tuple[CommitSha, CommitSha]:
     code = _write_code(repository, draft)
-    return import_commit(repository, ref, _record_commit(draft, code)), code
+    return import_commit(repository, ref, record_commit(draft, code)), code
 
 
 def _write_signed(repository: Repository, ref: RefName, draft: Draft) -> tuple[CommitSha, CommitSha]:
     code = _write_code(repository, draft)
     waiting = temporary_ref()
-    commit = _record_commit(draft, code)
+    commit = record_commit(draft, code)
     unsigned = import_commit(repository, waiting, commit)
     try:
         tree = repository.text("rev-parse", f"{unsigned}^{{tree}}")
@@ -157,7 +157,8 @@ def _code_commit(draft: Draft) -> NewCommit:
     return NewCommit(message, draft.author, draft.committer, parent=draft.head, tree=record.code.tree)
 
 
-def _record_commit(draft: Draft, code: CommitSha) -> NewCommit:
+def record_commit(draft: Draft, code: CommitSha) -> NewCommit:
+    """Return the record commit of a draft on its code."""
     record = _on_code(draft.record, code)
     directory = record_directory(record.study)
     documents = {
@@ -179,6 +180,7 @@ def _trailers(record: ExperimentRecord, extra: Mapping[str, str] | None = None) 
         "Gitexp-Config": record.config_hash,
         "Gitexp-Seed": str(record.seed),
         "Gitexp-Code": record.code.key,
+        **({"Gitexp-Imported": record.imported.key} if record.imported else {}),
         **(extra or {}),
     }
     return "".join(f"{key}: {_one_line(value)}\n" for key, value in values.items())
@@ -199,26 +201,25 @@ def write_result(repository: Repository, experiment: Experiment, files: ResultFi
         The result commit, or None when the ref had moved to something else meanwhile.
     """
     record = experiment.record
-    directory = record_directory(record.study)
-    who = _record_author(repository, experiment.sha, ended)
-    wanted = {"result.json": files.result, "run.json": files.run}
-    if files.metrics is not None:
-        wanted["metrics.jsonl"] = files.metrics
-    trailers = _trailers(record, {"Gitexp-Record": experiment.sha, "Gitexp-Status": files.status})
-    message = (
-        f"gitexp result: {record.study}/{record.name}: {files.status}\n\n{_one_line(record.purpose)}\n\n{trailers}"
-    )
-    commit = NewCommit(
-        message,
-        who,
-        who,
-        parent=experiment.sha,
-        files={f"{directory}/{name}": content for name, content in wanted.items()},
-    )
+    commit = result_commit(record, experiment.sha, files, _record_author(repository, experiment.sha, ended))
     sha = write_commit(repository, local_ref(record.study, record.name), commit, experiment.tip.sha)
     if sha is not None:
         move_branch(repository, experiment.tip, experiment.tip.sha, sha)
     return sha
+
+
+def result_commit(record: ExperimentRecord, record_sha: CommitSha, files: ResultFiles, who: Identity) -> NewCommit:
+    """Return the result commit of an experiment."""
+    directory = record_directory(record.study)
+    wanted = {"result.json": files.result, "run.json": files.run}
+    if files.metrics is not None:
+        wanted["metrics.jsonl"] = files.metrics
+    trailers = _trailers(record, {"Gitexp-Record": record_sha, "Gitexp-Status": files.status})
+    message = (
+        f"gitexp result: {record.study}/{record.name}: {files.status}\n\n{_one_line(record.purpose)}\n\n{trailers}"
+    )
+    content = {f"{directory}/{name}": text for name, text in wanted.items()}
+    return NewCommit(message, who, who, parent=record_sha, files=content)
 
 
 def _record_author(repository: Repository, record_sha: str, ended: str) -> Identity:

@@ -23,7 +23,7 @@ class Tip:
     """One experiment's ref as listings see it, from trailers alone (an index: the files are the truth).
 
     `sha` is the tip, `record` the record commit; `status` None while there is no result. `parent` is what the
-    listed commit stands on, None where a shallow clone ends.
+    listed commit stands on, None where a shallow clone ends. `imported` is the key of a run of another tool.
     """
 
     ref: str
@@ -38,6 +38,7 @@ class Tip:
     created: str
     remote: str | None
     parent: str | None = None
+    imported: str | None = None
 
     @property
     def result(self) -> CommitSha | None:
@@ -128,6 +129,7 @@ def _parse_tip(ref: str, sha: str, kind: str, parent: str, body: str) -> Tip | N
         created=values.get("Gitexp-Created", ""),
         remote=remote,
         parent=parent or None,
+        imported=values.get("Gitexp-Imported"),
     )
 
 

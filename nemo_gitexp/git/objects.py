@@ -5,7 +5,8 @@ Only fixed paths are written (fast-import checks none), and only full hex shas a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,13 +61,17 @@ def read_blobs(repository: Repository, names: Sequence[str], *, limit_bytes: int
         names: full shas or `<full sha>:<path>`.
         limit_bytes: a larger blob is returned cut to `limit_bytes` + 1, so that its reader refuses it.
     """
+    return _read_objects(repository, names, b"blob", limit_bytes)
+
+
+def _read_objects(repository: Repository, names: Sequence[str], kind: bytes, limit_bytes: int) -> list[bytes | None]:
     if not names:
         return []
     found: list[bytes | None] = []
     with _feeding(repository, ["cat-file", "--batch", "--buffer"], names) as stream:
         for _ in names:
             header = stream.readline().rsplit(b" ", 2)
-            if len(header) != 3 or header[1] != b"blob":
+            if len(header) != 3 or header[1] != kind:
                 if len(header) == 3 and header[2][:-1].isdigit():
                     _skip(stream, int(header[2]) + 1)
                 found.append(None)
@@ -92,7 +97,25 @@ def read_commit(repository: Repository, sha: str) -> CommitObject:
     Raises:
         GitCommandError: it is not there, or is no commit.
     """
-    text = repository.run("cat-file", "commit", sha).decode("utf-8", "replace")
+    return _parse_commit(repository.run("cat-file", "commit", sha))
+
+
+def read_commits(repository: Repository, shas: Sequence[str]) -> list[CommitObject]:
+    """Return many commits, all in one process.
+
+    Raises:
+        GitCommandError: one of them is not there, or is no commit.
+    """
+    found = []
+    for sha, content in zip(shas, _read_objects(repository, shas, b"commit", sys.maxsize), strict=True):
+        if content is None:
+            raise GitCommandError(f"{sha[:12]} is no commit of this repository", hint="git fsck", stderr="")
+        found.append(_parse_commit(content))
+    return found
+
+
+def _parse_commit(content: bytes) -> CommitObject:
+    text = content.decode("utf-8", "replace")
     head, _, message = text.partition("\n\n")
     fields: dict[str, list[str]] = {}
     for line in head.split("\n"):
@@ -125,6 +148,59 @@ def read_changes(repository: Repository, sha: str) -> tuple[tuple[CommitSha, ...
 def list_files(repository: Repository, tree: str, *, cwd: Path | None = None) -> bytes:
     """Return `git ls-tree -r -z` of a tree, in the submodule at `cwd` if given, as `parse_tree` and others read it."""
     return repository.run("ls-tree", "-r", "-z", "--full-tree", tree, cwd=cwd)
+
+
+def list_many_files(repository: Repository, trees: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield each tree (full sha) with its listing, the bytes of `list_files`.
+
+    One git a level of directories, however many trees there are; what they share is read once.
+
+    Raises:
+        GitCommandError: one of them is not whole in this repository.
+    """
+    known: dict[str, list[tuple[bytes, str, bytes]]] = {}
+    wanted = sorted(set(trees))
+    while wanted:
+        for sha, content in zip(wanted, _read_objects(repository, wanted, b"tree", sys.maxsize), strict=True):
+            if content is None:
+                raise GitCommandError(f"the tree {sha} is not in this repository", hint="git fsck", stderr="")
+            known[sha] = _tree_entries(content, len(repository.zero_sha) // 2)
+        below = {sha for tree in wanted for mode, sha, _ in known[tree] if mode == _TREE_MODE}
+        wanted = sorted(below - known.keys())
+    flat: dict[str, list[tuple[bytes, bytes]]] = {}
+    for tree in dict.fromkeys(trees):
+        yield tree, b"".join(b"%s\t%s\0" % line for line in _flat_tree(tree, known, flat))
+        flat.pop(tree)  # a root is listed once; of many commits theirs would fill the memory
+
+
+_TREE_MODE = b"40000"
+
+
+def _tree_entries(content: bytes, sha_bytes: int) -> list[tuple[bytes, str, bytes]]:
+    """Return mode, sha and name of what a tree object holds."""
+    entries, at = [], 0
+    while at < len(content):
+        space, end = content.index(b" ", at), content.index(b"\0", at)
+        stop = end + 1 + sha_bytes
+        entries.append((content[at:space], content[end + 1 : stop].hex(), content[space + 1 : end]))
+        at = stop
+    return entries
+
+
+def _flat_tree(
+    tree: str, known: Mapping[str, list[tuple[bytes, str, bytes]]], flat: dict[str, list[tuple[bytes, bytes]]]
+) -> list[tuple[bytes, bytes]]:
+    """Return `mode kind sha` and path of all files below a tree, as `git ls-tree -r` orders them."""
+    if tree not in flat:
+        lines: list[tuple[bytes, bytes]] = []
+        for mode, sha, name in known[tree]:
+            if mode == _TREE_MODE:
+                lines += [(head, b"%s/%s" % (name, path)) for head, path in _flat_tree(sha, known, flat)]
+            else:
+                kind = b"commit" if mode == b"160000" else b"blob"
+                lines.append((b"%s %s %s" % (mode, kind, sha.encode()), name))
+        flat[tree] = lines
+    return flat[tree]
 
 
 def list_tree(repository: Repository, tree: str, *paths: str, recursive: bool = True) -> list[TreeEntry]:
@@ -209,9 +285,21 @@ def import_commit(repository: Repository, ref: str, commit: NewCommit) -> Commit
     Raises:
         GitCommandError: git refused (a parent or tree that is not there, a ref that stands elsewhere, a full disk).
     """
-    stream = _commit_stream(ref, commit) + b"get-mark :1\ndone\n"
-    out = repository.run("fast-import", "--quiet", "--done", "--date-format=raw", stdin=stream)
-    return CommitSha(out.decode().strip())
+    return import_commits(repository, [(ref, commit)])[0]
+
+
+def import_commits(repository: Repository, commits: Sequence[tuple[str, NewCommit]]) -> list[CommitSha]:
+    """Write commits in one `git fast-import`, then create the refs; return their shas in order.
+
+    A ref named several times is created on its last commit.
+
+    Raises:
+        GitCommandError: git refused one of them; what stood at a ref before stands there still.
+    """
+    parts = [_commit_stream(ref, commit, mark) for mark, (ref, commit) in enumerate(commits, 1)]
+    parts += [b"get-mark :%d\n" % mark for mark in range(1, len(commits) + 1)]
+    out = repository.run("fast-import", "--quiet", "--done", "--date-format=raw", stdin=b"".join([*parts, b"done\n"]))
+    return [CommitSha(sha) for sha in out.decode().split()]
 
 
 def write_commit(repository: Repository, ref: RefName, commit: NewCommit, old: str | None) -> CommitSha | None:
@@ -249,10 +337,10 @@ def _message(commit: NewCommit) -> bytes:
     return commit.message.encode("utf-8", "backslashreplace")
 
 
-def _commit_stream(ref: str, commit: NewCommit) -> bytes:
+def _commit_stream(ref: str, commit: NewCommit, mark: int) -> bytes:
     message = _message(commit)
     parts = [
-        f"commit {ref}\nmark :1\nauthor {commit.author.line}\ncommitter {commit.committer.line}\n".encode(
+        f"commit {ref}\nmark :{mark}\nauthor {commit.author.line}\ncommitter {commit.committer.line}\n".encode(
             "utf-8", "surrogateescape"
         ),
         b"data %d\n%s\n" % (len(message), message),

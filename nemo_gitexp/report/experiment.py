@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from nemo_gitexp.comparison import flatten_config
 from nemo_gitexp.documents import ErrorDoc, ExperimentDoc, InputDoc, LinkDoc, OutputDoc
 from nemo_gitexp.metrics import MetricRow, Number, row_metrics
+from nemo_gitexp.record import Imported
 from nemo_gitexp.report.terminal import (
     STATUS_TINTS,
     Cell,
@@ -38,6 +39,7 @@ def render_experiment(
     rows: Sequence[MetricRow] = (),
     remarks: Sequence[str] = (),
     is_repeatable: bool = True,
+    imported: Imported | None = None,
 ) -> str:
     """Return everything about one experiment, and the commands to reproduce, compare and review it.
 
@@ -47,10 +49,11 @@ def render_experiment(
         rows: its metric stream, for the curves.
         remarks: what is odd about its run, from `remarks.experiment_remarks`.
         is_repeatable: whether a command runs it again.
+        imported: where it comes from, if another tool recorded it.
     """
     parts = [
         _title(document, style),
-        _about(document, style),
+        _about(document, imported, style),
         "".join(f"  {style.paint('note'.ljust(12), 'yellow')} {safe_text(remark)}\n" for remark in remarks),
         _error(document["error"], style) if document["error"] else "",
         _metrics(document, rows, style),
@@ -128,7 +131,8 @@ def _title(document: ExperimentDoc, style: Style) -> str:
     return f"{first}\n{second}{'   ' + numbers if numbers else ''}\n"
 
 
-def _about(document: ExperimentDoc, style: Style) -> str:
+def _about(document: ExperimentDoc, imported: Imported | None, style: Style) -> str:
+    unknown = "known only in the job" if imported is None else "unknown"
     facts: dict[str, str] = {
         "purpose": document["purpose"],
         "expected": document["expected"],
@@ -140,15 +144,25 @@ def _about(document: ExperimentDoc, style: Style) -> str:
         "started": f"{human_time(document['started'])} UTC" if document["started"] else "",
         "executor": " ".join([document["executor"] or "", *document["jobs"]]).strip(),
         "seed": f"{document['seed']}  determinism {document['determinism']}",
-        "identity": (document["identity"] or "known only in the job").removeprefix("sha256:"),
-        "environment": (document["environment_key"] or "known only in the job").removeprefix("sha256:"),
+        "identity": (document["identity"] or unknown).removeprefix("sha256:"),
+        "environment": (document["environment_key"] or unknown).removeprefix("sha256:"),
         "topology": "  ".join(
-            f"{key} {value_text(value)}" for key, value in sorted(document["topology"].items()) if value is not None
+            f"{key} {value_text(value)}"
+            for key, value in sorted(document["topology"].items())
+            if value not in (None, {})
         ),
-        "reproduced": reproductions_text(document),
+        "reproduced": reproductions_text(document) if imported is None else "",
+        "imported": _origin(imported) if imported else "",
     }
     lines = [f"  {style.paint(f'{name:<12}', 'dim')} {safe_text(text)}\n" for name, text in facts.items() if text]
     return "".join(lines)
+
+
+def _origin(imported: Imported) -> str:
+    """Return where an imported run comes from, and how it stands there."""
+    group = f"{imported.group}/" if imported.group else ""
+    text = f"{imported.title} run {imported.run} ({group}{imported.name}, {imported.status}) of {imported.source}"
+    return f"{text}  {imported.url}" if imported.url else text
 
 
 def _error(error: ErrorDoc, style: Style) -> str:

@@ -32,6 +32,7 @@ def experiment_remarks(
         *_metrics_remarks(record.metrics.file, document),
         *seeding,
         *_interactive_remarks(record.entry),
+        *_imported_remarks(record),
     )
 
 
@@ -65,6 +66,19 @@ def _interactive_remarks(entry: AnyEntry) -> tuple[str, ...]:
     if not isinstance(entry, InteractiveEntry):
         return ()
     return (f"ran in {entry.why}: no command runs it again, neither reproduce nor launch",)
+
+
+def _imported_remarks(record: ExperimentRecord) -> list[str]:
+    """Return what a record of another tool's run cannot tell."""
+    imported = record.imported
+    if imported is None:
+        return []
+    remarks = [f"ran elsewhere and was imported from {imported.title}: no command runs it again, nor reproduces it"]
+    if not imported.knows_code:
+        remarks.append("ran code that is not known: the commit named here is where it was imported")
+    if record.seed_is_default:
+        remarks.append(f"had a seed that nobody recorded: {record.seed} stands for it")
+    return remarks
 
 
 def _own_remarks(remarks: JsonValue) -> list[str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.errors import StateDirectoryError
+from nemo_gitexp.errors import NotRepeatableError, StateDirectoryError
 from nemo_gitexp.git.worktree import unlock_worktree
-from nemo_gitexp.store import verify_experiment
+from nemo_gitexp.store import Experiment, verify_experiment
 from nemo_gitexp.workspace import restore
 
 
@@ -27,6 +27,7 @@ def checkout(site: Site, text: str, directory: Path, progress: Callable[[str], N
 
     Raises:
         StateDirectoryError: the directory exists and is not empty.
+        NotRepeatableError: it was imported, and its code is not known.
         GitexpError: the state cannot be restored.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -34,6 +35,7 @@ def checkout(site: Site, text: str, directory: Path, progress: Callable[[str], N
     found = find_current(site, text)
     experiment = found.experiment
     verify_experiment(site.repository, experiment)
+    _require_code(experiment)
     # People edit what they check out: a hard link would carry the edit into the shared cache.
     restore(
         site.repository,
@@ -45,3 +47,14 @@ def checkout(site: Site, text: str, directory: Path, progress: Callable[[str], N
     )
     unlock_worktree(site.repository, directory)
     return CheckoutAnswer(found.document, directory)
+
+
+def _require_code(experiment: Experiment) -> None:
+    imported = experiment.record.imported
+    if imported is not None and not imported.knows_code:
+        raise NotRepeatableError(
+            f"nobody knows the code of {experiment.sha[:12]}: {imported.title} names no commit that is here",
+            hint=f"nemo-gitexp show {experiment.sha[:12]}",
+            experiment=experiment.sha,
+            why="its code is not known",
+        )

@@ -18,7 +18,7 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.lookup import baseline_tips, find_experiment
 from nemo_gitexp.record import ExperimentRecord, parse_document
 from nemo_gitexp.result import experiment_document, mapping, sequence
-from nemo_gitexp.store import read_environment, verify_experiment
+from nemo_gitexp.store import Experiment, read_environment, verify_experiment
 from nemo_gitexp.tips import Tip, list_tips
 
 if TYPE_CHECKING:
@@ -29,11 +29,12 @@ WITHOUT_RECORDS = ("experiments/*/record/**",)
 
 @dataclass(frozen=True, slots=True)
 class DiffAnswer:
-    """The difference and both sides."""
+    """The difference and both sides; `remarks` say what could not be compared, or stands for what is not known."""
 
     diff: DiffDoc
     a: ExperimentDoc
     b: ExperimentDoc
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,23 @@ class _Side:
     record: ExperimentRecord
     environment: Mapping[str, JsonValue]
     tree: str
+
+    @property
+    def knows_code(self) -> bool:
+        """Whether its code commit is the one that ran."""
+        return self.record.imported is None or self.record.imported.knows_code
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is not known of this side."""
+        if self.record.imported is None:
+            return []
+        name, title = self.record.name, self.record.imported.title
+        unknown = [] if self.knows_code else ["code"]
+        unknown += ["environment", "topology"]
+        seed = [f"the seed of {name} is not known; {self.record.seed} stands for it"]
+        known = [f"{name} was imported from {title}: its {', '.join(unknown)} are not known and not compared"]
+        return known + (seed if self.record.seed_is_default else [])
 
 
 def diff(site: Site, a: str | None, b: str | None) -> DiffAnswer:
@@ -158,10 +176,16 @@ def _side(site: Site, tip: Tip) -> _Side:
     found = read_current(site, tip)
     verify_experiment(site.repository, found.experiment)
     record = found.experiment.record
-    environment = read_environment(site.repository, found.experiment)
-    if environment.get("captured") == "job":
-        environment = mapping((found.experiment.run or {}).get("environment"))
+    environment = _environment(site, found.experiment)
     return _Side(_with_key(found.document, environment), record, environment, record.code.tree)
+
+
+def _environment(site: Site, experiment: Experiment) -> Mapping[str, JsonValue]:
+    """Return the environment that was recorded, or that the job found where only it knew; empty when nobody knows."""
+    environment = read_environment(site.repository, experiment)
+    if environment.get("captured") == "launch":
+        return environment
+    return mapping((experiment.run or {}).get("environment"))
 
 
 def _with_key(document: ExperimentDoc, environment: Mapping[str, JsonValue]) -> ExperimentDoc:
@@ -198,19 +222,27 @@ def _counterpart(site: Site, first: Tip, tips: list[Tip]) -> Tip:
 
 def _compare(site: Site, a: _Side, b: _Side) -> DiffAnswer:
     files: list[FileChangeDoc] = []
-    if a.tree != b.tree:
+    if a.tree != b.tree and a.knows_code and b.knows_code:
         files = [
             FileChangeDoc(path=item.path, change=item.change, insertions=item.insertions, deletions=item.deletions)
             for item in list_changes(site.repository, a.tree, b.tree, without=WITHOUT_RECORDS)
         ]
     goals: dict[str, MetricGoal] = {goal.name: goal for side in (a, b) for goal in side.record.metrics.goals}
+    documents = [side.document for side in (a, b)]
+    if a.record.imported or b.record.imported:
+        documents = [_without_topology(document) for document in documents]
     result = compare_experiments(
-        a.document,
-        b.document,
+        *documents,
         code_files=files,
         environment_a=a.environment,
         environment_b=b.environment,
         goals={name: goal.goal for name, goal in goals.items()},
         volatile=frozenset(name for name, goal in goals.items() if goal.volatile),
     )
-    return DiffAnswer(result, a.document, b.document)
+    return DiffAnswer(result, a.document, b.document, (*a.remarks, *b.remarks))
+
+
+def _without_topology(document: ExperimentDoc) -> ExperimentDoc:
+    stripped = document.copy()
+    stripped["topology"] = {}
+    return stripped

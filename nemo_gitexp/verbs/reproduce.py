@@ -108,7 +108,7 @@ def reproduce(
     experiment, document = found.experiment, found.document
     verify_experiment(site.repository, experiment)
     cost = _cost(document)
-    if level != "restored":
+    if level != "restored" or experiment.record.imported is not None:  # of an import not even the state is whole
         require_repeatable(experiment.record.entry, experiment.sha)
     if options.plan_only:
         return ReproduceAnswer(document, None, 0, cost)

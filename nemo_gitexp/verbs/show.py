@@ -9,10 +9,11 @@ from pathlib import Path
 
 from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.entry import InteractiveEntry
+from nemo_gitexp.entry import is_repeatable
 from nemo_gitexp.errors import DataError, MissingDataError, StateDirectoryError, UsageError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.metrics import MetricRows
+from nemo_gitexp.record import Imported
 from nemo_gitexp.report.remarks import experiment_remarks
 from nemo_gitexp.result import mappings
 from nemo_gitexp.sitevalues import bind_text
@@ -22,12 +23,13 @@ from nemo_gitexp.streams import recorded_rows
 
 @dataclass(frozen=True, slots=True)
 class ShowAnswer:
-    """One experiment, its metric stream, what is odd about its run, and whether a command runs it again."""
+    """One experiment, its metric stream, what is odd about its run, whether a command runs it again, its origin."""
 
     document: ExperimentDoc
     rows: MetricRows
     remarks: tuple[str, ...]
     is_repeatable: bool = True
+    imported: Imported | None = None
 
 
 def show(site: Site, text: str) -> ShowAnswer:
@@ -46,8 +48,8 @@ def show(site: Site, text: str) -> ShowAnswer:
         rows = recorded_rows(site.repository, found.experiment)
     except DataError as fault:
         remarks = (*remarks, f"has no curves here: {fault.message}")
-    is_repeatable = not isinstance(found.experiment.record.entry, InteractiveEntry)
-    return ShowAnswer(found.document, rows, remarks, is_repeatable)
+    record = found.experiment.record
+    return ShowAnswer(found.document, rows, remarks, is_repeatable(record.entry), record.imported)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ class WandbRun(NamedTuple):
     `config` is plain (`{"lr": 0.1}`), without wandb's own `_wandb`. `started` is in seconds since the epoch.
     `exit_code` is None while the run lives, or when it was killed. `metadata` is wandb-metadata.json, empty without
     one. `config_file` is the path of config.yaml beside it, which holds `{key: {"value": …}}`, for who reads YAML;
-    None without one. `damaged` counts records that could not be read, a cut-off end as one.
+    None without one. `damaged` counts records that could not be read, a cut-off end as one. `commit` is that of the
+    git repository that it ran in.
     """
 
     path: str
@@ -71,6 +72,7 @@ class WandbRun(NamedTuple):
     config_file: Optional[str]
     is_offline: bool
     damaged: int
+    commit: str
 
 
 def find_wandb_logs(place: str) -> List[str]:
@@ -127,6 +129,7 @@ def read_wandb_run(path: str) -> WandbRun:
         config_file=config_file if _is_regular(config_file) else None,
         is_offline=os.path.basename(directory).startswith("offline-"),
         damaged=log.damaged,
+        commit=log.commit,
     )
 
 
@@ -170,6 +173,7 @@ class _Log:
         self.tags: List[str] = []
         self.started: Optional[float] = None
         self.exit_code: Optional[int] = None
+        self.commit = ""
         self.config: Dict[str, Any] = {}
         self.summary: Dict[str, Any] = {}
         self.rows: List[Dict[str, Any]] = []
@@ -251,6 +255,8 @@ class _Log:
             elif number == 17:
                 parts = {field: parse_whole(part) for field, part in parse_message(value)}
                 self.started = parts.get(1, 0) + parts.get(2, 0) / 1e9
+            elif number == 21:
+                self.commit = next((parse_text(part) for field, part in parse_message(value) if field == 2), "")
 
     def _exit(self, fields: Fields) -> None:
         self.exit_code = 0  # which protobuf leaves out

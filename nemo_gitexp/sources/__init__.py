@@ -1,0 +1,1 @@
+"""Runs of other tools, read where they lie: one file a tool. Nothing of what is read is ever changed."""
