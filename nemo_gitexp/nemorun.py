@@ -15,11 +15,16 @@ import nemo_run
 from nemo_gitexp.worker.submissions import MODULE, cover_submissions
 
 
-def gitexp(study: str | None = None, seed: int | None = None, purpose: str | None = None) -> Any:
+def gitexp(
+    study: str | None = None,
+    seed: int | None = None,
+    purpose: str | None = None,
+    again: bool = False,  # noqa: FBT001, FBT002 - the plugin's own, as typed
+) -> Any:
     """Return the configuration of `nemo_gitexp.Plugin`, for `plugins=gitexp` or `plugins="gitexp(seed=3)"`."""
-    from nemo_gitexp.nemo import Plugin
+    from nemo_gitexp.plugin import Plugin
 
-    given = {"study": study, "seed": seed, "purpose": purpose}
+    given = {"study": study, "seed": seed, "purpose": purpose, "again": again or None}
     return nemo_run.Config(Plugin, **{name: value for name, value in given.items() if value is not None})
 
 
