@@ -19,6 +19,7 @@ from nemo_gitexp.handles import Added
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.naming import require_name, slug
 from nemo_gitexp.packagers import require_honoured
+from nemo_gitexp.seeds import require_seed
 from nemo_gitexp.stages import Stage, StagesEntry, find_graph_faults, find_interpreter_faults, order_stages
 from nemo_gitexp.tasks import TaskParts, read_shape, read_task
 from nemo_gitexp.topology import TaskShape
@@ -142,7 +143,8 @@ def read_intent(repository: Repository, tasks: Sequence[Task], told: Told) -> tu
         GitexpError: a task or an executor that cannot be recorded, or that would run something else.
     """
     root, workdir = repository.root, told.workdir or _here(repository.root)
-    study = told.study or slug(told.title)
+    study = slug(told.title) if told.study is None else require_name(told.study, "study")
+    seed = None if told.seed is None else require_seed(told.seed)
     parts = [read_task(each.given, each.name, root=root, workdir=workdir, study=study) for each in tasks]
     shapes = [read_shape(each.executor, part.env, each.group) for each, part in zip(tasks, parts, strict=True)]
     for each in tasks:
@@ -150,7 +152,7 @@ def read_intent(repository: Repository, tasks: Sequence[Task], told: Told) -> tu
     purpose = told.purpose or f"{told.title}: {', '.join(each.name for each in tasks)}"
     base = tracked_definition(root, study, purpose=purpose, model=slug(told.title))
     definition = replace(base, type="nemo" if base.type == "tracked" else base.type, workdir=workdir)
-    asked = Asked(cwd=root / workdir, env=this_environment(), study=study, seed=told.seed)
+    asked = Asked(cwd=root / workdir, env=this_environment(), study=study, seed=seed)
     carried = {name: text for part in parts for name, text in part.files.items()}
     empty = Defined(study, definition, parts[0].entry, {}, ad_hoc=True, workdir=workdir, carried=carried)
     defined = _of_one(empty, parts[0], shapes[0]) if len(tasks) == 1 else _of_several(empty, tasks, parts, shapes)

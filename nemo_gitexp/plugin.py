@@ -1,16 +1,15 @@
 """The plugin that makes any experiment of NeMo Run one that records.
 
-Imports NeMo Run: nobody imports this room before it is needed.
+Imports NeMo Run: nobody imports this room before it is needed. Annotations are values here: NeMo Run's command line
+reads those of the plugin, and knows `Optional` alone.
 """
-
-from __future__ import annotations
 
 import logging
 import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 import nemo_run
 from nemo_run.run.experiment import _current_experiment
@@ -37,9 +36,9 @@ class Plugin(nemo_run.Plugin):  # type: ignore[misc]  # NeMo Run ships no types
         again: run what completed before once more.
     """
 
-    study: str | None = None
-    seed: int | None = None
-    purpose: str | None = None
+    study: Optional[str] = None  # noqa: UP045 - run.plugins.study=… of nemorun
+    seed: Optional[int] = None  # noqa: UP045
+    purpose: Optional[str] = None  # noqa: UP045
     again: bool = False
 
     def __post_init__(self) -> None:
@@ -60,10 +59,10 @@ class Plugin(nemo_run.Plugin):  # type: ignore[misc]  # NeMo Run ships no types
             UsageError: no experiment is being made.
         """
         del task, executor
+        self._was_asked["yes"] = True
         live = _current_experiment.get(None)
         if live is None:
             raise UsageError("no experiment is being made", hint="run.run(…, executor=…, plugins=[gitexp.Plugin()])")
-        self._was_asked["yes"] = True
         if not isinstance(live, SubmittedExperiment):
             kind = type(live)
             mixed = {"_is_mixed": True}
@@ -81,6 +80,7 @@ class Plugin(nemo_run.Plugin):  # type: ignore[misc]  # NeMo Run ships no types
 def _say_unasked(was_asked: Mapping[str, bool], process: int) -> None:
     if not was_asked["yes"] and os.getpid() == process:
         _LOGGER.warning(
-            "nothing was recorded: NeMo Run asks no plugin when it runs directly (direct=True, or no executor); "
-            "nemo_gitexp.Plugin() needs an executor, for instance executor=run.LocalExecutor()"
+            "nothing was recorded: NeMo Run asks no plugin when it runs directly (direct=True, or no executor) or only "
+            "shows what it would do; nemo_gitexp.Plugin() needs an executor: executor=run.LocalExecutor(), or "
+            "run.executor=… of nemorun"
         )
