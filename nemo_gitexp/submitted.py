@@ -239,7 +239,7 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
             if attempt.record(self._site, again=again):
                 self._waiting.append(attempt)
                 attempt.start(self._site, Acceptance())
-                if attempt.document is not None:
+                if attempt.document is not None and not _LOGGER.isEnabledFor(logging.INFO):
                     name = f"{attempt.document['study']}/{attempt.document['name']}"
                     self.console.log(f"[bold cyan]Recorded as {name} ({attempt.document['experiment'][:12]})")
         self._launch_ready()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TASKS = """
-import json, os, pathlib, time
+import json, os, pathlib
 
 def train(lr: float = 0.1, steps: int = 3, where: pathlib.Path = pathlib.Path(".")):
     print("training at", lr, flush=True)
@@ -26,13 +26,6 @@ def train(lr: float = 0.1, steps: int = 3, where: pathlib.Path = pathlib.Path(".
 
 def fail(why: str = "bad"):
     raise ValueError(why)
-
-def wait_for(gate: str):
-    print("waiting", flush=True)
-    pathlib.Path(gate + ".waits").touch()
-    while not pathlib.Path(gate).exists():
-        time.sleep(0.02)
-    print("went on", flush=True)
 """
 PRELUDE = """
 import json, os, sys, traceback

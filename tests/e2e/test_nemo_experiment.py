@@ -322,12 +322,11 @@ KILLED = (
     + """
 from nemo_gitexp import Experiment
 import time
-from tasks import train, wait_for
 gate = sys.argv[1]
 exp = Experiment("killed", executor=EXECUTOR, clean_mode=True)
 with exp:
-    exp.add(run.Partial(wait_for, gate=gate), name="waits")
-    exp.add(run.Partial(train), name="after", dependencies=["waits"])
+    exp.add(run.Script(path="wait.py", args=[gate], entrypoint="python"), name="waits")
+    exp.add(run.Script(inline="echo after"), name="after", dependencies=["waits"])
     exp.add(run.Script(inline="echo quick"), name="quick")
     exp.run()
     while states(exp)["waits"] != "RUNNING" or not os.path.exists(gate + ".waits"):
@@ -336,6 +335,14 @@ with exp:
 say("ended", exp)
 """
 )
+WAIT = """
+import pathlib, sys, time
+print("waiting", flush=True)
+pathlib.Path(sys.argv[1] + ".waits").touch()
+while not pathlib.Path(sys.argv[1]).exists():
+    time.sleep(0.02)
+print("went on", flush=True)
+"""
 LOOK = (
     PRELUDE
     + """
@@ -351,7 +358,7 @@ if len(sys.argv) > 2:
 
 @pytest.fixture
 def killed(tmp_path) -> Work:
-    return make_nemo_work(tmp_path, killed=KILLED, look=LOOK)
+    return make_nemo_work(tmp_path, killed=KILLED, look=LOOK, wait=WAIT)
 
 
 def start(work: Work, *argv: str) -> subprocess.Popen[bytes]:
