@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from nemo_gitexp.metriclog import log_metrics as log_metrics
     from nemo_gitexp.naming import ExperimentNaming as ExperimentNaming
     from nemo_gitexp.nemo import Experiment as Experiment
-    from nemo_gitexp.nemo import Plugin as Plugin
     from nemo_gitexp.nemo import run as run
     from nemo_gitexp.pipeline import ExperimentPipeline as ExperimentPipeline
     from nemo_gitexp.pipeline import create_data_pipeline as create_data_pipeline
+    from nemo_gitexp.plugin import Plugin as Plugin
     from nemo_gitexp.reproducibility import ReproducibilityManager as ReproducibilityManager
     from nemo_gitexp.tracker import ExperimentMetrics as ExperimentMetrics
     from nemo_gitexp.tracker import ExperimentTracker as ExperimentTracker
@@ -42,7 +42,7 @@ _ROOMS = {
     "ExperimentTracker": "tracker",
     "ExperimentVersioning": "versions",
     "GitexpError": "errors",
-    "Plugin": "nemo",
+    "Plugin": "plugin",
     "ReproducibilityManager": "reproducibility",
     "config_hash": "versioning",
     "create_comparison_experiment": "factories",

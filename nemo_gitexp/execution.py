@@ -11,7 +11,7 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -303,16 +303,26 @@ class RunLogs:
     """What all workers of a run have written since last time; stages say who speaks.
 
     A run may be followed while it is still prepared: its workers are looked up each time.
+
+    Args:
+        paths: the run.
+        at_end: start at what will be written from now on.
+        only: names of the stages to listen to, or of the one job, whatever it is called; None: all.
     """
 
-    def __init__(self, paths: RunPaths, *, at_end: bool = False) -> None:
+    def __init__(self, paths: RunPaths, *, at_end: bool = False, only: Collection[str] | None = None) -> None:
         self._paths = paths
+        self._only = only
         self._tails = {part.run: LogTail(part.log, at_end=at_end) for part in paths.parts()}
         self._speaker = paths.run
 
     def forward(self, take: Callable[[bytes], None]) -> None:
         """Hand on what is new."""
+        if self._only is not None and not self._only:
+            return
         for part in self._paths.parts():
+            if self._only is not None and part != self._paths and part.run not in self._only:
+                continue
             tail = self._tails.setdefault(part.run, LogTail(part.log))
             tail.forward(functools.partial(self._spoken, part.run, take))
 

@@ -1,4 +1,4 @@
-"""`nemorun … plugins=gitexp`: the plugin by its name on NeMo Run's command line, which loads this room by itself.
+"""`nemorun … run.plugins=gitexp`: the plugin by its name on NeMo Run's command line, which loads this room by itself.
 
 Registered as an entry point of `nemo_run.cli`. It is imported in every `nemorun`, and must stay cheap. Where that is
 the job of an experiment, what it submits is noted: its own end is not the end of that.
@@ -15,11 +15,16 @@ import nemo_run
 from nemo_gitexp.worker.submissions import MODULE, cover_submissions
 
 
-def gitexp(study: str | None = None, seed: int | None = None, purpose: str | None = None) -> Any:
-    """Return the configuration of `nemo_gitexp.Plugin`, for `plugins=gitexp` or `plugins="gitexp(seed=3)"`."""
-    from nemo_gitexp.nemo import Plugin
+def gitexp(
+    study: str | None = None,
+    seed: int | None = None,
+    purpose: str | None = None,
+    again: bool = False,  # noqa: FBT001, FBT002 - the plugin's own, as typed
+) -> Any:
+    """Return the configuration of `nemo_gitexp.Plugin`, for `run.plugins=gitexp run.plugins.seed=3`."""
+    from nemo_gitexp.plugin import Plugin
 
-    given = {"study": study, "seed": seed, "purpose": purpose}
+    given = {"study": study, "seed": seed, "purpose": purpose, "again": again or None}
     return nemo_run.Config(Plugin, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -42,7 +42,7 @@ from nemo_gitexp.record import CodeState, ExperimentRecord, Input, identity_of
 from nemo_gitexp.settings import require_executor
 from nemo_gitexp.sitevalues import bind_site, public_url
 from nemo_gitexp.stages import AnyEntry, StagesEntry, python_of, simple_entries, visible_config
-from nemo_gitexp.store import Draft, Experiment, write_experiment
+from nemo_gitexp.store import Draft, Experiment, record_directory, write_experiment
 from nemo_gitexp.tips import write_branch
 from nemo_gitexp.topology import shaped, topology
 from nemo_gitexp.versioning import config_hash
@@ -136,8 +136,10 @@ def _record(
     """Return the record of this snapshot; its code commit is not made yet and stands as HEAD."""
     repository, definition = site.repository, defined.definition
     listing = list_files(repository, snapshot.tree)
+    carried = [f"{record_directory(defined.study)}/{name}" for name in defined.carried]
     for entry in simple_entries(defined.entry):
-        require_script(entry, repository.root, defined.workdir, listing, [spec.path for spec in definition.data])
+        known = [*carried, *(spec.path for spec in definition.data)]
+        require_script(entry, repository.root, defined.workdir, listing, known)
     hashed = config_hash(defined.config)
     seed = _seed(asked, definition)
     determinism = _determinism(asked, definition)

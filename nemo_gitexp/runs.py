@@ -116,6 +116,11 @@ def stage_states(paths: RunPaths) -> dict[str, Mapping[str, JsonValue]]:
     return {} if parts == [paths] else {part.run: _stage_state(part) for part in parts}
 
 
+def part_word(part: RunPaths) -> str:
+    """Return how the worker of a live run, or of one of its stages, stands; launched while it waits."""
+    return str(_stage_state(part)["status"])
+
+
 def _stage_state(part: RunPaths) -> Mapping[str, JsonValue]:
     word, result = stage_word(str(part.root))
     if word is None:

@@ -229,24 +229,25 @@ def _texts(item: Mapping[str, JsonValue], key: str) -> tuple[str, ...]:
 # ----------------------------------------------------------------------------------------------------------- graphs
 
 
-def find_graph_faults(wanted: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+def find_graph_faults(wanted: Sequence[tuple[str, Sequence[str]]], what: str = "stage") -> list[str]:
     """Return what keeps stages from being a DAG: duplicates, unknown dependencies, cycles; none when they are one.
 
     Args:
         wanted: name and dependencies of each stage, in any order.
+        what: what they are called.
     """
     names = [name for name, _ in wanted]
-    faults = [f"stage {name} stands there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    faults = [f"{what} {name} stands there twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     for name, dependencies in wanted:
         for needed in dependencies:
             if needed not in names:
                 near = find_nearest(needed, names)
                 likely = f"; did you mean {near}?" if near else ""
-                faults.append(f"stage {name} depends on {needed}, which is no stage{likely}")
-    return faults or _cycle_faults(dict(wanted))
+                faults.append(f"{what} {name} depends on {needed}, which is no {what}{likely}")
+    return faults or _cycle_faults(dict(wanted), what)
 
 
-def _cycle_faults(waiting: dict[str, Sequence[str]]) -> list[str]:
+def _cycle_faults(waiting: dict[str, Sequence[str]], what: str) -> list[str]:
     ordered = set(_order(waiting))
     stuck = [name for name in waiting if name not in ordered]
     if not stuck:
@@ -255,7 +256,7 @@ def _cycle_faults(waiting: dict[str, Sequence[str]]) -> list[str]:
     while path.count(path[-1]) < 2:
         path.append(next(needed for needed in waiting[path[-1]] if needed in stuck))
     cycle = path[path.index(path[-1]) :]
-    return [f"stages wait for each other: {' → '.join(cycle)}"]
+    return [f"{what}s wait for each other: {' → '.join(cycle)}"]
 
 
 def _order(waiting: Mapping[str, Sequence[str]]) -> list[str]:
@@ -303,12 +304,12 @@ def _named(document: Mapping[str, JsonValue] | list[JsonValue], faults: list[str
     return named
 
 
-def find_interpreter_faults(stages: Sequence[Stage]) -> list[str]:
+def find_interpreter_faults(stages: Sequence[Stage], what: str = "stages") -> list[str]:
     """Return what keeps stages from being run by one interpreter; a command that brings its own does not matter."""
     names = {stage.entry.python.interpreter for stage in stages if not isinstance(stage.entry, CommandEntry)}
     if len(names - {"python3"} | ({"python"} if "python3" in names else set())) < 2:  # both are the first on PATH
         return []
-    return [f"stages: one interpreter runs them all, not {' and '.join(sorted(names))}; wrap one as: bash -c '…'"]
+    return [f"{what}: one interpreter runs them all, not {' and '.join(sorted(names))}; wrap one as: bash -c '…'"]
 
 
 class _Parser:

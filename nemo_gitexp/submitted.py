@@ -7,6 +7,7 @@ worker's files in the run directory are the truth.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 import nemo_run
+from nemo_run.run.experiment import AppState
 from nemo_run.run.torchx_backend.schedulers import local as nemo_local
 
 from nemo_gitexp.attempt import Attempt
@@ -34,11 +36,25 @@ from nemo_gitexp.launchers.nemo import (
     refuse_start,
 )
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import give_up_stage, inspect_run, leave_cancelled, request_cancel
+from nemo_gitexp.runs import give_up_stage, inspect_run, leave_cancelled, part_word, request_cancel
 from nemo_gitexp.standing import ENDED
 
 LOOK_S = 0.5
-_STATES = {"completed": "SUCCEEDED", "failed": "FAILED", "cancelled": "CANCELLED", "running": "RUNNING"}
+_ROW = (("Status", "status"), ("Executor", "executor"), ("Job id", "job_id"), ("Local Directory", "local_dir"))
+_STATES = {
+    "recorded": "UNSUBMITTED",
+    "launched": "PENDING",
+    "running": "RUNNING",
+    "requeued": "RUNNING",
+    "completed": "SUCCEEDED",
+    "failed": "FAILED",
+    "lost": "FAILED",
+    "cancelled": "CANCELLED",
+    "skipped": "CANCELLED",
+    "unstarted": "CANCELLED",
+}
+"""How a task stands, in NeMo Run's words: whatever has ended is so in these, too."""
+
 _LOGGER = logging.getLogger("nemo_gitexp")
 
 
@@ -57,6 +73,9 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
     _attempts: list[Attempt]
     _tasks: list[tuple[Attempt, str]]
     _jobs: list[Any]
+    _id: str
+    _exp_dir: str
+    _reconstruct: bool
 
     def _begin(self, site: Site, *, again: bool = False, width: int | None = None) -> None:
         """Start without anything recorded; `width`: how many attempts may run at the same time, None: all."""
@@ -68,16 +87,16 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
         self._waiting: list[Attempt] = []
         self._running: list[Attempt] = []
         self._ended: list[Attempt] = []
-        self._is_recorded = self._is_left = self._tails_logs = False
+        self._is_recorded = self._is_left = False
+        self._tailed: frozenset[str] | None = frozenset()
 
     # ------------------------------------------------------------------------------------------------- what it is
 
     @property
     def is_over(self) -> bool:
         """Whether every task has ended and that is recorded; an equal one that somebody else runs must have, too."""
-        return len(self.documents) == len(self._attempts) and all(
-            document["status"] in ENDED for document in self.documents
-        )
+        documents = self.documents
+        return len(documents) >= len(self._attempts) and all(document["status"] in ENDED for document in documents)
 
     @property
     def site(self) -> Site:
@@ -92,7 +111,8 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
     @property
     def document(self) -> ExperimentDoc | None:
         """What `show --json` says about the experiment; None before it is recorded, and where there are several."""
-        return self.documents[0] if len(self._attempts) == len(self.documents) == 1 else None
+        documents = self.documents
+        return documents[0] if len(documents) == 1 and len(self._attempts) <= 1 else None
 
     @property
     def experiment(self) -> str | None:
@@ -110,15 +130,34 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
         return self.document["ref"] if self.document else None
 
     def status(self, return_dict: bool = False) -> Any:  # noqa: FBT001, FBT002 - NeMo Run's own signature
-        """Return or print the state of each task; once NeMo Run has been left, as recorded."""
-        if not self._is_left:
+        """Return or print the state of each task: as its worker says while it runs, then as recorded."""
+        if not self._has_states:
             return super().status(return_dict=return_dict)
-        rows = {job.id: self._row(job) for job in self._jobs}
+        rows = self._rows()
         return rows if return_dict else self._print_rows(rows)
 
+    @property
+    def _has_states(self) -> bool:
+        """Whether there is more to say about its tasks than NeMo Run knows."""
+        return bool(self.documents)
+
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        """Return the state of each task, by what NeMo Run calls it, as `nemo_run.Experiment.status` does."""
+        return {job.id: self._row(job) for job in self._jobs}
+
     def _print_rows(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        for row in rows.values():
-            self.console.print(f"{row['name']}: {row['status']}")
+        """Print the states of the tasks in NeMo Run's form, and what they are recorded as."""
+        say = functools.partial(self.console.print, soft_wrap=True, highlight=False)
+        say(f"\n[bold green]Experiment Status for[/bold green] [bold orange1]{self._id}\n")
+        for number, job in enumerate(self._jobs):
+            row = rows[job.id]
+            say(f"[bold green]Task {number}[/bold green]: [bold orange1]{row['name']}")
+            for name, key in _ROW:
+                say(f"- [bold green]{name}[/bold green]: {row[key]}")
+            say()
+        for document in self.documents:
+            say(f"[bold green]Recorded as[/bold green] {document['study']}/{document['name']}")
+            say(f"nemo-gitexp show {document['experiment'][:12]}\n")
 
     # ------------------------------------------------------------------------------------------------- its life
 
@@ -156,7 +195,8 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
             return
         if detach:
             _LOGGER.warning("a local job cannot be left alone; waiting for it")
-        self._is_recorded, self._tails_logs = True, tail_logs
+        self._is_recorded = True
+        self._tailed = None if tail_logs else self._tailed
         self._width = 1 if sequential else self._width
         try:
             self._start(again=self._again if again is None else again)
@@ -199,6 +239,9 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
             if attempt.record(self._site, again=again):
                 self._waiting.append(attempt)
                 attempt.start(self._site, Acceptance())
+                if attempt.document is not None and not _LOGGER.isEnabledFor(logging.INFO):
+                    name = f"{attempt.document['study']}/{attempt.document['name']}"
+                    self.console.log(f"[bold cyan]Recorded as {name} ({attempt.document['experiment'][:12]})")
         self._launch_ready()
         for attempt in self._attempts:
             if attempt in self._waiting or attempt in self._running:
@@ -244,7 +287,7 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
 
     def _follow(self) -> None:
         """Wait until every run has ended, launching the waiting ones as others end."""
-        tails = {attempt: RunLogs(attempt.paths) for attempt in self._attempts if attempt.paths}
+        tails = {attempt: RunLogs(attempt.paths, only=self._tailed) for attempt in self._attempts if attempt.paths}
         looked = 0.0
         while self._running or self._waiting:
             is_time = time.monotonic() - looked > LOOK_S
@@ -253,8 +296,7 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
                 if self._has_ended(attempt, look=is_time):
                     self._running.remove(attempt)
                     self._ended.append(attempt)
-                if self._tails_logs:
-                    tails[attempt].forward(_print_log)
+                tails[attempt].forward(_print_log)
             self._launch_ready()
             time.sleep(POLL_S)
 
@@ -326,15 +368,14 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
 
     def _row(self, job: Any) -> dict[str, Any]:
         attempt, name = self._tasks[self._jobs.index(job)]
-        return self._row_of(job, attempt.document, name)
+        part = None if self._is_left else attempt.part(name)
+        is_live = part is not None and attempt.paths is not None and attempt.paths.root.exists()
+        return self._row_of(job, part_word(part) if is_live and part else word_of(attempt.document, name))
 
-    def _row_of(self, job: Any, document: ExperimentDoc | None, name: str) -> dict[str, Any]:
-        stages = {str(task.get("name")): str(task.get("status")) for task in document["tasks"]} if document else {}
-        status = stages.get(name, document["status"] if document else "recorded")
-        word = _STATES.get(status, "UNSUBMITTED")
+    def _row_of(self, job: Any, word: str) -> dict[str, Any]:
         return {
             "name": job.id,
-            "status": type(job.state)[word],
+            "status": AppState[_STATES.get(word, "UNKNOWN")],
             "executor": job.executor.info(),
             "job_id": job.handle.rpartition("/")[2],
             "handle": job.handle,
@@ -366,14 +407,21 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
 def _require_launchable(*, direct: bool) -> None:
     if direct:
         raise UsageError(
-            "direct=True would run what this process holds, not what was recorded",
-            hint="leave it out and give an executor (nemorun: executor=…); or call the function, which records nothing",
+            "a direct run (direct=True, or nemorun without run.executor=…) runs what this process holds, not what is "
+            "recorded",
+            hint="leave it out and give an executor; or call the function, which records nothing",
         )
     if os.environ.get("GITEXP_RUN_DIR"):
         raise InsideJobError(
             "this process is a job of nemo-gitexp, and a job launches no experiments",
             hint='start what launches without `nemo-gitexp run`; guard it in modules: if __name__ == "__main__":',
         )
+
+
+def word_of(document: ExperimentDoc | None, name: str) -> str:
+    """Return how a task stands as it is recorded, in our words."""
+    stages = {str(task.get("name")): str(task.get("status")) for task in document["tasks"]} if document else {}
+    return stages.get(name, document["status"] if document else "recorded")
 
 
 def _print_log(text: bytes) -> None:

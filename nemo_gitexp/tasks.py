@@ -132,26 +132,6 @@ def is_secret(name: str, value: str) -> bool:
     return (looks_secret and not is_reference) or re.search(r"://[^/@\s]+:[^/@\s]+@", value) is not None
 
 
-def wants_clean_tree(executor: Any, head: str) -> bool:
-    """Return whether an executor's packager refuses a work tree that differs from HEAD.
-
-    Raises:
-        ExecutorError: the packager would ship another state than the one that is recorded.
-    """
-    packager = executor.packager
-    ref = str(getattr(packager, "ref", "HEAD"))
-    if ref not in ("HEAD", head):
-        raise ExecutorError(
-            f"the packager ships {ref}, and what is recorded is the present state",
-            hint=f"git checkout {ref}, or leave ref out",
-            executor=type(executor).__name__,
-            ref=ref,
-        )
-    return bool(
-        getattr(packager, "check_uncommitted_changes", False) or getattr(packager, "check_untracked_files", False)
-    )
-
-
 def _require_serialisable(executor: Any, kind: str) -> None:
     try:
         ZlibJSONSerializer().serialize(executor.to_config())

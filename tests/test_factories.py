@@ -369,7 +369,7 @@ def test_it_is_over_when_what_runs_has_ended_and_not_before(inside, tmp_path):
         thread.start()
         thread.join()
         assert (first.is_over, second.is_over, second.experiment) == (False, False, first.experiment)
-        assert second.status(return_dict=True)["train_unknown"]["status"].name in ("RUNNING", "UNSUBMITTED")
+        assert second.status(return_dict=True)["train_unknown"]["status"].name in ("RUNNING", "PENDING")
         (tmp_path / "gate").touch()
     third.run()
     assert (first.is_over, third.is_over, third.experiment) == (True, True, first.experiment)

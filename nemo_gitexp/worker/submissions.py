@@ -23,7 +23,7 @@ MOST_NAMED = 5
 ERROR = "SubmittedElsewhereError"
 ADVICE = (
     "what records them: from nemo_gitexp import Experiment, or plugins=[nemo_gitexp.Plugin()], or nemorun … "
-    "plugins=gitexp, or nemo-gitexp run FILE.py:RECIPE"
+    "run.plugins=gitexp, or nemo-gitexp run FILE.py:RECIPE"
 )
 
 

@@ -51,5 +51,16 @@ def test_the_exit_of_a_launcher_is_not_the_end_of_what_it_launched(work: Work) -
     assert "greetings_" in work.gitexp("log", "--json").json["experiments"][1]["error"]["message"]
 
 
+def test_a_launcher_that_records_is_refused_inside_of_a_job(work: Work) -> None:
+    changed = LAUNCH.replace("run.Experiment(", "Experiment(").replace(
+        "import sys", "from nemo_gitexp import Experiment\nimport sys"
+    )
+    work.write("records.py", changed)
+    ran = work.gitexp("run", "--json", "--", "python", "records.py", code=1).json
+    assert (ran["status"], ran["error"]["type"]) == ("failed", "InsideJobError")
+    assert "a job launches no experiments" in ran["error"]["message"]
+    assert len(work.refs()) == 1
+
+
 def test_a_script_that_nemo_run_runs_in_the_job_itself_is_the_job(work: Work) -> None:
     assert work.gitexp("run", "--json", "--", "python", "launch.py", "directly").json["status"] == "completed"
