@@ -13,6 +13,7 @@ from typing import Literal, cast
 from nemo_gitexp.definition import MetricGoal, MetricsSpec, OutputSpec
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.fields import HASH, MD5, SHA, FieldReader
+from nemo_gitexp.inputpin import InputPin, OutputOrigin, parse_input_pin
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
 from nemo_gitexp.stages import AnyEntry, entry_identity, parse_any_entry
 
@@ -47,33 +48,6 @@ class CodeState:
     remote: str | None
     submodules: tuple[tuple[str, str], ...]
     filtered: FilteredFiles | None
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One pinned input; `strength` is content, manifest or named; `source` the file that pins it."""
-
-    path: str
-    pin: str
-    strength: str
-    size_bytes: int | None
-    n_files: int | None
-    source: str = ""
-    stage: str | None = None
-    executable: bool = False
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return the entry of experiment.json."""
-        return {
-            "path": self.path,
-            "pin": self.pin,
-            "strength": self.strength,
-            "size_bytes": self.size_bytes,
-            "n_files": self.n_files,
-            "source": self.source,
-            "stage": self.stage,
-            "executable": self.executable,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +93,7 @@ class ExperimentRecord:
     determinism: str
     determinism_reason: str | None
     topology: Mapping[str, JsonValue]
-    inputs: tuple[Input, ...]
+    inputs: tuple[InputPin, ...]
     environment_key: str | None
     entry: AnyEntry
     ad_hoc: bool
@@ -129,6 +103,12 @@ class ExperimentRecord:
     executor: str
     identity: str | None
     tracked: Tracked | None = None
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The experiments whose outputs are inputs of this one, by record commit, in order."""
+        origins = [item.origin for item in self.inputs]
+        return tuple(dict.fromkeys(origin.experiment for origin in origins if isinstance(origin, OutputOrigin)))
 
 
 def identity_of(record: ExperimentRecord) -> str | None:
@@ -244,7 +224,7 @@ def parse_record(text: bytes, source: str) -> ExperimentRecord:
         determinism=fields.choice("determinism", DETERMINISM),
         determinism_reason=fields.text_or_none("determinism_reason"),
         topology=fields.mapping("topology"),
-        inputs=tuple(_parse_input(item) for item in fields.sections("inputs")),
+        inputs=tuple(parse_input_pin(item) for item in fields.sections("inputs")),
         environment_key=fields.matching_or_none("environment_key", HASH),
         entry=_parse_entry(fields),
         ad_hoc=fields.flag("ad_hoc"),
@@ -289,19 +269,6 @@ def _parse_filtered(fields: FieldReader | None) -> FilteredFiles | None:
 
 def _parse_tracked(fields: FieldReader | None) -> Tracked | None:
     return None if fields is None else Tracked(fields.text("name"), fields.number("ordinal"))
-
-
-def _parse_input(fields: FieldReader) -> Input:
-    return Input(
-        path=fields.text("path"),
-        pin=fields.text("pin"),
-        strength=fields.choice("strength", ("content", "manifest", "named")),
-        size_bytes=fields.number_or_none("size_bytes"),
-        n_files=fields.number_or_none("n_files"),
-        source=fields.text("source"),
-        stage=fields.text_or_none("stage"),
-        executable=fields.flag("executable"),
-    )
 
 
 def _parse_output(fields: FieldReader) -> OutputSpec:

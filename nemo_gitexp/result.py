@@ -14,6 +14,7 @@ from typing import cast
 from nemo_gitexp.documents import ErrorDoc, ExperimentDoc, InputDoc, MetricStats, OutputDoc
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.fields import MD5, FieldReader
+from nemo_gitexp.inputpin import InputPin
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.metricform import render_metric_rows, stream_digest
 from nemo_gitexp.metrics import STEP, MetricRows, metric_stats, split_volatile
@@ -297,10 +298,14 @@ def planned_tasks(record: ExperimentRecord) -> list[Mapping[str, JsonValue]]:
 
 def input_documents(record: ExperimentRecord) -> list[InputDoc]:
     """Return the inputs of a record as documents show them."""
-    return [
-        InputDoc(path=item.path, pin=item.pin, strength=item.strength, size_bytes=item.size_bytes)
-        for item in record.inputs
-    ]
+    return [_input_document(item) for item in record.inputs]
+
+
+def _input_document(item: InputPin) -> InputDoc:
+    document = InputDoc(path=item.path, pin=item.pin, strength=item.strength, size_bytes=item.size_bytes)
+    if item.origin is not None:
+        document["origin"] = item.origin.to_json()
+    return document
 
 
 def mapping(value: JsonValue) -> dict[str, JsonValue]:

@@ -114,6 +114,7 @@ def _written(ref: RefName, sha: CommitSha, record: ExperimentRecord, config: byt
         seed=str(record.seed),
         created=record.created,
         remote=None,
+        parents=record.parents,
     )
     return Experiment(tip, record, parse_config(config, "config.json"), None, None)
 
@@ -179,6 +180,7 @@ def _trailers(record: ExperimentRecord, extra: Mapping[str, str] | None = None) 
         "Gitexp-Config": record.config_hash,
         "Gitexp-Seed": str(record.seed),
         "Gitexp-Code": record.code.key,
+        **({"Gitexp-Parents": " ".join(parents)} if (parents := record.parents) else {}),
         **(extra or {}),
     }
     return "".join(f"{key}: {_one_line(value)}\n" for key, value in values.items())

@@ -23,7 +23,8 @@ class Tip:
     """One experiment's ref as listings see it, from trailers alone (an index: the files are the truth).
 
     `sha` is the tip, `record` the record commit; `status` None while there is no result. `parent` is what the
-    listed commit stands on, None where a shallow clone ends.
+    listed commit stands on, None where a shallow clone ends; `parents` are the records of the experiments whose outputs
+    it was given.
     """
 
     ref: str
@@ -38,6 +39,7 @@ class Tip:
     created: str
     remote: str | None
     parent: str | None = None
+    parents: tuple[str, ...] = ()
 
     @property
     def result(self) -> CommitSha | None:
@@ -128,6 +130,7 @@ def _parse_tip(ref: str, sha: str, kind: str, parent: str, body: str) -> Tip | N
         created=values.get("Gitexp-Created", ""),
         remote=remote,
         parent=parent or None,
+        parents=tuple(values["Gitexp-Parents"].split()) if "Gitexp-Parents" in values else (),
     )
 
 

@@ -12,12 +12,14 @@ from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.entry import InteractiveEntry
 from nemo_gitexp.errors import DataError, MissingDataError, StateDirectoryError, UsageError
 from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.lineage import with_lineage
 from nemo_gitexp.metrics import MetricRows
 from nemo_gitexp.report.remarks import experiment_remarks
 from nemo_gitexp.result import mappings
 from nemo_gitexp.sitevalues import bind_text
 from nemo_gitexp.store import verify_experiment
 from nemo_gitexp.streams import recorded_rows
+from nemo_gitexp.tips import list_tips
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ def show(site: Site, text: str) -> ShowAnswer:
     Raises:
         RecordError: it does not.
     """
-    found = find_current(site, text)
+    tips = list_tips(site.repository)
+    found = find_current(site, text, tips)
     verify_experiment(site.repository, found.experiment)
     remarks = experiment_remarks(found.experiment.record, found.document, found.experiment.run or {})
     rows: MetricRows = ()
@@ -47,7 +50,7 @@ def show(site: Site, text: str) -> ShowAnswer:
     except DataError as fault:
         remarks = (*remarks, f"has no curves here: {fault.message}")
     is_repeatable = not isinstance(found.experiment.record.entry, InteractiveEntry)
-    return ShowAnswer(found.document, rows, remarks, is_repeatable)
+    return ShowAnswer(with_lineage(found.document, tips), rows, remarks, is_repeatable)
 
 
 @dataclass(frozen=True, slots=True)

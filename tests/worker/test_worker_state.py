@@ -94,7 +94,7 @@ def pin(run: Run, *paths: str) -> None:
         status = (run.workspace / path).stat()
         md5 = hashlib.md5((run.workspace / path).read_bytes()).hexdigest()
         files.append([path, md5, status.st_size, status.st_mtime_ns, status.st_ino])
-    run.plan["inputs"] = [{"path": "data", "pin": "0" * 32 + ".dir", "size_bytes": 1, "files": files}]
+    run.plan["inputs"] = [{"path": "data", "pin": "0" * 32 + ".dir", "size_bytes": 1, "files": files, "kinds": []}]
 
 
 def with_data(run: Run, code: str = "print('ran')") -> Run:

@@ -1,0 +1,252 @@
+"""Inputs that are outputs of other experiments, and data too large to hash: recorded, restored, refused, shown."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builder import Work, make_work
+
+BASE = """\
+purpose: Make a model.
+command: python base.py {outputs} {config.value}
+config: {value: 3}
+outputs: [model.txt, parts, {path: seen.txt, keep: digest}]
+"""
+BASE_CODE = """\
+import json, os, pathlib, sys
+out, value = pathlib.Path(sys.argv[1]), sys.argv[2]
+if value == "0":
+    sys.exit("no such value")
+(out / "model.txt").write_text(value)
+(out / "parts" / "deep").mkdir(parents=True)
+(out / "parts" / "a.txt").write_text("a" + value)
+(out / "parts" / "deep" / "b.txt").write_text("b" + value)
+(out / "seen.txt").write_text("seen")
+"""
+TUNE = """\
+purpose: Tune the model.
+command: python tune.py {inputs.base.txt} {outputs}
+data: [{from: "exp://latest:base/model.txt", path: models/base.txt}, "exp://latest:base/parts"]
+outputs: [tuned.txt]
+"""
+TUNE_CODE = """\
+import json, os, pathlib, sys
+base, out = map(pathlib.Path, sys.argv[1:])
+places = json.load(open(os.environ["GITEXP_INPUTS"]))
+assert base.samefile("models/base.txt") and base.samefile(places["models/base.txt"])
+parts = pathlib.Path(places["inputs/base/parts"])
+assert parts.samefile("inputs/base/parts")
+text = base.read_text() + (parts / "a.txt").read_text() + (parts / "deep" / "b.txt").read_text()
+with open(os.environ["GITEXP_METRICS"], "a") as stream:
+    stream.write(json.dumps({"length": len(text)}) + "\\n")
+(out / "tuned.txt").write_text(text)
+"""
+FILES = {
+    "base.py": BASE_CODE,
+    "tune.py": TUNE_CODE,
+    "experiments/base/experiment.yaml": BASE,
+    "experiments/tune/experiment.yaml": TUNE,
+}
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory) -> tuple[Path, dict, dict]:
+    """Return a repository without DVC in which a model was made and tuned, and both experiments."""
+    parent = tmp_path_factory.mktemp("lineage") / "all"
+    work = make_work(parent / "work", parent / "home", files=FILES)
+    base = work.gitexp("run", "base", "--json").json
+    return parent, base, work.gitexp("run", "tune", "--json").json
+
+
+@pytest.fixture
+def tuned(ran: tuple[Path, dict, dict], tmp_path: Path) -> tuple[Work, dict, dict]:
+    """Return a copy of its own."""
+    parent, base, tune = ran
+    shutil.copytree(parent, tmp_path / "all", symlinks=True)
+    return Work(tmp_path / "all/work", make_work(tmp_path / "x", tmp_path / "all/home").env), base, tune
+
+
+def store_object(work: Work, md5: str) -> Path:
+    return work.root / ".git/gitexp/store/files/md5" / md5[:2] / md5[2:]
+
+
+def recorded(work: Work, experiment: dict) -> dict:
+    """Return experiment.json."""
+    return json.loads(
+        work.git("show", f"{experiment['experiment']}:experiments/{experiment['study']}/record/experiment.json")
+    )
+
+
+def declare(work: Work, *entries: str, study: str = "tune") -> None:
+    """Replace the data of a definition."""
+    path = work.root / f"experiments/{study}/experiment.yaml"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("data:")]
+    path.write_text("\n".join([*lines, f"data: [{', '.join(entries)}]", ""]))
+
+
+def refused(work: Work, *entries: str, code: int = 3) -> dict:
+    """Return the error of a run with these data; nothing is recorded."""
+    declare(work, *entries)
+    before = work.refs()
+    error = work.gitexp("run", "tune", "--again", "--json", code=code).json["error"]
+    assert work.refs() == before
+    return error
+
+
+def test_an_output_is_pinned_by_content_found_by_the_job_and_reproduced(tuned):
+    work, base, tune = tuned
+    assert tune["status"] == "completed"
+    result = json.loads(work.git("show", f"{base['result']}:experiments/base/record/result.json"))
+    md5 = {item["path"]: item["md5"] for item in result["outputs"]}
+    first, second = recorded(work, tune)["inputs"]
+    assert (first["path"], first["pin"], first["strength"]) == ("models/base.txt", md5["model.txt"], "content")
+    assert (second["path"], second["pin"], second["n_files"]) == ("inputs/base/parts", md5["parts"], 2)
+    assert first["origin"] == {
+        "kind": "exp",
+        "asked": "exp://latest:base/model.txt",
+        "experiment": base["experiment"],
+        "result": base["result"],
+        "study": "base",
+        "name": base["name"],
+        "output": "model.txt",
+    }
+    verdict = work.gitexp("reproduce", tune["experiment"], "--require", "bitwise", "--json").json
+    assert (verdict["verdict"], verdict["weakest_input"]) == ("bitwise", "content")
+
+
+def test_an_experiment_keeps_its_input_when_the_address_means_another_one(tuned):
+    work, _, tune = tuned
+    newer = work.gitexp("run", "base", "value=4", "--json").json
+    again = work.gitexp("run", "tune", "--json").json
+    assert again["experiment"] != tune["experiment"]
+    assert recorded(work, again)["inputs"][0]["origin"]["experiment"] == newer["experiment"]
+    assert work.gitexp("reproduce", tune["experiment"], "--require", "bitwise", "--json").json["met"]
+
+
+def test_equal_content_of_another_experiment_is_the_same_experiment(tuned):
+    work, _, tune = tuned
+    work.gitexp("run", "base", "--again", "--json")
+    same = work.gitexp("run", "tune", "--json").json
+    assert (same["duplicate_of"], same["identity"]) == (tune["experiment"], tune["identity"])
+
+
+def test_an_experiment_is_called_what_it_is_called_elsewhere(tuned):
+    work, base, tune = tuned
+    for spelling in ("{sha}", "{name}", "{study}/{name}", "{ref}", "{branch}"):
+        exp = spelling.format(sha=base["experiment"][:12], **base)
+        declare(work, f'{{from: "exp://{exp}/parts/deep/b.txt", path: models/base.txt}}', f'"exp://{exp}/parts"')
+        file, folder = work.gitexp("run", "tune", "--plan", "--json").json["inputs"]
+        assert (file["origin"]["experiment"], file["origin"]["output"]) == (base["experiment"], "parts/deep/b.txt")
+        assert (folder["path"], folder["pin"]) == ("inputs/base/parts", tune["inputs"][1]["pin"])
+
+
+def test_lineage_is_shown_and_listed(tuned):
+    work, base, tune = tuned
+    shown = work.gitexp("show", base["experiment"], "--json").json
+    child = {"experiment": tune["experiment"], "study": "tune", "name": tune["name"]}
+    assert (shown["parents"], shown["children"]) == ([], [child])
+    shown = work.gitexp("show", tune["experiment"], "--json").json
+    parent = {"experiment": base["experiment"], "study": "base", "name": base["name"]}
+    assert shown["parents"] == [
+        {**parent, "output": "model.txt", "path": "models/base.txt"},
+        {**parent, "output": "parts", "path": "inputs/base/parts"},
+    ]
+    text = work.gitexp("show", tune["experiment"]).out
+    assert f"model.txt of {base['experiment'][:8]} base/{base['name']}" in text
+    assert f"{tune['experiment'][:8]}  tune/{tune['name']}" in work.gitexp("show", base["experiment"]).out
+    lines = work.gitexp("log", "--lineage", "--study", "tune").out.splitlines()
+    assert lines == [
+        f"{base['experiment'][:8]}  base/{base['name']}  completed",
+        f"└─ {tune['experiment'][:8]}  tune/{tune['name']}  completed  length 5  from model.txt, parts",
+    ]
+    listed = work.gitexp("log", "--lineage", "--json").json["experiments"]
+    graph = {one["experiment"]: [above["experiment"] for above in one["parents"]] for one in listed}
+    assert graph == {base["experiment"]: [], tune["experiment"]: [base["experiment"]] * 2}
+    work.git("update-ref", "-d", base["ref"])
+    lines = work.gitexp("log", "--lineage").out.splitlines()
+    assert lines[0] == f"{base['experiment'][:8]}  base/{base['name']}  not in this repository"
+    assert lines[1].startswith(f"└─ {tune['experiment'][:8]}")
+
+
+def test_what_cannot_be_an_input_is_refused_before_anything_is_recorded(tuned):
+    work, base, _ = tuned
+    unknown = refused(work, '"exp://nowhere/model.txt"')
+    assert unknown["type"] == "UnknownExperimentError"
+    no_output = refused(work, '"exp://latest:base/model.bin"')
+    assert (no_output["type"], no_output["hint"]) == ("UpstreamError", "it has: model.txt, parts, seen.txt")
+    no_file = refused(work, '"exp://latest:base/parts/c.txt"')
+    assert no_file["hint"] == "it holds: a.txt, deep/b.txt"
+    not_kept = refused(work, '"exp://latest:base/seen.txt"')
+    assert "did not keep its output seen.txt (keep: digest)" in not_kept["message"]
+    twice = refused(work, '"exp://latest:base/parts"', f'"exp://{base["experiment"]}/parts"', code=2)
+    assert twice["message"] == "two inputs would lie in inputs/base/parts"
+
+
+def test_an_experiment_without_a_result_to_build_upon_is_refused(tuned):
+    work, _, _ = tuned
+    short = work.gitexp("run", "base", "value=5", "--record-only", "--json").json["experiment"][:12]
+    unfinished = refused(work, '"exp://latest:base/model.txt"')
+    assert (unfinished["type"], unfinished["status"]) == ("UpstreamError", "recorded")
+    assert unfinished["hint"] == f"nemo-gitexp launch {short}"
+    work.gitexp("run", "base", "value=0", "--json", code=1)
+    failed = refused(work, '"exp://latest:base/model.txt"')
+    assert (failed["status"], failed["why"]) == ("failed", "did not complete: failed")
+    assert failed["hint"].endswith("nemo-gitexp log --study base --status completed")
+
+
+def test_content_that_is_nowhere_is_refused_with_the_command_that_brings_it(tuned):
+    work, base, tune = tuned
+    (md5, *_) = (item["pin"] for item in tune["inputs"])
+    store_object(work, md5).unlink()
+    missing = refused(work, '"exp://latest:base/model.txt"')
+    assert (missing["type"], missing["missing"]) == ("MissingDataError", ["model.txt"])
+    assert missing["hint"] == f"nemo-gitexp reproduce {base['experiment'][:12]} makes it again and keeps it"
+    missing = work.gitexp("reproduce", tune["experiment"], "--json", code=3).json["error"]
+    assert (missing["type"], missing["experiment"]) == ("MissingDataError", base["experiment"])
+    work.gitexp("reproduce", base["experiment"], "--require", "bitwise")
+    assert work.gitexp("reproduce", tune["experiment"], "--require", "bitwise", "--json").json["met"]
+
+
+def test_a_corrupt_output_is_never_handed_on(tuned):
+    work, base, tune = tuned
+    place = store_object(work, tune["inputs"][0]["pin"])
+    place.chmod(0o644)
+    place.write_text("other")
+    refusal = work.gitexp("reproduce", tune["experiment"], "--json", code=3).json["error"]
+    assert (refusal["type"], refusal["corrupt"]) == ("MissingDataError", [f"{place}.corrupt-1"])
+    assert refusal["hint"].startswith(f"nemo-gitexp reproduce {base['experiment'][:12]}")
+
+
+def test_in_a_clone_the_child_is_reproduced_once_the_parent_was(tuned, tmp_path):
+    work, base, tune = tuned
+    work.git("clone", "-q", str(work.root), str(tmp_path / "all/clone"), cwd=tmp_path)
+    clone = replace(work, root=tmp_path / "all/clone")
+    clone.git("fetch", "-q", "origin", "refs/gitexp/*:refs/gitexp/*")
+    missing = clone.gitexp("reproduce", tune["experiment"], "--json", code=3).json["error"]
+    assert missing["hint"].startswith(f"nemo-gitexp reproduce {base['experiment'][:12]}")
+    assert clone.gitexp("reproduce", base["experiment"], "--require", "executed", "--json").json["met"]
+    assert clone.gitexp("reproduce", tune["experiment"], "--require", "bitwise", "--json").json["met"]
+
+
+DAMAGE = """\
+import os, pathlib
+path = pathlib.Path("models/base.txt")
+path.chmod(0o644)
+with path.open("r+b") as file:
+    file.write(b"7")
+"""
+
+
+def test_a_job_that_writes_through_into_the_store_is_noticed_and_the_output_is_set_aside(tuned):
+    work, _, tune = tuned
+    work.write("tune.py", TUNE_CODE + DAMAGE)
+    damaged = work.gitexp("run", "tune", "--json").json
+    run = json.loads(work.git("show", f"{damaged['result']}:experiments/tune/record/run.json"))
+    assert run["inputs_changed"] == ["models/base.txt"]
+    assert not store_object(work, tune["inputs"][0]["pin"]).exists()
+    error = work.gitexp("reproduce", tune["experiment"], "--json", code=3).json["error"]
+    assert error["type"] == "MissingDataError"
