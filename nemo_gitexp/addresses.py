@@ -46,7 +46,7 @@ class HubAddress:
     @property
     def default_path(self) -> str:
         """Where it lies in a workspace when nobody says: `inputs/<name>[/<path>]`."""
-        return posixpath.join("inputs", self.repo.rpartition("/")[2], self.path)
+        return posixpath.normpath(posixpath.join("inputs", self.repo.rpartition("/")[2], self.path))
 
 
 def is_address(text: str) -> bool:

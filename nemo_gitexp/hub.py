@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import os
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,12 +171,15 @@ def _require_package() -> ModuleType:
         import huggingface_hub.constants
         import huggingface_hub.errors
         import huggingface_hub.file_download
+        import huggingface_hub.utils
     except ImportError as fault:
         raise MissingPackageError(
             "hf:// inputs need the package huggingface_hub",
             hint="pip install 'nemo-gitexp[hub]'",
             package="huggingface_hub",
         ) from fault
+    if not sys.stderr.isatty() and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
+        huggingface_hub.utils.disable_progress_bars()  # a bar is for eyes
     return huggingface_hub
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from builder import Work, make_work
+from data_work import DataWork, copy_template, make_template
 
 BASE = """\
 purpose: Make a model.
@@ -250,3 +252,63 @@ def test_a_job_that_writes_through_into_the_store_is_noticed_and_the_output_is_s
     assert not store_object(work, tune["inputs"][0]["pin"]).exists()
     error = work.gitexp("reproduce", tune["experiment"], "--json", code=3).json["error"]
     assert error["type"] == "MissingDataError"
+
+
+MIXED = """\
+purpose: Use everything at once.
+command: python mixed.py
+data:
+- data/points.bin
+- {path: shards, pin: manifest}
+- exp://latest:sum/sum.txt
+"""
+MIXED_CODE = """\
+import json, os, pathlib
+n = sum(1 for path in pathlib.Path("shards").rglob("*.bin") if path.stat().st_size == 2 * 10**9)
+total = int(pathlib.Path("inputs/sum/sum.txt").read_text())
+assert sorted(json.load(open(os.environ["GITEXP_INPUTS"]))) == ["data/points.bin", "inputs/sum/sum.txt", "shards"]
+with open(os.environ["GITEXP_METRICS"], "a") as stream:
+    stream.write(json.dumps({"n": n, "total": total, "bytes": pathlib.Path("data/points.bin").stat().st_size}) + "\\n")
+"""
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> DataWork:
+    """Return a repository with DVC, a finished experiment, and ten thousand files of 20 TB in all."""
+    work = copy_template(make_template(tmp_path / "template"), tmp_path / "all")
+    work.gitexp("run", "sum")
+    work.write(".gitignore", "/shards\n")
+    work.write("mixed.py", MIXED_CODE)
+    work.write("experiments/mixed/experiment.yaml", MIXED)
+    for number in range(10_000):
+        path = work.root / f"shards/{number % 100:02}/{number:05}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.truncate(path, 2 * 10**9)
+    work.write("shards/train.idx", "an index is hashed")
+    return work
+
+
+def test_the_weakest_of_mixed_inputs_stands_in_the_verdict_and_changed_data_are_refused_by_name(mixed: DataWork):
+    ran = mixed.gitexp("run", "mixed", "--json").json
+    assert ran["metrics"] == {"n": 10_000, "total": 524_085, "bytes": 4096}
+    strengths = [item["strength"] for item in ran["inputs"]]
+    assert strengths == ["content", "manifest", "content"]
+    assert ran["inputs"][1]["size_bytes"] == 20 * 10**12 + 18
+    assert "20.0 TB  pinned by manifest" in " ".join(mixed.gitexp("show", "latest:mixed").out.split("  "))
+    verdict = mixed.gitexp("reproduce", ran["experiment"], "--require", "metrics", "--json").json
+    assert (verdict["met"], verdict["weakest_input"]) == (True, "manifest")
+
+    waiting = mixed.gitexp("run", "mixed", "--again", "--record-only", "--json").json["experiment"]
+    changed = mixed.root / "shards/07/00007.bin"
+    before = changed.stat()
+    os.truncate(changed, 5)
+    for command in (("launch", waiting), ("reproduce", ran["experiment"])):
+        error = mixed.gitexp(*command, "--json", code=3).json["error"]
+        assert error["type"] == "DataDriftError"
+        assert "07/00007.bin: 2000000000 -> 5 bytes" in error["message"]
+        assert [(item["kind"], item["name"]) for item in error["drift"]] == [("data", "shards/07/00007.bin")]
+    os.truncate(changed, 2 * 10**9)
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert mixed.gitexp("launch", waiting, "--json").json["status"] == "completed"
+    assert not mixed.git("status", "--porcelain", "--", "shards")
