@@ -178,9 +178,10 @@ def _require_package() -> ModuleType:
             hint="pip install 'nemo-gitexp[hub]'",
             package="huggingface_hub",
         ) from fault
+    hub: ModuleType = huggingface_hub
     if not sys.stderr.isatty() and "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
-        huggingface_hub.utils.disable_progress_bars()  # a bar is for eyes
-    return huggingface_hub
+        hub.utils.disable_progress_bars()  # a bar is for eyes
+    return hub
 
 
 def _cached_hint(hub: ModuleType, address: HubAddress) -> str:

@@ -295,7 +295,7 @@ def test_the_weakest_of_mixed_inputs_stands_in_the_verdict_and_changed_data_are_
     strengths = [item["strength"] for item in ran["inputs"]]
     assert strengths == ["content", "manifest", "content"]
     assert ran["inputs"][1]["size_bytes"] == 20 * 10**12 + 18
-    assert "20.0 TB  pinned by manifest" in " ".join(mixed.gitexp("show", "latest:mixed").out.split("  "))
+    assert "20.0 TB pinned by manifest" in " ".join(mixed.gitexp("show", "latest:mixed").out.split())
     verdict = mixed.gitexp("reproduce", ran["experiment"], "--require", "metrics", "--json").json
     assert (verdict["met"], verdict["weakest_input"]) == (True, "manifest")
 
