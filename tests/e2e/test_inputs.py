@@ -254,6 +254,35 @@ def test_a_job_that_writes_through_into_the_store_is_noticed_and_the_output_is_s
     assert error["type"] == "MissingDataError"
 
 
+STEPS = """\
+purpose: Use a model in a pipeline.
+data: ["exp://latest:base/model.txt"]
+stages:
+  count: {command: "python count.py {inputs.model.txt} {outputs}", outputs: [n.txt]}
+  double: {function: "count.py:double", dependencies: [count]}
+"""
+COUNT = """\
+import json, os, pathlib, sys
+
+def double(outputs):
+    places = json.load(open(os.environ["GITEXP_INPUTS"]))
+    return {"doubled": 2 * int(pathlib.Path(places["inputs/base/model.txt"]).read_text())}
+
+if __name__ == "__main__":
+    source, out = map(pathlib.Path, sys.argv[1:])
+    (out / "n.txt").write_text(source.read_text())
+"""
+
+
+def test_stages_find_their_inputs_too(tuned):
+    work, base, _ = tuned
+    work.write("count.py", COUNT)
+    work.write("experiments/steps/experiment.yaml", STEPS)
+    ran = work.gitexp("run", "steps", "--json").json
+    assert (ran["status"], ran["metrics"]) == ("completed", {"doubled": 6})
+    assert ran["inputs"][0]["origin"]["experiment"] == base["experiment"]
+
+
 MIXED = """\
 purpose: Use everything at once.
 command: python mixed.py
