@@ -12,11 +12,11 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from nemo_gitexp.addresses import HubAddress, parse_hub_address
+from nemo_gitexp.addresses import COMMIT, HubAddress, parse_hub_address
 from nemo_gitexp.definition import InputSpec
 from nemo_gitexp.errors import (
     HubAccessError,
@@ -30,12 +30,6 @@ from nemo_gitexp.inputpin import HubOrigin, InputPin
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: str
-    size_bytes: int | None
-
-
 def resolve_hub(spec: InputSpec, env: Mapping[str, str]) -> InputPin:
     """Return the pin of an `hf://` address: the commit that its revision means now, and how much that is.
 
@@ -47,24 +41,46 @@ def resolve_hub(spec: InputSpec, env: Mapping[str, str]) -> InputPin:
     """
     address = parse_hub_address(spec.address)
     hub = _require_package()
-    with _translated(hub, spec.address, lambda: _cached_hint(hub, address)):
-        found = hub.HfApi(token=_token(env)).repo_info(
-            address.repo, repo_type=address.repo_type, revision=address.revision, files_metadata=True
-        )
-    files = [_File(item.rfilename, item.size) for item in found.siblings or ()]
-    origin = HubOrigin(spec.address, replace(address, revision=str(found.sha)), spec.allow)
-    wanted = [file for file in files if _is_wanted(origin, file.path)]
-    if not wanted:
-        raise _no_files(origin, [file.path for file in files])
-    sizes = [file.size_bytes for file in wanted]
+    origin = HubOrigin(spec.address, address, spec.allow)
+    try:
+        origin, sizes = _ask(hub, origin, env)
+    except HubUnreachableError:
+        # A commit means the same for ever: what a complete cache holds is what the hub would say.
+        if not COMMIT.fullmatch(address.revision) or not _is_warm(hub, origin):
+            raise
+        sizes = [path.stat().st_size for path in _cached(hub, origin).values()]
     return InputPin(
         path=spec.path or address.default_path,
         pin=origin.pin,
         size_bytes=None if None in sizes else sum(size or 0 for size in sizes),
-        n_files=len(wanted),
+        n_files=len(sizes),
         strength="named",
         origin=origin,
     )
+
+
+def _ask(hub: ModuleType, origin: HubOrigin, env: Mapping[str, str]) -> tuple[HubOrigin, list[int | None]]:
+    """Return the origin with the commit that the hub names now, and the sizes of the files that are wanted."""
+    address = origin.address
+    with _translated(hub, origin.asked, lambda: _cached_hint(hub, address)):
+        found = hub.HfApi(token=_token(env)).repo_info(
+            address.repo, repo_type=address.repo_type, revision=address.revision, files_metadata=True
+        )
+    resolved = replace(origin, address=replace(address, revision=str(found.sha)))
+    files = {item.rfilename: item.size for item in found.siblings or ()}
+    sizes = [size for name, size in files.items() if _is_wanted(resolved, name)]
+    if not sizes:
+        raise _no_files(resolved, list(files))
+    return resolved, sizes
+
+
+def _is_warm(hub: ModuleType, origin: HubOrigin) -> bool:
+    """Whether the hub's library knows its cache to have all of a commit that is wanted."""
+    try:
+        _snapshot(hub, origin, {}, local_only=True)
+    except (OSError, hub.errors.EntryNotFoundError):
+        return False
+    return bool(_cached(hub, origin))
 
 
 def fetch_hub(pin: InputPin, env: Mapping[str, str], say: Callable[[str], None]) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from nemo_gitexp.addresses import EXPERIMENT
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.data.cache import find_cache
 from nemo_gitexp.data.commit import commit_data
-from nemo_gitexp.data.manifest import keep_listing, read_manifest
+from nemo_gitexp.data.manifest import keep_listing, listings_below, read_manifest
 from nemo_gitexp.data.pins import find_pin
 from nemo_gitexp.data.verified import VerifiedFiles
 from nemo_gitexp.data.worktree import worktree_state
@@ -24,7 +24,6 @@ from nemo_gitexp.git.objects import read_blobs
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.inputpin import InputPin
 from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES
-from nemo_gitexp.workspace import listings_of
 
 
 def pin_inputs(
@@ -63,7 +62,7 @@ def pin_inputs(
             pins.append(resolve_hub(spec, env))
         elif spec.pin == "manifest":
             manifest = read_manifest(repository.root, spec.path)
-            keep_listing(listings_of(repository), manifest)
+            keep_listing(listings_below(repository.state_dir), manifest)
             pins.append(manifest.pin)
         else:
             pins.append(find_pin(spec.path, read=read, lock_paths=locks))

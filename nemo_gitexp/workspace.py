@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_gitexp.data.cache import LINK_TYPES, CacheLocation, configure_workspace, find_cache
+from nemo_gitexp.data.manifest import listings_below
 from nemo_gitexp.data.restore import RestoredInput, Shelves, restore_inputs
 from nemo_gitexp.data.store import own_store
 from nemo_gitexp.data.verified import VerifiedFiles
@@ -96,11 +97,6 @@ def restore(
     return Workspace(directory, tuple(files), inputs, tuple(cache.relative for cache in caches))
 
 
-def listings_of(repository: Repository) -> Path:
-    """Return where this machine remembers what manifests held."""
-    return repository.state_dir / "manifests"
-
-
 def _shelves(repository: Repository, progress: Callable[[str], None]) -> Shelves:
     def fetch(pin: InputPin) -> Mapping[str, Path]:
         from nemo_gitexp.hub import fetch_hub  # imports a package that not everybody has
@@ -108,7 +104,7 @@ def _shelves(repository: Repository, progress: Callable[[str], None]) -> Shelves
         return fetch_hub(pin, os.environ, progress)
 
     own = own_store(repository.root, repository.main_root, repository.state_dir)
-    return Shelves(own, listings_of(repository), fetch)
+    return Shelves(own, listings_below(repository.state_dir), fetch)
 
 
 def _silent(_: str) -> None:

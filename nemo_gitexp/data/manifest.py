@@ -114,6 +114,11 @@ def read_manifest(root: Path, path: str) -> Manifest:
     return Manifest(path, place.is_dir(), tuple(sorted(rows, key=lambda row: row.name)))
 
 
+def listings_below(state_dir: Path) -> Path:
+    """Return where a machine remembers what manifests held; `state_dir` is what is ours below the git directory."""
+    return state_dir / "manifests"
+
+
 def keep_listing(folder: Path, manifest: Manifest) -> None:
     """Remember what a manifest holds: a later refusal can then say which files changed. May be lost at any time."""
     target = _listing_path(folder, manifest.digest)

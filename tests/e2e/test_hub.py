@@ -77,6 +77,13 @@ def test_a_recorded_experiment_gets_the_commit_it_had_when_the_branch_moves_and_
     hub.fails, before = 503, len(hub.asked)
     assert work.gitexp("reproduce", ran["experiment"], "--require", "bitwise", "--json").json["met"]
     assert len(hub.asked) == before
+    work.env["HF_HUB_OFFLINE"] = "1"
+    by_commit = f'{{from: "hf://org/tiny@{commit}", allow: ["*.json", "weights/"]}}'
+    work.write("experiments/other/experiment.yaml", f"purpose: p\ncommand: python use.py\ndata: [{by_commit}]\n")
+    (offline,) = work.gitexp("run", "other", "--plan", "--json").json["inputs"]
+    assert (offline["pin"], offline["size_bytes"]) == (model["pin"], 7)
+    assert refused(work, f"hf://org/tiny@{commit}")["type"] == "HubUnreachableError"  # README.md was never fetched
+    del work.env["HF_HUB_OFFLINE"]
 
     hub.fails = None
     moved = work.gitexp("run", "use", "--json").json

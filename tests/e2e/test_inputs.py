@@ -12,6 +12,9 @@ import pytest
 from builder import Work, make_work
 from data_work import DataWork, copy_template, make_template
 
+from nemo_gitexp.facts import write_fact
+from nemo_gitexp.git.repository import Identity, open_repository
+
 BASE = """\
 purpose: Make a model.
 command: python base.py {outputs} {config.value}
@@ -189,7 +192,7 @@ def test_what_cannot_be_an_input_is_refused_before_anything_is_recorded(tuned):
 
 
 def test_an_experiment_without_a_result_to_build_upon_is_refused(tuned):
-    work, _, _ = tuned
+    work, base, _ = tuned
     short = work.gitexp("run", "base", "value=5", "--record-only", "--json").json["experiment"][:12]
     unfinished = refused(work, '"exp://latest:base/model.txt"')
     assert (unfinished["type"], unfinished["status"]) == ("UpstreamError", "recorded")
@@ -198,6 +201,10 @@ def test_an_experiment_without_a_result_to_build_upon_is_refused(tuned):
     failed = refused(work, '"exp://latest:base/model.txt"')
     assert (failed["status"], failed["why"]) == ("failed", "did not complete: failed")
     assert failed["hint"].endswith("nemo-gitexp log --study base --status completed")
+    who = Identity("Ada", "ada@example.org", "1 +0000")
+    write_fact(open_repository(work.root), base["experiment"], "withdrawn", {}, who)
+    withdrawn = refused(work, f'"exp://{base["name"]}/model.txt"')
+    assert (withdrawn["type"], withdrawn["why"]) == ("UpstreamError", "was withdrawn")
 
 
 def test_content_that_is_nowhere_is_refused_with_the_command_that_brings_it(tuned):
