@@ -94,7 +94,7 @@ class ReproductionsDoc(TypedDict):
 class ExperimentDoc(TypedDict):
     """One experiment as `run --json` and `show --json` answer it; times ISO 8601 UTC, durations in seconds.
 
-    `parents` and `children` are there in the answers of `show` and `log --lineage`.
+    `parents` and `children` are there where it has any, of `log --lineage` always; of `run` and `log` no children.
     """
 
     schema: int

@@ -16,6 +16,7 @@ from nemo_gitexp.errors import RecordError
 from nemo_gitexp.fields import MD5, FieldReader
 from nemo_gitexp.inputpin import InputPin
 from nemo_gitexp.jsontext import JsonValue, render_json
+from nemo_gitexp.lineage import parents_of
 from nemo_gitexp.metricform import render_metric_rows, stream_digest
 from nemo_gitexp.metrics import STEP, MetricRows, metric_stats, split_volatile
 from nemo_gitexp.record import SCHEMA, ExperimentRecord
@@ -242,7 +243,7 @@ def experiment_document(
     ran: Mapping[str, JsonValue] = run or {}
     stats = cast("dict[str, MetricStats]", dict(mapping(got.get("metrics")) | mapping(ran.get("volatile_metrics"))))
     code = record.code
-    return ExperimentDoc(
+    document = ExperimentDoc(
         schema=SCHEMA,
         experiment=sha,
         ref=ref,
@@ -285,6 +286,9 @@ def experiment_document(
         withdrawn=False,
         duplicate_of=None,
     )
+    if record.parents:
+        document["parents"] = parents_of(document)
+    return document
 
 
 def planned_tasks(record: ExperimentRecord) -> list[Mapping[str, JsonValue]]:

@@ -50,7 +50,9 @@ def show(site: Site, text: str) -> ShowAnswer:
     except DataError as fault:
         remarks = (*remarks, f"has no curves here: {fault.message}")
     is_repeatable = not isinstance(found.experiment.record.entry, InteractiveEntry)
-    return ShowAnswer(with_lineage(found.document, tips), rows, remarks, is_repeatable)
+    related = with_lineage(found.document, tips)
+    # One that nothing was made from is the same document as in a listing.
+    return ShowAnswer(related if related["children"] else found.document, rows, remarks, is_repeatable)
 
 
 @dataclass(frozen=True, slots=True)

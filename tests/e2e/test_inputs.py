@@ -160,6 +160,7 @@ def test_lineage_is_shown_and_listed(tuned):
         {**parent, "output": "model.txt", "path": "models/base.txt"},
         {**parent, "output": "parts", "path": "inputs/base/parts"},
     ]
+    assert shown == tune
     text = work.gitexp("show", tune["experiment"]).out
     assert f"model.txt of {base['experiment'][:8]} base/{base['name']}" in text
     assert f"{tune['experiment'][:8]}  tune/{tune['name']}" in work.gitexp("show", base["experiment"]).out
