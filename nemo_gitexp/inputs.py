@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from nemo_gitexp.addresses import EXPERIMENT
 from nemo_gitexp.catalog import Site
@@ -45,7 +45,7 @@ def pin_inputs(
         DataDriftError: the work tree holds other content than the pin says.
         UpstreamError, MissingDataError: an output of another experiment cannot be used.
         HubError: the hub does not have it, or cannot be reached.
-        UsageError: two inputs would lie in the same place.
+        UsageError: two inputs would lie in the same place, or one where git tracks files.
     """
     repository = site.repository
     locks = listed_paths(listing, "dvc.lock")
@@ -67,6 +67,7 @@ def pin_inputs(
         else:
             pins.append(find_pin(spec.path, read=read, lock_paths=locks))
     _require_apart(pins)
+    _require_not_code(pins, listing)
     _require_same(repository, [pin for pin in pins if pin.origin is None and pin.strength == "content"])
     return pins
 
@@ -101,6 +102,22 @@ def _require_apart(pins: Sequence[InputPin]) -> None:
             hint="say where one of them is to lie: {from: exp://…, path: models/other.pt}",
             paths=shared,
         )
+
+
+def _require_not_code(pins: Sequence[InputPin], listing: bytes) -> None:
+    """Refuse inputs that would lie among the code; of DVC's own pointers only DVC knows where they may lie."""
+    for pin in pins:
+        path = pin.path.encode("utf-8", "surrogateescape")
+        above = [parent for parent in PurePosixPath(pin.path).parents if str(parent) != "."]
+        whole = [path, *(str(parent).encode("utf-8", "surrogateescape") for parent in above)]
+        is_code = b"\t" + path + b"/" in listing or any(b"\t" + name + b"\0" in listing for name in whole)
+        if is_code and not pin.source:
+            hint = "say where it is to lie: {from: …, path: models/other}"
+            raise UsageError(
+                f"git tracks files where the input {pin.path} would lie",
+                hint=hint if pin.origin else f"git rm -r --cached {shlex.quote(pin.path)}, and name it in .gitignore",
+                paths=[pin.path],
+            )
 
 
 def _require_same(repository: Repository, pins: Sequence[InputPin]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from nemo_gitexp.addresses import split_output
 from nemo_gitexp.catalog import Found, Site, find_current
-from nemo_gitexp.data.restore import missing_output
+from nemo_gitexp.data.refused import missing_output
 from nemo_gitexp.data.store import ObjectStore, own_store
 from nemo_gitexp.definition import InputSpec
 from nemo_gitexp.errors import AmbiguousExperimentError, UnknownExperimentError, UpstreamError

@@ -18,12 +18,12 @@ from nemo_gitexp.data import regenerate
 from nemo_gitexp.data.cache import LINK_TYPES, CacheLocation, find_cache
 from nemo_gitexp.data.links import Linker
 from nemo_gitexp.data.listing import Entries
-from nemo_gitexp.data.manifest import Change, find_listing, read_manifest
+from nemo_gitexp.data.manifest import find_listing, read_manifest
+from nemo_gitexp.data.refused import NAMED_AT_MOST, commands_for, drifted, missing_output
 from nemo_gitexp.data.store import ObjectStore, md5_of, object_stores, quarantine
 from nemo_gitexp.data.verified import VerifiedFiles, hash_file
 from nemo_gitexp.errors import (
     CorruptDataError,
-    DataDriftError,
     MissingDataError,
     StateDirectoryError,
     WorkspaceError,
@@ -33,9 +33,7 @@ from nemo_gitexp.jsontext import JsonValue
 
 Progress: TypeAlias = Callable[[str], None]
 
-_NAMED_AT_MOST: Final = 20
-_CHANGES_NAMED: Final = 5
-_DRIFT_AT_MOST: Final = 100
+
 _WORTH_SAYING_BYTES: Final = 200_000_000  # about 0.3 s
 
 
@@ -228,7 +226,7 @@ class _Restoration:
         """Link to data too large to hash, after comparing their listing; the node compares their state once more."""
         here = read_manifest(self.repo_root, pin.path)
         if here.digest != pin.pin:
-            raise _drifted(pin, here.changes_since(find_listing(self.shelves.listings, pin.pin)))
+            raise drifted(pin, here.changes_since(find_listing(self.shelves.listings, pin.pin)))
         target = self.workspace / pin.path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to((self.repo_root / pin.path).resolve())
@@ -326,12 +324,12 @@ class _Restoration:
         outputs = [pin.origin for pin in missing if isinstance(pin.origin, OutputOrigin)]
         if len(outputs) == len(missing) == 1:
             raise missing_output(outputs[0], corrupt=self.corrupt)
-        named = ", ".join(pin.path for pin in missing[:_NAMED_AT_MOST])
+        named = ", ".join(pin.path for pin in missing[:NAMED_AT_MOST])
         corrupt = f"; corrupt copies: {', '.join(self.corrupt)}" if self.corrupt else ""
         why = "".join(f"; {reason}" for reason in self.reasons)
         raise MissingDataError(
             f"no cache, remote or stage has the recorded content of {named}{corrupt}{why}",
-            hint=_commands(missing),
+            hint=commands_for(missing),
             missing=[pin.path for pin in missing],
             pins={pin.path: pin.pin for pin in missing},
             corrupt=list(self.corrupt),
@@ -339,56 +337,11 @@ class _Restoration:
         )
 
 
-def missing_output(origin: OutputOrigin, *, corrupt: Sequence[str] = ()) -> MissingDataError:
-    """Return the error that an output of an experiment is not on this machine, with the command that makes it again."""
-    aside = f"; corrupt copies: {', '.join(corrupt)}" if corrupt else ""
-    return MissingDataError(
-        f"the content of the output {origin.output} of {origin.study}/{origin.name} is not on this machine{aside}",
-        hint=f"nemo-gitexp reproduce {origin.experiment[:12]} makes it again and keeps it",
-        missing=[origin.output],
-        experiment=origin.experiment,
-        corrupt=list(corrupt),
-    )
-
-
-def _drifted(pin: InputPin, changes: Sequence[Change]) -> DataDriftError:
-    """Return the error that data pinned by a manifest are others now, naming what changed as far as that is known."""
-    named = "; ".join(f"{change.name}: {change.words}" for change in changes[:_CHANGES_NAMED])
-    more = f" and {len(changes) - _CHANGES_NAMED} more" if len(changes) > _CHANGES_NAMED else ""
-    what = f": {named}{more}" if changes else " (names, sizes, times)"
-    return DataDriftError(
-        f"{pin.path} has another listing than recorded{what}",
-        hint=f"bring {shlex.quote(pin.path)} back as it was, its modification times too (cp -p, rsync -t)",
-        path=pin.path,
-        paths=[pin.path],
-        drift=[
-            {"kind": "data", "name": f"{pin.path}/{change.name}", "recorded": change.recorded, "here": change.here}
-            for change in changes[:_DRIFT_AT_MOST]
-        ]
-        or [{"kind": "data", "name": pin.path, "recorded": pin.pin, "here": None}],
-    )
-
-
-def _commands(missing: Sequence[InputPin]) -> str:
-    outputs = [pin.origin.experiment for pin in missing if isinstance(pin.origin, OutputOrigin)]
-    again = [f"nemo-gitexp reproduce {sha[:12]}" for sha in dict.fromkeys(outputs)]
-    missing = [pin for pin in missing if pin.origin is None]
-    if not missing:
-        return "; ".join(again)
-    return "; ".join((_dvc_commands(missing), *again))
-
-
-def _dvc_commands(missing: Sequence[InputPin]) -> str:
-    pull = f"dvc pull {shlex.join(pin.path for pin in missing[:_NAMED_AT_MOST])}"
-    stages = sorted({pin.stage for pin in missing if pin.stage is not None})
-    return f"{pull}; or: dvc repro {shlex.join(stages)}" if stages else pull
-
-
 def _require_free(workspace: Path, pins: Sequence[InputPin]) -> None:
     taken = [pin.path for pin in pins if _is_taken(workspace / pin.path)]
     if taken:
-        said = f"{', '.join(taken[:_NAMED_AT_MOST])}: in the commit itself as well as pinned data"
-        hint = f"git rm -r --cached {shlex.join(taken[:_NAMED_AT_MOST])}"
+        said = f"{', '.join(taken[:NAMED_AT_MOST])}: in the commit itself as well as pinned data"
+        hint = f"git rm -r --cached {shlex.join(taken[:NAMED_AT_MOST])}"
         raise WorkspaceError(said, hint=hint, paths=taken)
     root = os.path.realpath(workspace)
     outside = [pin.path for pin in pins if os.path.commonpath((root, _real_parent(workspace, pin))) != root]

@@ -22,6 +22,7 @@ from nemo_gitexp.report.terminal import (
     render_table,
     safe_text,
     short_hash,
+    short_pin,
     sparkline,
     value_text,
 )
@@ -195,7 +196,7 @@ def _inputs(inputs: Sequence[InputDoc], style: Style) -> str:
     rows = [
         (
             item["path"],
-            _origin_pin(item),
+            short_pin(item["pin"]),
             human_size(item["size_bytes"]),
             f"pinned by {'name' if item['strength'] == 'named' else item['strength']}",
             _origin_text(item),
@@ -203,12 +204,6 @@ def _inputs(inputs: Sequence[InputDoc], style: Style) -> str:
         for item in inputs
     ]
     return heading("Data", "", style) + render_table(Table((), rows, "llrll", 0, 2), style) if rows else ""
-
-
-def _origin_pin(item: InputDoc) -> str:
-    """Return the beginning of what pins an input; of a repository of the hub that of its commit."""
-    origin = item.get("origin") or {}
-    return short_hash(str(origin["revision"]) if "revision" in origin else item["pin"], 12)
 
 
 def _origin_text(item: InputDoc) -> str:

@@ -186,6 +186,28 @@ GOOD = {
 }
 
 
+NAMED = {
+    "strength": "named",
+    "pin": "hf://a/b@" + "0" * 40,
+    "origin": {
+        "kind": "hf",
+        "asked": "hf://a/b",
+        "repo": "a/b",
+        "repo_type": "model",
+        "revision": "0" * 40,
+        "path": "",
+        "allow": [],
+    },
+}
+
+
+@pytest.mark.parametrize("change", [{}, NAMED])
+def test_a_pin_of_a_record_is_read_back(change):
+    reader = FieldReader({**GOOD, **change}, "good")
+    assert parse_input_pin(reader).to_json() == {**GOOD, **change}
+    reader.require_no_faults()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -200,10 +222,14 @@ GOOD = {
         {"strength": "named", "pin": "hf://a/b@" + "0" * 40},
         {"origin": {"kind": "exp", "experiment": "--help"}},
         {"origin": {"kind": "ftp"}},
+        {**NAMED, "pin": NAMED["pin"].replace("0", "1")},
+        {**NAMED, "origin": {**NAMED["origin"], "revision": "main"}},
+        {**NAMED, "origin": {**NAMED["origin"], "repo": "--help"}},
+        {**NAMED, "origin": {**NAMED["origin"], "path": "../x"}},
+        {**NAMED, "origin": None},
     ],
 )
 def test_a_damaged_pin_of_a_record_is_noted(change):
-    assert parse_input_pin(FieldReader(GOOD, "good"))
     reader = FieldReader({**GOOD, **change}, "bad")
     parse_input_pin(reader)
     with pytest.raises(RecordError):

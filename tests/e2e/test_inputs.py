@@ -190,6 +190,11 @@ def test_what_cannot_be_an_input_is_refused_before_anything_is_recorded(tuned):
     assert "did not keep its output seen.txt (keep: digest)" in not_kept["message"]
     twice = refused(work, '"exp://latest:base/parts"', f'"exp://{base["experiment"]}/parts"', code=2)
     assert twice["message"] == "two inputs would lie in inputs/base/parts"
+    code = refused(work, '{from: "exp://latest:base/model.txt", path: base.py/model.txt}', code=2)
+    assert code["message"] == "git tracks files where the input base.py/model.txt would lie"
+    assert refused(work, '{from: "exp://latest:base/model.txt", path: experiments}', code=2)["type"] == "UsageError"
+    live = refused(work, "{path: tune.py, pin: manifest}", code=2)
+    assert live["hint"] == "git rm -r --cached tune.py, and name it in .gitignore"
 
 
 def test_an_experiment_without_a_result_to_build_upon_is_refused(tuned):
