@@ -83,7 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 401, b"{}", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
         repo, kind, rest = found
         if repo.token is not None and self.headers.get("Authorization") != f"Bearer {repo.token}":
-            return 403, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask first"}
+            status = 403 if "Authorization" in self.headers else 401
+            return status, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask first"}
         revision, _, name = rest.partition("/")
         sha = repo.branches.get(revision, revision)
         if sha not in repo.commits:
