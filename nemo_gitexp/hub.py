@@ -7,6 +7,7 @@ environment alone and are written nowhere.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import os
 import shlex
@@ -24,10 +25,12 @@ from nemo_gitexp.errors import (
     HubNotFoundError,
     HubUnreachableError,
     MissingPackageError,
+    StateDirectoryError,
 )
 from nemo_gitexp.inputpin import HubOrigin, InputPin
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def resolve_hub(spec: InputSpec, env: Mapping[str, str]) -> InputPin:
@@ -90,6 +93,7 @@ def fetch_hub(pin: InputPin, env: Mapping[str, str], say: Callable[[str], None])
 
     Raises:
         HubError: the hub does not have it any more, does not give it, or cannot be reached.
+        StateDirectoryError: the hub's cache cannot be written.
         MissingPackageError: huggingface_hub is not installed.
     """
     origin = pin.origin
@@ -99,7 +103,7 @@ def fetch_hub(pin: InputPin, env: Mapping[str, str], say: Callable[[str], None])
     found = _cached(hub, origin)
     if not _is_complete(found, pin):
         say(f"fetching {origin.address}")
-        with _translated(hub, str(origin.address), lambda: "once where the network is; the hub's cache keeps it"):
+        with _translated(hub, str(origin.address), lambda: "run it once where the network is: HF_HOME keeps the files"):
             _snapshot(hub, origin, env, local_only=False)
         found = _cached(hub, origin)
     if not _is_complete(found, pin):
@@ -219,31 +223,35 @@ def _translated(hub: ModuleType, address: str, offline_hint: Callable[[], str]) 
         yield
     except errors.GatedRepoError as fault:
         raise _no_access(address) from fault
-    except errors.RepositoryNotFoundError as fault:
-        status = getattr(fault.response, "status_code", 404)
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as fault:
+        said = f"the hub has no such repository, or hides it: {address}"
         hint = f"export HF_TOKEN=…, if it is private; is it a dataset? {_as_dataset(address)}"
-        said = "the hub has no such repository, or hides it" if status != 403 else "the hub refuses it"
-        raise HubNotFoundError(f"{said}: {address}", hint=hint, address=address) from fault
+        raise HubNotFoundError(said, hint=hint, address=address) from fault
     except errors.RevisionNotFoundError as fault:
         said = f"the repository has no such revision: {address}"
-        raise HubNotFoundError(
-            said, hint=f"write a branch, tag or commit: {address.partition('@')[0]}@main", address=address
-        ) from fault
+        hint = f"write a branch, tag or commit: {address.partition('@')[0]}@main"
+        raise HubNotFoundError(said, hint=hint, address=address) from fault
     except errors.HfHubHTTPError as fault:
-        status = getattr(fault.response, "status_code", 0)
-        if status in (401, 403):
-            raise _no_access(address) from fault
-        raise HubUnreachableError(
-            f"the hub answered {status} to {address}", hint=offline_hint(), address=address
-        ) from fault
+        raise _answered(address, getattr(fault.response, "status_code", 0), offline_hint()) from fault
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as fault:
         said = f"the hub cannot be reached, and its cache here lacks {address}"
         raise HubUnreachableError(said, hint=offline_hint(), address=address) from fault
     except (OSError, errors.HTTPError) as fault:
         line = " ".join(str(fault).split())[:200]
-        raise HubUnreachableError(
-            f"the hub cannot be reached for {address}: {line}", hint=offline_hint(), address=address
-        ) from fault
+        if getattr(fault, "errno", None) in _UNWRITABLE:
+            said = f"the cache of the hub cannot be written: {line}"
+            raise StateDirectoryError(said, path=hub.constants.HF_HUB_CACHE) from fault
+        said = f"the hub cannot be reached for {address}: {line}"
+        raise HubUnreachableError(said, hint=offline_hint(), address=address) from fault
+
+
+def _answered(address: str, status: int, offline_hint: str) -> HubError:
+    if status in (401, 403):
+        return _no_access(address)
+    said = f"the hub answered {status} to {address}"
+    if status == 404:
+        return HubNotFoundError(said, hint="look at its page: files may have been removed", address=address)
+    return HubUnreachableError(said, hint=offline_hint, address=address)
 
 
 def _no_access(address: str) -> HubAccessError:
