@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from nemo_gitexp.addresses import EXPERIMENT, address_fault, is_address
 from nemo_gitexp.command import anchor_script, find_file, find_workdir
 from nemo_gitexp.definition import InputSpec, MetricsSpec, StudyDefinition, parse_definition
 from nemo_gitexp.entry import CallEntry, FunctionEntry, parse_command, reads_program_from_stdin
@@ -182,8 +183,10 @@ def tracked_definition(
 
 def _input(root: Path, path: str) -> InputSpec:
     """Return an input named by a program: a URL, or a path relative to the root or below it."""
-    if "://" in path:
-        return InputSpec(path, "content" if path.startswith("exp://") else "named")
+    if is_address(path):
+        if fault := address_fault(path):
+            raise UsageError(f"{path} {fault}", hint='data=["exp://EXPERIMENT/OUTPUT"]')
+        return InputSpec("", "content" if path.startswith(EXPERIMENT) else "named", path)
     place = Path(os.path.realpath(root / path))
     top = Path(os.path.realpath(root))
     return InputSpec(place.relative_to(top).as_posix() if place.is_relative_to(top) else path)

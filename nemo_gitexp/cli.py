@@ -418,6 +418,7 @@ def log(
     columns: Annotated[str | None, typer.Option("--columns", metavar="A,B", help="dotted keys")] = None,
     count: Annotated[int | None, typer.Option("-n", metavar="N", min=1, help="how many (20)")] = None,
     show_all: Annotated[bool, typer.Option("--all", help="all, archived and withdrawn ones too")] = False,
+    lineage: Annotated[bool, typer.Option("--lineage", help="what was made from what, as a tree")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="comma-separated, full values")] = False,
 ) -> None:
     """List experiments, newest first."""
@@ -435,10 +436,16 @@ def log(
             columns=chosen,
             count=count,
             show_all=show_all,
+            lineage=lineage,
         ),
     )
     for remark in answer.remarks:
         _CALL.console.say(f"warning: {remark}")
+    if lineage:
+        from nemo_gitexp.report.lineage import render_lineage
+
+        _answer_many(list(answer.related), render_lineage(answer.related, style=_CALL.console.style))
+        return
     if _CALL.console.json:
         _answer_entries(answer.entries)
         return

@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 from nemo_gitexp.data.cache import find_cache
 from nemo_gitexp.data.changes import changed_after_run, quarantine_damaged
 from nemo_gitexp.data.restore import parse_restored_input
-from nemo_gitexp.data.store import ObjectStore
+from nemo_gitexp.data.store import ObjectStore, object_stores, own_store
 from nemo_gitexp.data.verified import hash_file
 from nemo_gitexp.errors import CorruptDataError, DocumentError
 from nemo_gitexp.git.repository import CommitSha, Repository
@@ -51,11 +51,7 @@ _PIECE_BYTES = 1024 * 1024
 
 def output_store(repository: Repository) -> ObjectStore:
     """Return where outputs and logs go: beside DVC's cache, or below the git directory without DVC."""
-    cache = find_cache(repository.root, main_root=repository.main_root)
-    if cache is None:
-        return ObjectStore(repository.state_dir / "store")
-    main = find_cache(repository.main_root) if repository.main_root != repository.root else cache
-    return ObjectStore((main or cache).cache_dir / "gitexp")
+    return own_store(repository.root, repository.main_root, repository.state_dir)
 
 
 def collect_run(repository: Repository, experiment: Experiment, run: RunState) -> CommitSha | None:
@@ -232,8 +228,8 @@ def protect_cache(repository: Repository, workspace: Path, plan: Mapping[str, Js
     if changed:
         near = changed[0].path
         cache = find_cache(repository.root, near, main_root=repository.main_root)
-        if cache is not None:
-            quarantine_damaged(cache, changed)
+        stores = [output_store(repository), *(object_stores(cache) if cache else ())]
+        quarantine_damaged(list(dict.fromkeys(stores)), changed)
 
 
 def read_log(repository: Repository, run: Mapping[str, JsonValue]) -> Iterator[bytes] | None:

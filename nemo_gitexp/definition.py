@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias, TypeVar
 
+from nemo_gitexp.addresses import EXPERIMENT, HUB, address_fault, is_address
 from nemo_gitexp.entry import split_command_line
 from nemo_gitexp.errors import CanonicalFormError, DefinitionError, DocumentError
 from nemo_gitexp.jsontext import JsonValue
@@ -33,10 +34,24 @@ _Spec = TypeVar("_Spec", "InputSpec", "OutputSpec")
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """One entry of `data:`; `path` relative to the root, or a URL (`exp://`, `hf://`, …) whose pin is named."""
+    """One entry of `data:`.
+
+    Attributes:
+        path: where it lies, relative to the root; empty for an address, which then says it itself (`inputs/…`).
+        pin: how it is pinned; named: by an immutable revision somewhere else.
+        address: `exp://…` or `hf://…` where it is no data of this repository.
+        allow: patterns of the files that are wanted of a repository of the hub; empty: all.
+    """
 
     path: str
     pin: PinKind = "content"
+    address: str = ""
+    allow: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return self.path or self.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +60,11 @@ class OutputSpec:
 
     path: str
     keep: Keep = "dvc"
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +157,6 @@ _KEYS: Final = tuple(key for key in StudyDefinition.__dataclass_fields__ if key 
 _RUNS: Final = ("command", "function", "recipe", "stages")
 _OTHER_WORDS: Final = {"inputs": "data", "cmd": "command", "params": "config", "parameters": "config", "args": "config"}
 _RECIPE = re.compile(r"(?P<file>[^:]+\.py):[^\W\d]\w*")
-_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://.+")
-_SCHEMES: Final = ("exp", "hf", "https", "http", "s3", "gs")
 _SITE_PATH = re.compile(r"\$\{site:[A-Za-z0-9_.-]+\}(/.*)?")
 
 
@@ -311,17 +329,43 @@ class _Reader:
         return str(item["path"]), item.get(option)
 
     def _input(self, item: JsonValue) -> InputSpec | None:
+        if isinstance(item, Mapping) and "from" in item:
+            return self._input_from(item)
         path, pin = self._entry(item, "data", "pin")
         if path is None:
             return None
+        if is_address(path):
+            if isinstance(item, Mapping):
+                self._fault(f"data: {_shown(path)} is an address; write {{from: {path}, path: …}}")
+            return self._addressed(path, "", ())
         kinds: tuple[PinKind, ...] = ("content", "manifest")
-        if url := _URL.fullmatch(path):
-            if url["scheme"] not in _SCHEMES:
-                self._fault(f"data: {_shown(path)} has an unknown scheme; known are {', '.join(_SCHEMES)}")
-            if pin is not None:
-                self._fault(f"data: {_shown(path)} is pinned by its name, not by {_shown(pin)}")
-            return InputSpec(path, "content" if url["scheme"] == "exp" else "named")
         return InputSpec(self._path(path, "data"), self._chosen(pin, kinds, "content", f"data: pin of {path}"))
+
+    def _input_from(self, item: Mapping[str, JsonValue]) -> InputSpec | None:
+        """Return an input that lies elsewhere: `{from: exp://…, path: where it lies in the workspace}`."""
+        self._refuse_unknown(item, ("from", "path", "allow"), "data.")
+        address = item["from"]
+        if not isinstance(address, str) or not is_address(address):
+            self._fault(f"data.from must be an address, exp://… or hf://…, not {_shown(address)}")
+            return None
+        path = item.get("path")
+        return self._addressed(address, "" if path is None else self._path(path, "data.path"), self._allow(item))
+
+    def _allow(self, item: Mapping[str, JsonValue]) -> tuple[str, ...]:
+        patterns = item.get("allow")
+        if patterns is None:
+            return ()
+        if not isinstance(patterns, list) or not all(isinstance(one, str) and one.strip() for one in patterns):
+            self._fault(f'data.allow must be a list of patterns, ["*.json"], not {_shown(patterns)}')
+            return ()
+        if not str(item["from"]).startswith(HUB):
+            self._fault(f"data.allow chooses files of {HUB}…, not of {_shown(item['from'])}")
+        return tuple(sorted({str(one) for one in patterns}))
+
+    def _addressed(self, address: str, path: str, allow: tuple[str, ...]) -> InputSpec:
+        if fault := address_fault(address):
+            self._fault(f"data: {_shown(address)} {fault}")
+        return InputSpec(path, "content" if address.startswith(EXPERIMENT) else "named", address, allow)
 
     def _output(self, item: JsonValue) -> OutputSpec | None:
         path, wanted = self._entry(item, "outputs", "keep")
@@ -337,7 +381,7 @@ class _Reader:
 
     def _unique(self, key: str, specs: Iterable[_Spec | None]) -> tuple[_Spec, ...]:
         found = tuple(spec for spec in specs if spec is not None)
-        paths = [spec.path for spec in found]
+        paths = [spec.label for spec in found]
         for path in sorted({path for path in paths if paths.count(path) > 1}):
             self._fault(f"{key}: {path} stands there twice")
         for path in sorted({path for path in paths if any(path.startswith(f"{other}/") for other in paths)}):
@@ -438,7 +482,8 @@ seed: 42
 determinism: seeded                                        # bitwise | seeded | off (off needs determinism_reason)
 
 # code: [experiments/@STUDY@, src]                         # what counts as this study's code; default: everything
-# data: [data/train.npz]                                   # tracked by DVC; or {path: data/raw, pin: manifest}
+# data: [data/train.npz]                                   # tracked by DVC; or {path: data/raw, pin: manifest},
+#                                                          # exp://EXPERIMENT/OUTPUT, hf://ORG/NAME@REVISION
 # outputs: [model.pt]                                      # in {outputs}; or {path: ckpt, keep: in-place}
 
 # A metric is one JSON line per step appended to the file $GITEXP_METRICS, for instance {"step": 1, "loss": 0.3}

@@ -6,7 +6,7 @@ Every document begins with `"schema": 1`. Text, JSON, Markdown and HTML are rend
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from nemo_gitexp.jsontext import JsonValue
 
@@ -25,12 +25,34 @@ class CodeDoc(TypedDict):
 
 
 class InputDoc(TypedDict):
-    """One input; `pin` is an md5 (directories end in `.dir`), `strength` content|manifest|named."""
+    """One input; `pin` is an md5 (directories end in `.dir`), `strength` content|manifest|named.
+
+    `origin` is there where it is no data of this repository: `{kind: exp|hf, asked, …}` as experiment.json has it.
+    """
 
     path: str
     pin: str
     strength: str
     size_bytes: int | None
+    origin: NotRequired[Mapping[str, JsonValue]]
+
+
+class ParentDoc(TypedDict):
+    """An output of another experiment that an experiment was given, and where it lay there."""
+
+    experiment: str
+    study: str
+    name: str
+    output: str
+    path: str
+
+
+class ChildDoc(TypedDict):
+    """An experiment that was given an output of this one."""
+
+    experiment: str
+    study: str
+    name: str
 
 
 class MetricStats(TypedDict):
@@ -81,7 +103,10 @@ class ReproductionsDoc(TypedDict):
 
 
 class ExperimentDoc(TypedDict):
-    """One experiment as `run --json` and `show --json` answer it; times ISO 8601 UTC, durations in seconds."""
+    """One experiment as `run --json` and `show --json` answer it; times ISO 8601 UTC, durations in seconds.
+
+    `parents` and `children` are there where it has any, of `log --lineage` always; of `run` and `log` no children.
+    """
 
     schema: int
     experiment: str
@@ -118,6 +143,8 @@ class ExperimentDoc(TypedDict):
     archived: bool
     withdrawn: bool
     duplicate_of: str | None
+    parents: NotRequired[list[ParentDoc]]
+    children: NotRequired[list[ChildDoc]]
 
 
 class DriftDoc(TypedDict):

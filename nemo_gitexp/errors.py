@@ -38,7 +38,13 @@ GitexpError                       exit 3: could not answer
 │   ├── UntrackedDataError        an input that DVC does not track
 │   ├── DataDriftError            workspace content that differs from its pin
 │   ├── MissingDataError          content that no cache, remote or stage has
-│   └── CorruptDataError          content whose hash is not its name
+│   ├── CorruptDataError          content whose hash is not its name
+│   ├── UpstreamError             an output of another experiment that cannot be an input
+│   └── HubError                  the Hugging Face hub did not give what was asked for
+│       ├── HubNotFoundError      no such repository, revision or file
+│       ├── HubAccessError        a private or gated repository
+│       └── HubUnreachableError   the network, or the hub itself
+├── MissingPackageError           an optional package that is not installed
 ├── EnvironmentCaptureError       the job's interpreter cannot be asked
 ├── WorkspaceError                the restored state is not the recorded one
 ├── LaunchError                   the launcher refused or died before the job started
@@ -254,6 +260,30 @@ class MissingDataError(DataError):
 
 class CorruptDataError(DataError):
     """Content whose hash is not its name."""
+
+
+class UpstreamError(DataError):
+    """An output of another experiment that cannot be an input; `experiment` and `why` say which and why."""
+
+
+class HubError(DataError):
+    """The Hugging Face hub did not give what was asked for; `address` names it."""
+
+
+class HubNotFoundError(HubError):
+    """The hub has no such repository, revision or file, or does not show it to everybody."""
+
+
+class HubAccessError(HubError):
+    """The repository is private or gated, and the token in the environment does not open it."""
+
+
+class HubUnreachableError(HubError):
+    """The hub cannot be reached, and its cache on this machine does not have the files."""
+
+
+class MissingPackageError(GitexpError):
+    """An optional package that is not installed; `package` names it."""
 
 
 class EnvironmentCaptureError(GitexpError):

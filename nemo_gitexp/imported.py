@@ -20,11 +20,12 @@ from nemo_gitexp.entry import ImportedEntry
 from nemo_gitexp.errors import CanonicalFormError, DocumentError
 from nemo_gitexp.git.repository import CommitSha
 from nemo_gitexp.git.snapshot import SECRET_CONTENT, SECRET_SCAN_BYTES
+from nemo_gitexp.inputpin import InputPin
 from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue, render_json
 from nemo_gitexp.keypath import render_key
 from nemo_gitexp.metrics import MetricRows, parse_metric_lines
 from nemo_gitexp.naming import ExperimentNaming, model_type
-from nemo_gitexp.record import TOOLS, CodeState, ExperimentRecord, Imported, Input
+from nemo_gitexp.record import TOOLS, CodeState, ExperimentRecord, Imported
 from nemo_gitexp.result import RunLeavings
 from nemo_gitexp.sitevalues import public_url
 from nemo_gitexp.versioning import config_hash, plain_config
@@ -83,7 +84,7 @@ class ForeignRun:
     error: tuple[str, str] | None = None
     url: str | None = None
     remarks: tuple[str, ...] = ()
-    inputs: tuple[Input, ...] = ()
+    inputs: tuple[InputPin, ...] = ()
     config_files: tuple[str, ...] = ()
 
     def origin(self, *, knows_code: bool) -> Imported:

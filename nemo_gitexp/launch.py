@@ -18,6 +18,7 @@ from nemo_gitexp.entry import Entry, expand_placeholders
 from nemo_gitexp.environment import available_cores
 from nemo_gitexp.errors import LaunchError
 from nemo_gitexp.handover import Successor
+from nemo_gitexp.inputpin import input_files
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.result import mapping
@@ -33,7 +34,9 @@ LEAST_SLOTS = 4
 """So many stages of a pipeline may run at the same time, on larger machines one a core."""
 
 _WORKER_SOURCES = Path(__file__).parent / "worker"
-_JOB_VARIABLES = ("GITEXP_CONFIG", "GITEXP_OUTPUTS", "GITEXP_SEED", "GITEXP_EXPERIMENT", "GITEXP_METRICS")
+_JOB_VARIABLES = (
+    "GITEXP_CONFIG", "GITEXP_OUTPUTS", "GITEXP_SEED", "GITEXP_EXPERIMENT", "GITEXP_METRICS", "GITEXP_INPUTS",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +218,14 @@ def _entry_plan(
 ) -> dict[str, JsonValue]:
     """Return what one worker runs, with its environment; `words` are more placeholders, `seen` its configuration."""
     place = str(outputs or own.outputs)
-    values = {"config": str(own.config), "outputs": place, "seed": str(request.record.seed), **words}
+    inputs = {item.pin.path: str(request.workspace.path / item.pin.path) for item in request.workspace.inputs}
+    named = {f"inputs.{name}": where for name, where in input_files(inputs).items()}
+    values = {"config": str(own.config), "outputs": place, "seed": str(request.record.seed), **named, **words}
     expanded = _expanded(stage.entry, values, seen, request)
     variables = _job_variables(own, request, place)
+    if inputs and not request.record.tracked:
+        write_beside(own.inputs, render_json(dict(inputs)))
+        variables["GITEXP_INPUTS"] = str(own.inputs)
     if words:
         variables["GITEXP_RESULTS"] = words["results"]
     return {

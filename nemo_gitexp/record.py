@@ -13,6 +13,7 @@ from typing import Literal, cast
 from nemo_gitexp.definition import MetricGoal, MetricsSpec, OutputSpec
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.fields import HASH, MD5, SHA, FieldReader
+from nemo_gitexp.inputpin import InputPin, OutputOrigin, parse_input_pin
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
 from nemo_gitexp.stages import AnyEntry, entry_identity, parse_any_entry
 
@@ -50,33 +51,6 @@ class CodeState:
     remote: str | None
     submodules: tuple[tuple[str, str], ...]
     filtered: FilteredFiles | None
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One pinned input; `strength` is content, manifest or named; `source` the file that pins it."""
-
-    path: str
-    pin: str
-    strength: str
-    size_bytes: int | None
-    n_files: int | None
-    source: str = ""
-    stage: str | None = None
-    executable: bool = False
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return the entry of experiment.json."""
-        return {
-            "path": self.path,
-            "pin": self.pin,
-            "strength": self.strength,
-            "size_bytes": self.size_bytes,
-            "n_files": self.n_files,
-            "source": self.source,
-            "stage": self.stage,
-            "executable": self.executable,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +149,7 @@ class ExperimentRecord:
     determinism: str
     determinism_reason: str | None
     topology: Mapping[str, JsonValue]
-    inputs: tuple[Input, ...]
+    inputs: tuple[InputPin, ...]
     environment_key: str | None
     entry: AnyEntry
     ad_hoc: bool
@@ -186,6 +160,12 @@ class ExperimentRecord:
     identity: str | None
     tracked: Tracked | None = None
     imported: Imported | None = None
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The experiments whose outputs are inputs of this one, by record commit, in order."""
+        origins = [item.origin for item in self.inputs]
+        return tuple(dict.fromkeys(origin.experiment for origin in origins if isinstance(origin, OutputOrigin)))
 
 
 def identity_of(record: ExperimentRecord) -> str | None:
@@ -302,7 +282,7 @@ def parse_record(text: bytes, source: str) -> ExperimentRecord:
         determinism=fields.choice("determinism", DETERMINISM),
         determinism_reason=fields.text_or_none("determinism_reason"),
         topology=fields.mapping("topology"),
-        inputs=tuple(_parse_input(item) for item in fields.sections("inputs")),
+        inputs=tuple(parse_input_pin(item) for item in fields.sections("inputs")),
         environment_key=fields.matching_or_none("environment_key", HASH),
         entry=_parse_entry(fields),
         ad_hoc=fields.flag("ad_hoc"),
@@ -362,19 +342,6 @@ def _parse_imported(fields: FieldReader | None) -> Imported | None:
         status=fields.text("status"),
         url=fields.text_or_none("url"),
         knows_code=fields.flag("knows_code"),
-    )
-
-
-def _parse_input(fields: FieldReader) -> Input:
-    return Input(
-        path=fields.text("path"),
-        pin=fields.text("pin"),
-        strength=fields.choice("strength", ("content", "manifest", "named")),
-        size_bytes=fields.number_or_none("size_bytes"),
-        n_files=fields.number_or_none("n_files"),
-        source=fields.text("source"),
-        stage=fields.text_or_none("stage"),
-        executable=fields.flag("executable"),
     )
 
 

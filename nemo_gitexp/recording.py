@@ -35,10 +35,11 @@ from nemo_gitexp.git.snapshot import (
     require_harmless,
     take_snapshot,
 )
+from nemo_gitexp.inputpin import InputPin, input_files
 from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming
-from nemo_gitexp.record import CodeState, ExperimentRecord, Input, identity_of
+from nemo_gitexp.record import CodeState, ExperimentRecord, identity_of
 from nemo_gitexp.settings import require_executor
 from nemo_gitexp.sitevalues import bind_site, public_url
 from nemo_gitexp.stages import AnyEntry, StagesEntry, python_of, simple_entries, visible_config
@@ -136,9 +137,9 @@ def _record(
     """Return the record of this snapshot; its code commit is not made yet and stands as HEAD."""
     repository, definition = site.repository, defined.definition
     listing = list_files(repository, snapshot.tree)
-    carried = [f"{record_directory(defined.study)}/{name}" for name in defined.carried]
+    pins = _pin(site, definition, snapshot.tree, listing, asked.env)
+    known = [f"{record_directory(defined.study)}/{name}" for name in defined.carried] + [pin.path for pin in pins]
     for entry in simple_entries(defined.entry):
-        known = [*carried, *(spec.path for spec in definition.data)]
         require_script(entry, repository.root, defined.workdir, listing, known)
     hashed = config_hash(defined.config)
     seed = _seed(asked, definition)
@@ -162,7 +163,7 @@ def _record(
         determinism=determinism,
         determinism_reason=definition.determinism_reason or (asked.message if determinism == "off" else None),
         topology=_topology(site, asked, defined, determinism, seed),
-        inputs=tuple(_pin(repository, definition, snapshot.tree, listing)),
+        inputs=tuple(pins),
         environment_key=environment_key,
         entry=defined.entry,
         ad_hoc=defined.ad_hoc,
@@ -263,12 +264,12 @@ def snapshot_limits(site: Site) -> SnapshotLimits:
     )
 
 
-def _pin(repository: Repository, definition: StudyDefinition, tree: str, listing: bytes) -> list[Input]:
+def _pin(site: Site, definition: StudyDefinition, tree: str, listing: bytes, env: Mapping[str, str]) -> list[InputPin]:
     if not definition.data:
         return []
     from nemo_gitexp.inputs import pin_inputs  # 20 ms that a study without data need not pay
 
-    return pin_inputs(repository, definition.data, tree, listing)
+    return pin_inputs(site, definition.data, tree, listing, env)
 
 
 def _commit_data(repository: Repository, definition: StudyDefinition) -> None:
@@ -311,6 +312,7 @@ def _check_placeholders(record: ExperimentRecord, config: Mapping[str, JsonValue
     if record.tracked is not None:
         return  # what a running program was started with is no template
     values = {"config": "-", "outputs": "-", "seed": "-"}
+    values |= {f"inputs.{name}": "-" for name in input_files({item.path: "" for item in record.inputs})}
     bind_site([config, [output.path for output in record.outputs]], site)
     for entry, known, seen in _scopes(record.entry, values, config):
         words = entry.argv if isinstance(entry, CommandEntry) else entry.arguments

@@ -14,7 +14,9 @@ from typing import cast
 from nemo_gitexp.documents import ErrorDoc, ExperimentDoc, InputDoc, LinkDoc, MetricStats, OutputDoc
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.fields import MD5, FieldReader
+from nemo_gitexp.inputpin import InputPin
 from nemo_gitexp.jsontext import JsonValue, render_json
+from nemo_gitexp.lineage import parents_of
 from nemo_gitexp.metricform import render_metric_rows, stream_digest
 from nemo_gitexp.metrics import STEP, MetricRows, metric_stats, split_volatile
 from nemo_gitexp.record import SCHEMA, ExperimentRecord
@@ -242,7 +244,7 @@ def experiment_document(
     ran: Mapping[str, JsonValue] = run or {}
     stats = cast("dict[str, MetricStats]", dict(mapping(got.get("metrics")) | mapping(ran.get("volatile_metrics"))))
     code = record.code
-    return ExperimentDoc(
+    document = ExperimentDoc(
         schema=SCHEMA,
         experiment=sha,
         ref=ref,
@@ -286,6 +288,9 @@ def experiment_document(
         withdrawn=False,
         duplicate_of=None,
     )
+    if record.parents:
+        document["parents"] = parents_of(document)
+    return document
 
 
 def planned_tasks(record: ExperimentRecord) -> list[Mapping[str, JsonValue]]:
@@ -299,10 +304,14 @@ def planned_tasks(record: ExperimentRecord) -> list[Mapping[str, JsonValue]]:
 
 def input_documents(record: ExperimentRecord) -> list[InputDoc]:
     """Return the inputs of a record as documents show them."""
-    return [
-        InputDoc(path=item.path, pin=item.pin, strength=item.strength, size_bytes=item.size_bytes)
-        for item in record.inputs
-    ]
+    return [_input_document(item) for item in record.inputs]
+
+
+def _input_document(item: InputPin) -> InputDoc:
+    document = InputDoc(path=item.path, pin=item.pin, strength=item.strength, size_bytes=item.size_bytes)
+    if item.origin is not None:
+        document["origin"] = item.origin.to_json()
+    return document
 
 
 def mapping(value: JsonValue) -> dict[str, JsonValue]:

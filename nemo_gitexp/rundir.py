@@ -65,6 +65,11 @@ class RunPaths:
         return self.root / "results.json"
 
     @property
+    def inputs(self) -> Path:
+        """Where the inputs lie on this machine, by their path in the repository."""
+        return self.root / "inputs.json"
+
+    @property
     def outputs(self) -> Path:
         """The output root."""
         return self.root / "outputs"

@@ -114,6 +114,7 @@ def _written(ref: RefName, sha: CommitSha, record: ExperimentRecord, config: byt
         seed=str(record.seed),
         created=record.created,
         remote=None,
+        parents=record.parents,
     )
     return Experiment(tip, record, parse_config(config, "config.json"), None, None)
 
@@ -181,6 +182,7 @@ def _trailers(record: ExperimentRecord, extra: Mapping[str, str] | None = None) 
         "Gitexp-Seed": str(record.seed),
         "Gitexp-Code": record.code.key,
         **({"Gitexp-Imported": record.imported.key} if record.imported else {}),
+        **({"Gitexp-Parents": " ".join(parents)} if (parents := record.parents) else {}),
         **(extra or {}),
     }
     return "".join(f"{key}: {_one_line(value)}\n" for key, value in values.items())

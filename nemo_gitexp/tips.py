@@ -23,7 +23,8 @@ class Tip:
     """One experiment's ref as listings see it, from trailers alone (an index: the files are the truth).
 
     `sha` is the tip, `record` the record commit; `status` None while there is no result. `parent` is what the
-    listed commit stands on, None where a shallow clone ends. `imported` is the key of a run of another tool.
+    listed commit stands on, None where a shallow clone ends; `parents` are the records of the experiments whose outputs
+    it was given. `imported` is the key of a run of another tool.
     """
 
     ref: str
@@ -39,6 +40,7 @@ class Tip:
     remote: str | None
     parent: str | None = None
     imported: str | None = None
+    parents: tuple[str, ...] = ()
 
     @property
     def result(self) -> CommitSha | None:
@@ -130,6 +132,7 @@ def _parse_tip(ref: str, sha: str, kind: str, parent: str, body: str) -> Tip | N
         remote=remote,
         parent=parent or None,
         imported=values.get("Gitexp-Imported"),
+        parents=tuple(values["Gitexp-Parents"].split()) if "Gitexp-Parents" in values else (),
     )
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_gitexp.data.cache import LINK_TYPES, CacheLocation, configure_workspace, find_cache
-from nemo_gitexp.data.pins import InputPin, parse_input_pin
-from nemo_gitexp.data.restore import RestoredInput, restore_inputs
+from nemo_gitexp.data.manifest import listings_below
+from nemo_gitexp.data.restore import RestoredInput, Shelves, restore_inputs
+from nemo_gitexp.data.store import own_store
 from nemo_gitexp.data.verified import VerifiedFiles
 from nemo_gitexp.filtered import look_at_filtered, require_filtered
 from nemo_gitexp.git.objects import list_files
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.git.worktree import DiskFile, add_worktree, remove_worktree, verify_worktree
+from nemo_gitexp.inputpin import InputPin
 from nemo_gitexp.jsontext import JsonValue, render_json_line
 from nemo_gitexp.record import ExperimentRecord
 
@@ -61,7 +64,8 @@ def restore(
 
     Raises:
         WorkspaceError: a file is not what was recorded, a submodule is missing, a filter is another one.
-        MissingDataError: data that no cache, remote or stage has; all of it at once.
+        MissingDataError: data that no cache, remote, stage or store has; all of it at once.
+        HubError: files of the hub that cannot be had.
         StateDirectoryError: the directory cannot be written.
     """
     try:
@@ -71,7 +75,7 @@ def restore(
         files = verify_worktree(repository, directory, listing, populated=populated)
         found = look_at_filtered(repository, directory, listing, record.code.submodules)
         require_filtered(record.code.filtered, found)
-        pins = input_pins(record)
+        pins = list(record.inputs)
         with VerifiedFiles(repository.state_dir / "verified.db") as verified:
             inputs = restore_inputs(
                 directory,
@@ -79,6 +83,7 @@ def restore(
                 repo_root=repository.root,
                 verified=verified,
                 main_root=repository.main_root,
+                shelves=_shelves(repository, progress or _silent),
                 link_types=("copy",) if copy_data else LINK_TYPES,
                 progress=progress,
             ) if pins else ()  # fmt: skip
@@ -92,9 +97,18 @@ def restore(
     return Workspace(directory, tuple(files), inputs, tuple(cache.relative for cache in caches))
 
 
-def input_pins(record: ExperimentRecord) -> list[InputPin]:
-    """Return the recorded inputs as DVC pins."""
-    return [parse_input_pin(item.to_json()) for item in record.inputs]
+def _shelves(repository: Repository, progress: Callable[[str], None]) -> Shelves:
+    def fetch(pin: InputPin) -> Mapping[str, Path]:
+        from nemo_gitexp.hub import fetch_hub  # imports a package that not everybody has
+
+        return fetch_hub(pin, os.environ, progress)
+
+    own = own_store(repository.root, repository.main_root, repository.state_dir)
+    return Shelves(own, listings_below(repository.state_dir), fetch)
+
+
+def _silent(_: str) -> None:
+    return None
 
 
 def _caches(repository: Repository, pins: list[InputPin]) -> list[CacheLocation]:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo_gitexp.data.cache import CacheLocation
 from nemo_gitexp.data.restore import RestoredFile, RestoredInput
-from nemo_gitexp.data.store import object_stores
+from nemo_gitexp.data.store import ObjectStore
 from nemo_gitexp.data.verified import VerifiedFiles, hash_file
 
 
@@ -32,9 +31,8 @@ def changed_after_run(workspace: Path, inputs: Sequence[RestoredInput]) -> tuple
     )
 
 
-def quarantine_damaged(cache: CacheLocation, changed: Sequence[ChangedInput]) -> tuple[Path, ...]:
-    """Move the cache objects that a job wrote through aside and return where they went."""
-    stores = object_stores(cache)
+def quarantine_damaged(stores: Sequence[ObjectStore], changed: Sequence[ChangedInput]) -> tuple[Path, ...]:
+    """Move the objects that a job wrote through aside and return where they went."""
     memory = VerifiedFiles(None)
     damaged = {item.md5 for item in changed if item.damaged_cache}
     moved: list[Path] = []

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_gitexp.data.cache import find_cache
-from nemo_gitexp.data.pins import InputPin, Reader, find_pin
+from nemo_gitexp.data.pins import Reader, find_pin
 from nemo_gitexp.data.session import run_dvc
 from nemo_gitexp.data.worktree import worktree_reader
 from nemo_gitexp.errors import DataError, DataPointerError, UntrackedDataError
+from nemo_gitexp.inputpin import InputPin
 
 
 def commit_data(repo_root: Path, paths: Sequence[str], *, lock_paths: Sequence[str] = ()) -> tuple[InputPin, ...]:

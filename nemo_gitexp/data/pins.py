@@ -12,7 +12,7 @@ from typing import TypeAlias
 import yaml
 
 from nemo_gitexp.errors import DataPointerError, UntrackedDataError
-from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.inputpin import InputPin
 
 Reader: TypeAlias = Callable[[str], "bytes | None"]
 """Gives the bytes of a file by its POSIX path relative to the repository root, None where there is none."""
@@ -22,74 +22,6 @@ _TextTree: TypeAlias = "str | list[_TextTree] | dict[str, _TextTree]"
 _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 _LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 _NAMED_AT_MOST = 5
-
-
-@dataclass(frozen=True, slots=True)
-class InputPin:
-    """One input and the content it must have.
-
-    Attributes:
-        path: POSIX, relative to the repository root.
-        pin: md5, 32 lower-case hex, directories end in `.dir`; `sha256:<64 hex>` of the listing for strength manifest.
-        size_bytes: of the whole input; None where the pointer does not say.
-        n_files: 1 for a file; None where the pointer does not say.
-        strength: content | manifest.
-        source: the pointer file that says so; empty for strength manifest.
-        stage: the stage of `dvc.lock` that makes it; None for `.dvc` files.
-        executable: the pointer asks for the executable bit.
-    """
-
-    path: str
-    pin: str
-    size_bytes: int | None
-    n_files: int | None
-    strength: str = "content"
-    source: str = ""
-    stage: str | None = None
-    executable: bool = False
-
-    @property
-    def is_dir(self) -> bool:
-        """Whether the content is a directory, listed in one `.dir` object."""
-        return self.pin.endswith(".dir")
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """Return the pin as records hold it; `parse_input_pin` reads it back."""
-        document: dict[str, JsonValue] = {
-            "path": self.path,
-            "pin": self.pin,
-            "size_bytes": self.size_bytes,
-            "n_files": self.n_files,
-            "strength": self.strength,
-            "source": self.source,
-            "stage": self.stage,
-        }
-        return document | ({"executable": True} if self.executable else {})
-
-
-def parse_input_pin(document: Mapping[str, JsonValue]) -> InputPin:
-    """Return the pin that `InputPin.to_json` rendered.
-
-    Raises:
-        DataPointerError: a key is missing or holds something else.
-    """
-    path, pin = document.get("path"), document.get("pin")
-    strength = document.get("strength", "content")
-    if not (isinstance(path, str) and isinstance(pin, str) and isinstance(strength, str)):
-        raise DataPointerError("an input needs the texts path, pin and strength", found=dict(document))
-    if strength == "content" and not _MD5.fullmatch(pin):
-        raise DataPointerError(f"the pin of {path} is no md5: {pin!r}", path=path)
-    size, count, stage = document.get("size_bytes"), document.get("n_files"), document.get("stage")
-    return InputPin(
-        path=normal_path(path),
-        pin=pin,
-        size_bytes=size if isinstance(size, int) else None,
-        n_files=count if isinstance(count, int) else None,
-        strength=strength,
-        source=str(document.get("source") or ""),
-        stage=stage if isinstance(stage, str) else None,
-        executable=document.get("executable") is True,
-    )
 
 
 def normal_path(path: str) -> str:

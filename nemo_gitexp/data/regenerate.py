@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from nemo_gitexp.data.cache import CacheLocation, configure_workspace
 from nemo_gitexp.data.listing import hash_tree
-from nemo_gitexp.data.pins import InputPin, Reader, find_pin, list_stage_deps
+from nemo_gitexp.data.pins import Reader, find_pin, list_stage_deps
 from nemo_gitexp.data.session import dvc_session, run_dvc
 from nemo_gitexp.data.store import ObjectStore, object_stores
 from nemo_gitexp.data.verified import VerifiedFiles
 from nemo_gitexp.data.worktree import worktree_reader, worktree_state
 from nemo_gitexp.errors import DataError, StateDirectoryError, UntrackedDataError
+from nemo_gitexp.inputpin import InputPin
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

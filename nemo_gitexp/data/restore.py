@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,28 +18,28 @@ from nemo_gitexp.data import regenerate
 from nemo_gitexp.data.cache import LINK_TYPES, CacheLocation, find_cache
 from nemo_gitexp.data.links import Linker
 from nemo_gitexp.data.listing import Entries
-from nemo_gitexp.data.manifest import manifest_pin
-from nemo_gitexp.data.pins import InputPin
+from nemo_gitexp.data.manifest import find_listing, read_manifest
+from nemo_gitexp.data.refused import NAMED_AT_MOST, commands_for, drifted, missing_output
 from nemo_gitexp.data.store import ObjectStore, md5_of, object_stores, quarantine
 from nemo_gitexp.data.verified import VerifiedFiles, hash_file
 from nemo_gitexp.errors import (
     CorruptDataError,
-    DataDriftError,
     MissingDataError,
     StateDirectoryError,
     WorkspaceError,
 )
+from nemo_gitexp.inputpin import InputPin, OutputOrigin
 from nemo_gitexp.jsontext import JsonValue
 
 Progress: TypeAlias = Callable[[str], None]
 
-_NAMED_AT_MOST: Final = 20
+
 _WORTH_SAYING_BYTES: Final = 200_000_000  # about 0.3 s
 
 
 @dataclass(frozen=True, slots=True)
 class RestoredFile:
-    """One file as it was put in place; `path` is POSIX, relative to the workspace."""
+    """One file as it was put in place; `path` is POSIX, relative to the workspace, `md5` empty where nobody hashed."""
 
     path: str
     md5: str
@@ -83,7 +84,23 @@ def parse_restored_input(document: Mapping[str, JsonValue]) -> RestoredInput:
     return RestoredInput(pin, files, tuple(str(kind) for kind in kinds))
 
 
-def restore_inputs(
+@dataclass(frozen=True, slots=True)
+class Shelves:
+    """Where inputs lie that DVC knows nothing of.
+
+    Attributes:
+        own: the store with the outputs of experiments.
+        listings: what manifests held when they were pinned on this machine; it says what has changed since.
+        fetch_named: brings what a named pin stands for and returns its files by path below it; a single file's own
+            path is the empty text.
+    """
+
+    own: ObjectStore | None = None
+    listings: Path | None = None
+    fetch_named: Callable[[InputPin], Mapping[str, Path]] | None = None
+
+
+def restore_inputs(  # noqa: PLR0913 - what is put where, from where, and how
     workspace: Path,
     pins: Sequence[InputPin],
     *,
@@ -92,14 +109,16 @@ def restore_inputs(
     cache: CacheLocation | None = None,
     main_root: Path | None = None,
     link_types: Sequence[str] = LINK_TYPES,
+    shelves: Shelves = Shelves(),
     progress: Progress | None = None,
 ) -> tuple[RestoredInput, ...]:
     """Put every pinned input into a workspace.
 
     Objects are linked from the cache (reflink, else hard link, else copy); a corrupt one is moved aside and counts as
     missing; what is missing is taken from the user's work tree, asked from the DVC remotes, then made anew by its
-    stage, and accepted only if it hashes to its pin. Inputs of strength manifest are symbolic links to the user's own,
-    after their listing was compared.
+    stage, and accepted only if it hashes to its pin. Outputs of other experiments come from our own store. Inputs of
+    strength manifest are symbolic links to the user's own, after their listing was compared; named ones are links to
+    the files in their cache, or copies of them.
 
     Args:
         workspace: a directory holding the experiment's commit.
@@ -109,22 +128,29 @@ def restore_inputs(
         cache: use this cache for all; otherwise the one nearest to each pin's pointer.
         main_root: the main work tree when `repo_root` is a linked one.
         link_types: how files may be put in place, tried in this order.
+        shelves: where inputs lie that are not tracked by DVC.
         progress: told in one line what takes time.
 
     Raises:
         MissingDataError: with `missing` paths, all of them at once.
         WorkspaceError: a path is taken by a file of the commit, or its parent leads out of the workspace.
         DataDriftError: a manifest input that is another now.
+        HubError: a named input that cannot be had.
         StateDirectoryError: the workspace cannot be written, or an object cannot be read.
     """
-    job = _Restoration(workspace, repo_root, verified, cache, main_root, progress or _silent)
+    job = _Restoration(workspace, repo_root, verified, cache, main_root, shelves, progress or _silent)
     contents = [pin for pin in pins if pin.strength == "content"]
     linker = Linker(tuple(link_types))
     try:
         _require_free(workspace, pins)
         sources = job.locate_all(contents)
         return tuple(
-            job.link(pin, sources[pin.path], linker) if pin.strength == "content" else job.point_to(pin) for pin in pins
+            job.link(pin, sources[pin.path], linker)
+            if pin.strength == "content"
+            else job.point_to(pin)
+            if pin.strength == "manifest"
+            else job.link_named(pin, is_copied="hardlink" not in link_types)
+            for pin in pins
         )
     except OSError as fault:
         raise StateDirectoryError(f"cannot put inputs into {workspace}: {fault}", path=str(workspace)) from fault
@@ -137,6 +163,7 @@ class _Restoration:
     verified: VerifiedFiles
     cache: CacheLocation | None
     main_root: Path | None
+    shelves: Shelves
     progress: Progress
     corrupt: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -156,6 +183,8 @@ class _Restoration:
         """Return the verified objects of a pin, None as soon as one is nowhere; corrupt ones are moved aside."""
         location = self.location(pin)
         stores = [] if location is None else object_stores(location)
+        if isinstance(pin.origin, OutputOrigin) and self.shelves.own is not None:
+            stores.insert(0, self.shelves.own)
         while (objects := self._find(pin, stores)) is not None:
             try:
                 corrupt = self._corrupt(pin, objects)
@@ -194,15 +223,31 @@ class _Restoration:
         return RestoredInput(pin, tuple(files), tuple(sorted(kinds)))
 
     def point_to(self, pin: InputPin) -> RestoredInput:
-        """Link to data too large to hash, after comparing their listing."""
-        here = manifest_pin(self.repo_root, pin.path)
-        if here.pin != pin.pin:
-            said = f"{pin.path} has another listing (names, sizes, times) than recorded"
-            raise DataDriftError(said, hint=f"bring back {pin.path} as it was", path=pin.path, paths=[pin.path])
+        """Link to data too large to hash, after comparing their listing; the node compares their state once more."""
+        here = read_manifest(self.repo_root, pin.path)
+        if here.digest != pin.pin:
+            raise drifted(pin, here.changes_since(find_listing(self.shelves.listings, pin.pin)))
         target = self.workspace / pin.path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to((self.repo_root / pin.path).resolve())
-        return RestoredInput(pin, (), ("symlink",))
+        places = [target / row.name if here.is_dir else target for row in here.rows if row.size_bytes is not None]
+        files = tuple(_restored(self.workspace, place, "") for place in places)
+        return RestoredInput(pin, files, ("symlink",))
+
+    def link_named(self, pin: InputPin, *, is_copied: bool) -> RestoredInput:
+        """Link to the files that a name stands for, one by one: their cache need not be on this file system."""
+        if self.shelves.fetch_named is None:
+            raise MissingDataError(f"{pin.path}: nobody here fetches {pin.pin}", missing=[pin.path])
+        files = []
+        for path, source in sorted(self.shelves.fetch_named(pin).items()):
+            place = self.workspace / pin.path / path if path else self.workspace / pin.path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if is_copied:
+                shutil.copyfile(source, place)
+            else:
+                place.symlink_to(source.resolve())
+            files.append(_restored(self.workspace, place, ""))
+        return RestoredInput(pin, tuple(files), ("copy" if is_copied else "symlink",))
 
     def _find(self, pin: InputPin, stores: Sequence[ObjectStore]) -> dict[str, Path] | None:
         entries = self._entries(pin, stores)
@@ -255,7 +300,7 @@ class _Restoration:
         by_cache: dict[Path, list[InputPin]] = {}
         for pin in missing:
             location = self.location(pin)
-            if location is not None:
+            if location is not None and pin.origin is None:
                 by_cache.setdefault(location.dvc_root, []).append(pin)
         for pins in by_cache.values():
             location = self.location(pins[0])
@@ -276,12 +321,15 @@ class _Restoration:
         missing = [pin for pin in pins if found[pin.path] is None]
         if not missing:
             return
-        named = ", ".join(pin.path for pin in missing[:_NAMED_AT_MOST])
+        outputs = [pin.origin for pin in missing if isinstance(pin.origin, OutputOrigin)]
+        if len(outputs) == len(missing) == 1:
+            raise missing_output(outputs[0], corrupt=self.corrupt)
+        named = ", ".join(pin.path for pin in missing[:NAMED_AT_MOST])
         corrupt = f"; corrupt copies: {', '.join(self.corrupt)}" if self.corrupt else ""
         why = "".join(f"; {reason}" for reason in self.reasons)
         raise MissingDataError(
             f"no cache, remote or stage has the recorded content of {named}{corrupt}{why}",
-            hint=_commands(missing),
+            hint=commands_for(missing),
             missing=[pin.path for pin in missing],
             pins={pin.path: pin.pin for pin in missing},
             corrupt=list(self.corrupt),
@@ -289,17 +337,11 @@ class _Restoration:
         )
 
 
-def _commands(missing: Sequence[InputPin]) -> str:
-    pull = f"dvc pull {shlex.join(pin.path for pin in missing[:_NAMED_AT_MOST])}"
-    stages = sorted({pin.stage for pin in missing if pin.stage is not None})
-    return f"{pull}; or: dvc repro {shlex.join(stages)}" if stages else pull
-
-
 def _require_free(workspace: Path, pins: Sequence[InputPin]) -> None:
     taken = [pin.path for pin in pins if _is_taken(workspace / pin.path)]
     if taken:
-        said = f"{', '.join(taken[:_NAMED_AT_MOST])}: in the commit itself as well as pinned data"
-        hint = f"git rm -r --cached {shlex.join(taken[:_NAMED_AT_MOST])}"
+        said = f"{', '.join(taken[:NAMED_AT_MOST])}: in the commit itself as well as pinned data"
+        hint = f"git rm -r --cached {shlex.join(taken[:NAMED_AT_MOST])}"
         raise WorkspaceError(said, hint=hint, paths=taken)
     root = os.path.realpath(workspace)
     outside = [pin.path for pin in pins if os.path.commonpath((root, _real_parent(workspace, pin))) != root]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nemo_gitexp.data.cache import CacheLocation
+from nemo_gitexp.data.cache import CacheLocation, find_cache
 from nemo_gitexp.data.links import READ_ONLY, try_link
 from nemo_gitexp.data.listing import Entries, hash_bytes, hash_tree, parse_entries, render_entries
 from nemo_gitexp.data.verified import VerifiedFiles, hash_file
@@ -228,6 +228,21 @@ def copy_verified(source: Path, md5: str, target: Path) -> None:
             shutil.rmtree(target, ignore_errors=True) if target.is_dir() else target.unlink(missing_ok=True)
     if found != md5:
         raise CorruptDataError(f"{source} has changed since it was recorded", path=str(source), md5=md5)
+
+
+def own_store(root: Path, main_root: Path, state_dir: Path) -> ObjectStore:
+    """Return where outputs and logs go: beside DVC's cache, or below the git directory without DVC.
+
+    Args:
+        root: the work tree.
+        main_root: the main work tree, when `root` is a linked one.
+        state_dir: what is ours below the git directory.
+    """
+    cache = find_cache(root, main_root=main_root)
+    if cache is None:
+        return ObjectStore(state_dir / "store")
+    main = find_cache(main_root) if main_root != root else cache
+    return ObjectStore((main or cache).cache_dir / "gitexp")
 
 
 def object_stores(cache: CacheLocation) -> list[ObjectStore]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from nemo_gitexp.data.listing import Entries, hash_bytes, hash_tree, render_entries
-from nemo_gitexp.data.manifest import manifest_pin
-from nemo_gitexp.data.pins import InputPin, Reader
+from nemo_gitexp.data.manifest import read_manifest
+from nemo_gitexp.data.pins import Reader
 from nemo_gitexp.data.verified import VerifiedFiles
 from nemo_gitexp.errors import UntrackedDataError
+from nemo_gitexp.inputpin import InputPin
 
 DataState: TypeAlias = Literal["match", "absent", "differs"]
 
@@ -51,7 +52,7 @@ def worktree_reader(root: Path) -> Reader:
 
 def _manifest_state(root: Path, pin: InputPin) -> DataState:
     try:
-        return "match" if manifest_pin(root, pin.path).pin == pin.pin else "differs"
+        return "match" if read_manifest(root, pin.path).digest == pin.pin else "differs"
     except UntrackedDataError:
         return "absent"
 

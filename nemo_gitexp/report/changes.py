@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from nemo_gitexp.comparison import metric_changed
 from nemo_gitexp.documents import DiffDoc, ExperimentDoc, MetricDiffDoc
 from nemo_gitexp.jsontext import JsonValue
-from nemo_gitexp.report.terminal import human_size, number_pair, plural, short_hash, value_text
+from nemo_gitexp.report.terminal import human_size, number_pair, plural, short_hash, short_pin, value_text
 
 Sign: TypeAlias = Literal["+", "-", "~", " "]
 """Only in b, only in a, in both but different, the same."""
@@ -140,7 +140,7 @@ def _content(item: Mapping[str, JsonValue]) -> Change:
         note = " -> ".join(dict.fromkeys(human_size(size) for size in sizes.values() if isinstance(size, int)))
     if isinstance(strengths, Mapping) and strengths["a"] and strengths["b"] and strengths["a"] != strengths["b"]:
         note += f"  pinned by {strengths['a']} -> {strengths['b']}"
-    return Change(_sign(a, b), str(item["path"]), short_hash(a, 12) if a else "", short_hash(b, 12) if b else "", note)
+    return Change(_sign(a, b), str(item["path"]), short_pin(a) if a else "", short_pin(b) if b else "", note)
 
 
 def _environment(environment: Mapping[str, JsonValue]) -> tuple[Change, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from nemo_gitexp.comparison import flatten_config
-from nemo_gitexp.documents import ErrorDoc, ExperimentDoc, InputDoc, LinkDoc, OutputDoc
+from nemo_gitexp.documents import ChildDoc, ErrorDoc, ExperimentDoc, InputDoc, LinkDoc, OutputDoc
 from nemo_gitexp.metrics import MetricRow, Number, row_metrics
 from nemo_gitexp.record import Imported
 from nemo_gitexp.report.terminal import (
@@ -23,6 +23,7 @@ from nemo_gitexp.report.terminal import (
     render_table,
     safe_text,
     short_hash,
+    short_pin,
     sparkline,
     value_text,
 )
@@ -60,6 +61,7 @@ def render_experiment(
         _config(document, style),
         _code(document, style),
         _inputs(document["inputs"], style),
+        _children(document.get("children", []), style),
         _outputs(document["outputs"], style),
         _links(document["links"], style),
         _tasks(document["tasks"], style),
@@ -207,10 +209,30 @@ def _code(document: ExperimentDoc, style: Style) -> str:
 
 def _inputs(inputs: Sequence[InputDoc], style: Style) -> str:
     rows = [
-        (item["path"], short_hash(item["pin"], 12), human_size(item["size_bytes"]), f"pinned by {item['strength']}")
+        (
+            item["path"],
+            short_pin(item["pin"]),
+            human_size(item["size_bytes"]),
+            f"pinned by {'name' if item['strength'] == 'named' else item['strength']}",
+            _origin_text(item),
+        )
         for item in inputs
     ]
-    return heading("Data", "", style) + render_table(Table((), rows, "llr", 0, 2), style) if rows else ""
+    return heading("Data", "", style) + render_table(Table((), rows, "llrll", 0, 2), style) if rows else ""
+
+
+def _origin_text(item: InputDoc) -> str:
+    """Return where an input came from that is no data of this repository."""
+    origin = item.get("origin") or {}
+    if origin.get("kind") == "exp":
+        made_by = f"{origin['study']}/{origin['name']}"
+        return f"{origin['output']} of {short_hash(str(origin['experiment']))} {made_by}"
+    return str(origin.get("asked", ""))
+
+
+def _children(children: Sequence[ChildDoc], style: Style) -> str:
+    rows = [(Cell(short_hash(item["experiment"]), "yellow"), f"{item['study']}/{item['name']}") for item in children]
+    return heading("Made from it", "", style) + render_table(Table((), rows, indent=2), style) if rows else ""
 
 
 def _outputs(outputs: Sequence[OutputDoc], style: Style) -> str:

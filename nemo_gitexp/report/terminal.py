@@ -213,6 +213,12 @@ def short_hash(text: str | None, length: int = 8) -> str:
     return "-" if text is None else safe_text(text.removeprefix("sha256:")[:length])
 
 
+def short_pin(pin: str | None, length: int = 12) -> str:
+    """Return the beginning of what pins an input: of a hash, or of the revision in an address."""
+    revision = pin.rpartition("@")[2] if pin is not None and "://" in pin else pin
+    return short_hash(revision, length)
+
+
 def plural(count: int, one: str, many: str = "") -> str:
     """Return `1 key`, `2 keys`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -83,7 +83,7 @@ def _first_lines(document: VerdictDoc, runs: int, style: Style) -> str:
         short_hash(document["experiment"]),
         f"required {document['required']}",
         f"environment {document['environment']}",
-        "no inputs" if weakest == "none" else f"inputs pinned by {weakest}",
+        "no inputs" if weakest == "none" else f"inputs pinned by {'name' if weakest == 'named' else weakest}",
     ]
     sentence = textwrap.fill(verdict_sentence(document, runs), max(style.width, 40))
     return f"{style.paint(sentence, tint)}\n{safe_text('  '.join(facts))}\n"

@@ -19,10 +19,10 @@ from nemo_gitexp.errors import DataError, DocumentError, GitCommandError, Import
 from nemo_gitexp.git.objects import CommitObject, list_many_files, list_refs, read_blobs, read_commits
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.imported import ForeignRun, Skipped, metric_rows
+from nemo_gitexp.inputpin import InputPin
 from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue, parse_json
 from nemo_gitexp.keypath import find_nearest
 from nemo_gitexp.metrics import STEP, MetricRow, parse_metrics_file
-from nemo_gitexp.record import Input
 from nemo_gitexp.yaml12 import parse_yaml
 
 _EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}(?:[0-9a-f]{24})?/(?P<name>.+)")
@@ -287,7 +287,7 @@ def _table(text: bytes, path: str, name: str, remarks: list[str]) -> list[Metric
     return found
 
 
-def _inputs(tree: _Tree, remarks: list[str]) -> list[Input]:
+def _inputs(tree: _Tree, remarks: list[str]) -> list[InputPin]:
     """Return the data that `.dvc` files pin, as far as a stage depends on it; without stages all of it."""
     pointers = [path for path in tree.shas if path.endswith(".dvc") and posixpath.basename(path) != ".dvc"]
     try:
@@ -296,11 +296,7 @@ def _inputs(tree: _Tree, remarks: list[str]) -> list[Input]:
     except (DataError, DocumentError) as fault:
         remarks.append(f"has data whose pins cannot be read: {fault.message}")
         return []
-    kept = [pin for pin in pins if used is None or any(_touches(pin.path, path) for path in used)]
-    return [
-        Input(pin.path, pin.pin, pin.strength, pin.size_bytes, pin.n_files, pin.source, pin.stage, pin.executable)
-        for pin in kept
-    ]
+    return [pin for pin in pins if used is None or any(_touches(pin.path, path) for path in used)]
 
 
 def _used(tree: _Tree) -> set[str] | None:

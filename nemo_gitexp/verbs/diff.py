@@ -115,8 +115,8 @@ def _tracked_plan(site: Site, side: _Side, env: Mapping[str, str], now: datetime
         purpose=record.purpose,
         model=record.model,
         dataset=record.dataset,
-        data=[item.path for item in record.inputs],
     )
+    definition = replace(definition, data=tuple(item.spec for item in record.inputs))
     asked = Asked(
         cwd=root,
         env=env,

@@ -83,7 +83,8 @@ def _write_definition(root: Path, study: str, done: list[str], changed: list[str
 def _prepare_dvc(repository: Repository, done: list[str], changed: list[str]) -> None:
     """Set DVC up when a study declares data and nobody has yet."""
     root = repository.root
-    if (root / ".dvc").exists() or not any(read_study(root, study).data for study in list_studies(root)):
+    tracked = (spec for study in list_studies(root) for spec in read_study(root, study).data if not spec.address)
+    if (root / ".dvc").exists() or not any(spec.pin == "content" for spec in tracked):
         return
     initialise_dvc(root)
     done.append(".dvc: DVC is set up, because a study declares data")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nemo_gitexp.catalog import Site, list_entries, refresh
+from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import RecordError, UsageError
+from nemo_gitexp.lineage import with_lineage
 from nemo_gitexp.listing import Entry
 from nemo_gitexp.standing import STATUSES
-from nemo_gitexp.tips import list_tips
+from nemo_gitexp.tips import Tip, list_tips
 
 if TYPE_CHECKING:
     from nemo_gitexp.where import Predicate  # the little language is imported by those who use it
@@ -19,7 +22,10 @@ DEFAULT_COUNT = 20
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """Which experiments to list; `count` None means the default, `show_all` lifts it and shows withdrawn ones."""
+    """Which experiments to list; `count` None means the default, `show_all` lifts it and shows withdrawn ones.
+
+    `lineage`: with them come those that they were made from, however many there are.
+    """
 
     study: str | None = None
     status: str | None = None
@@ -28,16 +34,21 @@ class LogOptions:
     columns: tuple[str, ...] = ()
     count: int | None = None
     show_all: bool = False
+    lineage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LogAnswer:
-    """What is listed, how many more match, how many there are; remarks: what cannot be read, columns nothing has."""
+    """What is listed, how many more match, how many there are; remarks: what cannot be read, columns nothing has.
+
+    `related`: of a lineage the documents, with parents and children; else empty.
+    """
 
     entries: list[Entry]
     n_more: int
     n_all: int
     remarks: list[str]
+    related: tuple[ExperimentDoc, ...] = ()
 
 
 def log(site: Site, options: LogOptions) -> LogAnswer:
@@ -69,7 +80,22 @@ def log(site: Site, options: LogOptions) -> LogAnswer:
         entries = _sorted(entries, options.sort)
     shown = entries if limit is None else entries[:limit]
     more = len(entries) - len(shown) + (0 if needs_all else len(wanted) - len(head))
-    return LogAnswer(shown, more, len(tips), faults + _unknown_columns(shown, options))
+    related = _with_ancestors(site, shown, tips) if options.lineage else ()
+    return LogAnswer(shown, more, len(tips), faults + _unknown_columns(shown, options), related)
+
+
+def _with_ancestors(site: Site, entries: list[Entry], tips: Sequence[Tip]) -> tuple[ExperimentDoc, ...]:
+    """Return the documents of these experiments and of all that they were made from, with parents and children."""
+    by_record = {str(tip.record): tip for tip in tips}
+    found: dict[str, ExperimentDoc] = {}
+    documents = [entry.document for entry in entries]
+    while documents:
+        found |= {document["experiment"]: with_lineage(document, tips) for document in documents}
+        above = [parent["experiment"] for document in documents for parent in found[document["experiment"]]["parents"]]
+        wanted = [by_record[sha] for sha in dict.fromkeys(above) if sha in by_record and sha not in found]
+        read = list_entries(site, *refresh(site, wanted)) if wanted else []
+        documents = [item.document for item in read if not isinstance(item, RecordError)]
+    return tuple(found.values())
 
 
 def _predicate(text: str | None) -> Predicate | None:

@@ -12,6 +12,7 @@ from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.entry import is_repeatable
 from nemo_gitexp.errors import DataError, MissingDataError, StateDirectoryError, UsageError
 from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.lineage import with_lineage
 from nemo_gitexp.metrics import MetricRows
 from nemo_gitexp.record import Imported
 from nemo_gitexp.report.remarks import experiment_remarks
@@ -19,6 +20,7 @@ from nemo_gitexp.result import mappings
 from nemo_gitexp.sitevalues import bind_text
 from nemo_gitexp.store import verify_experiment
 from nemo_gitexp.streams import recorded_rows
+from nemo_gitexp.tips import list_tips
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ def show(site: Site, text: str) -> ShowAnswer:
     Raises:
         RecordError: it does not.
     """
-    found = find_current(site, text)
+    tips = list_tips(site.repository)
+    found = find_current(site, text, tips)
     verify_experiment(site.repository, found.experiment)
     remarks = experiment_remarks(found.experiment.record, found.document, found.experiment.run or {})
     rows: MetricRows = ()
@@ -49,7 +52,10 @@ def show(site: Site, text: str) -> ShowAnswer:
     except DataError as fault:
         remarks = (*remarks, f"has no curves here: {fault.message}")
     record = found.experiment.record
-    return ShowAnswer(found.document, rows, remarks, is_repeatable(record.entry), record.imported)
+    related = with_lineage(found.document, tips)
+    # One that nothing was made from is the same document as in a listing.
+    document = related if related["children"] else found.document
+    return ShowAnswer(document, rows, remarks, is_repeatable(record.entry), record.imported)
 
 
 @dataclass(frozen=True, slots=True)

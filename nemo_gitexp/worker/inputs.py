@@ -21,7 +21,7 @@ def find_wrong_inputs(workspace: str, inputs: Iterable[InputPlan]) -> dict[str, 
         here = input_state(os.path.join(workspace, path))
         if here is None:
             wrong[path] = "missing"
-        elif here != state and _file_md5(os.path.join(workspace, path)) != md5:
+        elif here != state and not _is_equal(os.path.join(workspace, path), md5):
             wrong[path] = "changed"
     return wrong
 
@@ -39,7 +39,7 @@ def find_changed_inputs(
     for path, md5, _ in _pinned_files(inputs):
         file = os.path.join(workspace, path)
         here = input_state(file)
-        if here is None or (here != before.get(path) and _file_md5(file) != md5):
+        if here is None or (here != before.get(path) and not _is_equal(file, md5)):
             changed.append(path)
     return sorted(changed)
 
@@ -57,6 +57,11 @@ def _pinned_files(inputs: Iterable[InputPlan]) -> Iterator[tuple[str, str, FileS
     for item in inputs:
         for path, md5, size, mtime_ns, inode in item["files"]:
             yield path, md5, (size, mtime_ns, inode)
+
+
+def _is_equal(path: str, md5: str) -> bool:
+    """Return whether a touched file has its content still; of data that nobody hashed the state is all there is."""
+    return bool(md5) and _file_md5(path) == md5
 
 
 def _file_md5(path: str) -> str | None:

@@ -45,12 +45,16 @@ class OutputPlan(TypedDict):
 
 
 class InputPlan(TypedDict):
-    """An input; each of `files` is path, md5, size, mtime in ns, inode, as the launcher verified them."""
+    """An input; each of `files` is path, md5, size, mtime in ns, inode, as the launcher verified them.
+
+    `md5` is empty where nobody hashed; `kinds` tell how the files were made: reflink, hardlink, copy, symlink.
+    """
 
     path: str
     pin: str
     size_bytes: Optional[int]
     files: List[Tuple[str, str, int, int, int]]
+    kinds: List[str]
 
 
 class TopologyPlan(TypedDict):

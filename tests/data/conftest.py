@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from nemo_gitexp.data.pins import InputPin, find_pin
+from nemo_gitexp.data.pins import find_pin
 from nemo_gitexp.data.verified import VerifiedFiles
 from nemo_gitexp.data.worktree import worktree_reader
+from nemo_gitexp.inputpin import InputPin
 
 NAME = "data/größe 1.bin"
 STAGES = """\

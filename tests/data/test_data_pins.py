@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_gitexp.data.pins import InputPin, find_pin, list_pins, list_stage_deps, normal_path, parse_input_pin
-from nemo_gitexp.errors import DataPointerError, GitexpError, UntrackedDataError
+from nemo_gitexp.data.pins import find_pin, list_pins, list_stage_deps, normal_path
+from nemo_gitexp.errors import DataPointerError, GitexpError, RecordError, UntrackedDataError
+from nemo_gitexp.fields import FieldReader
+from nemo_gitexp.inputpin import InputPin, parse_input_pin
 
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 DVC_FILE = f"outs:\n- md5: {MD5}\n  size: 5\n  hash: md5\n  path: x.bin\n"
@@ -90,7 +92,7 @@ def test_executable_bit_is_kept():
     text = DVC_FILE + "  isexec: true\n"
     pin = find_pin("x.bin", read=tree({"x.bin.dvc": text}))
     assert pin.executable
-    assert parse_input_pin(pin.to_json()) == pin
+    assert parse_input_pin(FieldReader(pin.to_json(), "pin")) == pin
 
 
 def test_path_inside_a_tracked_directory_names_the_directory():
@@ -172,9 +174,63 @@ def test_normal_path_stays_inside(path):
     assert posixpath.normpath(f"/root/{normal}").startswith("/root/")
 
 
+GOOD = {
+    "path": "x",
+    "pin": MD5,
+    "strength": "content",
+    "size_bytes": 1,
+    "n_files": 1,
+    "source": "",
+    "stage": None,
+    "executable": False,
+}
+
+
+NAMED = {
+    "strength": "named",
+    "pin": "hf://a/b@" + "0" * 40,
+    "origin": {
+        "kind": "hf",
+        "asked": "hf://a/b",
+        "repo": "a/b",
+        "repo_type": "model",
+        "revision": "0" * 40,
+        "path": "",
+        "allow": [],
+    },
+}
+
+
+@pytest.mark.parametrize("change", [{}, NAMED])
+def test_a_pin_of_a_record_is_read_back(change):
+    reader = FieldReader({**GOOD, **change}, "good")
+    assert parse_input_pin(reader).to_json() == {**GOOD, **change}
+    reader.require_no_faults()
+
+
 @pytest.mark.parametrize(
-    "document", [{}, {"path": "x", "pin": "no md5"}, {"path": 1, "pin": MD5}, {"path": "../x", "pin": MD5}]
+    "change",
+    [
+        {"path": 1},
+        {"path": "../x"},
+        {"path": "/x"},
+        {"path": "a/../b"},
+        {"path": ".git/x"},
+        {"pin": "no md5"},
+        {"strength": "weak"},
+        {"strength": "manifest"},
+        {"strength": "named", "pin": "hf://a/b@" + "0" * 40},
+        {"origin": {"kind": "exp", "experiment": "--help"}},
+        {"origin": {"kind": "ftp"}},
+        {**NAMED, "pin": NAMED["pin"].replace("0", "1")},
+        {**NAMED, "origin": {**NAMED["origin"], "revision": "main"}},
+        {**NAMED, "origin": {**NAMED["origin"], "repo": "--help"}},
+        {**NAMED, "origin": {**NAMED["origin"], "path": "../x"}},
+        {**NAMED, "origin": None},
+    ],
 )
-def test_damaged_pin_document_is_refused(document):
-    with pytest.raises(GitexpError):
-        parse_input_pin(document)
+def test_a_damaged_pin_of_a_record_is_noted(change):
+    reader = FieldReader({**GOOD, **change}, "bad")
+    parse_input_pin(reader)
+    with pytest.raises(RecordError):
+        reader.require_no_faults()

@@ -15,12 +15,13 @@ from conftest import NAME, DvcRepo, dvc, git
 
 from nemo_gitexp.data.cache import find_cache
 from nemo_gitexp.data.changes import changed_after_run, quarantine_damaged
-from nemo_gitexp.data.manifest import manifest_pin
-from nemo_gitexp.data.pins import InputPin
+from nemo_gitexp.data.manifest import read_manifest
 from nemo_gitexp.data.restore import restore_inputs
+from nemo_gitexp.data.store import object_stores
 from nemo_gitexp.data.verified import VerifiedFiles, hash_file
 from nemo_gitexp.data.worktree import worktree_state
 from nemo_gitexp.errors import DataDriftError, MissingDataError, WorkspaceError
+from nemo_gitexp.inputpin import InputPin
 
 
 @pytest.fixture
@@ -265,11 +266,11 @@ def test_changes_of_a_job_are_told_apart(repo, restore):
 def test_damaged_objects_are_quarantined(repo, restore):
     workspace, inputs = restore(NAME)
     overwrite(workspace / NAME, "wrote through")
-    moved = quarantine_damaged(find_cache(repo.root), changed_after_run(workspace, inputs))
+    moved = quarantine_damaged(object_stores(find_cache(repo.root)), changed_after_run(workspace, inputs))
     if inputs[0].kinds == ("hardlink",):
         assert [path.name for path in moved] == [repo.object(NAME).name + ".corrupt-1"]
         assert not repo.object(NAME).exists()
-    assert quarantine_damaged(find_cache(repo.root), changed_after_run(workspace, inputs)) == ()
+    assert quarantine_damaged(object_stores(find_cache(repo.root)), changed_after_run(workspace, inputs)) == ()
 
 
 def test_verification_is_remembered(repo, restore, tmp_path, verified):
@@ -289,7 +290,7 @@ def test_manifest_input_is_linked_after_comparison(repo, restore):
     big.mkdir(parents=True)
     (big / "0.bin").write_bytes(b"x" * 1000)
     (big / "0.idx").write_bytes(b"index")
-    pin = manifest_pin(repo.root, "scratch/shards")
+    pin = read_manifest(repo.root, "scratch/shards").pin
     assert (pin.strength, pin.size_bytes, pin.n_files) == ("manifest", 1005, 2)
     workspace, (restored,) = restore(pins=[pin])
     assert restored.kinds == ("symlink",)
@@ -303,10 +304,10 @@ def test_manifest_sees_an_index_changed_in_place(repo):
     (repo.root / "shards").mkdir()
     index = repo.root / "shards" / "train.idx"
     index.write_bytes(b"1234")
-    before, status = manifest_pin(repo.root, "shards"), index.stat()
+    before, status = read_manifest(repo.root, "shards").pin, index.stat()
     index.write_bytes(b"4321")
     os.utime(index, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert manifest_pin(repo.root, "shards").pin != before.pin
+    assert read_manifest(repo.root, "shards").pin.pin != before.pin
 
 
 def test_worktree_state_of_files_and_directories(repo, verified):
@@ -364,11 +365,12 @@ def test_restores_at_once_share_cache_and_memory(repo, tmp_path):
 
 AT_ONCE = """
 from pathlib import Path
-from nemo_gitexp.data.pins import parse_input_pin
+from nemo_gitexp.fields import FieldReader
+from nemo_gitexp.inputpin import parse_input_pin
 from nemo_gitexp.data.restore import restore_inputs
 from nemo_gitexp.data.verified import VerifiedFiles
 with VerifiedFiles(Path({memory!r})) as memory:
-    pins = [parse_input_pin(pin) for pin in {pins!r}]
+    pins = [parse_input_pin(FieldReader(pin, "pin")) for pin in {pins!r}]
     restore_inputs(Path({workspace!r}), pins, repo_root=Path({root!r}), verified=memory)
 """
 
@@ -403,7 +405,8 @@ AS_NOBODY = """
 import os
 from pathlib import Path
 from nemo_gitexp.data.cache import find_cache
-from nemo_gitexp.data.pins import parse_input_pin
+from nemo_gitexp.fields import FieldReader
+from nemo_gitexp.inputpin import parse_input_pin
 from nemo_gitexp.data.restore import restore_inputs
 from nemo_gitexp.data.verified import VerifiedFiles
 from nemo_gitexp.errors import MissingDataError
@@ -411,9 +414,9 @@ root, workspace, memory = Path({root!r}), Path({workspace!r}), VerifiedFiles(Non
 find_cache(root)  # imports what only root may read
 os.setegid(65534)
 os.seteuid(65534)
-restore_inputs(workspace, [parse_input_pin({good!r})], repo_root=root, verified=memory)
+restore_inputs(workspace, [parse_input_pin(FieldReader({good!r}, "pin"))], repo_root=root, verified=memory)
 try:
-    restore_inputs(workspace, [parse_input_pin({bad!r})], repo_root=root, verified=memory)
+    restore_inputs(workspace, [parse_input_pin(FieldReader({bad!r}, "pin"))], repo_root=root, verified=memory)
 except MissingDataError as fault:
     print(fault.facts["corrupt"])
 """

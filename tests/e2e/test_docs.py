@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from builder import Work, put_study
 
+from nemo_gitexp.definition import parse_definition
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -94,6 +96,12 @@ def test_the_page_about_trackers_can_be_followed_line_by_line(work: Work) -> Non
     assert "loss" in run
     assert "{run}/outputs/tb" in show
     assert "bitwise" in reproduce
+
+
+def test_the_inputs_on_their_page_are_declared_as_it_says() -> None:
+    (block,) = blocks(ROOT / "docs/inputs.md", "yaml")
+    definition = parse_definition(f"purpose: p\ncommand: x\n{block}".encode(), "experiment.yaml")
+    assert [spec.address.partition("://")[0] for spec in definition.data] == ["", "", "exp", "exp", "hf", "hf"]
 
 
 PYTHON = [

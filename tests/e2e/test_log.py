@@ -102,17 +102,17 @@ def test_a_damaged_cache_is_no_matter(work: Work, damage: bytes) -> None:
     for _ in range(2):
         assert work.gitexp("log", "--json", "--all").json == before
     with sqlite3.connect(cache(work)) as database:
-        assert len(database.execute("SELECT * FROM entries_4").fetchall()) == len(before["experiments"])
+        assert len(database.execute("SELECT * FROM entries_5").fetchall()) == len(before["experiments"])
 
 
 def test_a_cache_with_other_columns_or_content_is_no_matter(work: Work) -> None:
     before = work.gitexp("log", "--json", "--all").json
     with sqlite3.connect(cache(work)) as database:
-        database.execute("UPDATE entries_4 SET document = 'torn {'")
+        database.execute("UPDATE entries_5 SET document = 'torn {'")
     assert work.gitexp("log", "--json", "--all", "--where", "lr > 0").json == before
     with sqlite3.connect(cache(work)) as database:
-        database.execute("ALTER TABLE entries_4 RENAME TO documents")
-        database.execute("CREATE TABLE entries_4 (tip TEXT)")
+        database.execute("ALTER TABLE entries_5 RENAME TO documents")
+        database.execute("CREATE TABLE entries_5 (tip TEXT)")
     assert work.gitexp("log", "--json", "--all").json == before
     cache(work).unlink()
 

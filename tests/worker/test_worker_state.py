@@ -94,7 +94,7 @@ def pin(run: Run, *paths: str) -> None:
         status = (run.workspace / path).stat()
         md5 = hashlib.md5((run.workspace / path).read_bytes()).hexdigest()
         files.append([path, md5, status.st_size, status.st_mtime_ns, status.st_ino])
-    run.plan["inputs"] = [{"path": "data", "pin": "0" * 32 + ".dir", "size_bytes": 1, "files": files}]
+    run.plan["inputs"] = [{"path": "data", "pin": "0" * 32 + ".dir", "size_bytes": 1, "files": files, "kinds": []}]
 
 
 def with_data(run: Run, code: str = "print('ran')") -> Run:
@@ -123,6 +123,37 @@ def test_data_as_pinned_run_also_when_only_touched(run: Run):
 def test_other_data_are_refused(run: Run, change, kind, path):
     change(with_data(run).workspace / "data")
     refused(run, kind, path)
+
+
+def behind_a_link(run: Run, code: str = "print('ran')") -> Path:
+    """Put data that nobody hashed behind a link, as a manifest has them; return where they really are."""
+    run.put("train.py", code)
+    run.prepare()
+    live = run.workspace.parent / "live"
+    live.mkdir()
+    (live / "a.bin").write_text("aaaa")
+    (run.workspace / "data").symlink_to(live)
+    pin(run, "data/a.bin")
+    (item,) = run.plan["inputs"]
+    item["files"] = [[path, "", *state] for path, _, *state in item["files"]]
+    item["kinds"] = ["symlink"]
+    return live
+
+
+def test_data_that_nobody_hashed_run_while_their_state_is_the_same(run: Run):
+    (behind_a_link(run) / "not-listed").write_text("what else lies there is compared by whoever makes the link")
+    result = run.go(script("train.py"))
+    assert (result["status"], result["inputs_changed"]) == ("completed", [])
+
+
+def test_data_that_nobody_hashed_are_refused_when_they_were_touched(run: Run):
+    os.utime(behind_a_link(run) / "a.bin", ns=(1, 1))
+    refused(run, "DataMismatchError", "data/a.bin")
+
+
+def test_data_that_nobody_hashed_and_the_job_touched_are_named(run: Run):
+    behind_a_link(run, "import os; os.utime('data/a.bin', (1, 1))")
+    assert run.go(script("train.py"))["inputs_changed"] == ["data/a.bin"]
 
 
 def test_data_that_the_job_changed_are_named(run: Run):
