@@ -8,18 +8,21 @@ loaded, and never loads it.
 
 from __future__ import annotations
 
+import collections
 import enum
 import functools
+import inspect
+import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from nemo_gitexp.errors import CanonicalFormError, MissingModuleError, UnbuildableConfigError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.keypath import render_key
-from nemo_gitexp.plainform import declared_fields, default_factories, is_buildable, plain_value
+from nemo_gitexp.plainform import MAX_DEPTH, declared_fields, default_factories, is_buildable, plain_value
 from nemo_gitexp.worker.rebuild import (
     FIDDLE,
     FUNCTOOLS,
@@ -63,6 +66,8 @@ def describe_call(
     plain = plain_value(call, with_defaults=with_defaults)
     if not isinstance(plain, dict):
         raise CanonicalFormError(f"a {type(call).__name__} is no configured call", key="", hint="run.Partial(function)")
+    if taken := sorted({TYPES, SHARED} & plain.keys()):
+        raise _refusal((taken[0],), "is a name with a meaning of its own", "call the parameter something else")
     shared = _shared_places(call)
     tags: dict[str, JsonValue] = {}
     for _ in range(MOST_ROUNDS):
@@ -97,14 +102,30 @@ def restore_call(config: Mapping[str, JsonValue], modules: Mapping[str, types.Mo
         module = str(fault).partition(":")[0]
         hint = "is it part of the recorded state, or installed for the job?"
         raise MissingModuleError(str(fault), hint=hint, module=module, key=render_key(fault.path)) from fault
-    except (TypeError, ValueError, AttributeError, KeyError, ImportError) as fault:
+    except _MAKING as fault:
         raise UnbuildableConfigError(
-            f"the configured call cannot be made again: {fault}", hint="change what it is given", key=""
+            f"the configured call cannot be made again: {_said(fault)}", hint="change what it is given", key=""
         ) from fault
+
+
+_MAKING = (TypeError, ValueError, AttributeError, KeyError, ImportError, RuntimeError)
+"""What classes of users and libraries raise when they do not like what they are given."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
+
+
+def _said(fault: BaseException) -> str:
+    return _ADDRESS.sub("", str(fault))
 
 
 class _CallRebuilder(Rebuilder):
     """Makes descriptions of calls instead of calling."""
+
+    def _tagged(self, value: Any, tag: str, path: tuple[str | int, ...]) -> Any:
+        try:
+            return super()._tagged(value, tag, path)
+        except _MAKING as fault:
+            raise _refusal(path, f"cannot be made again: {_said(fault)}", _HINT) from fault
 
     def make_at(
         self, target: Callable[..., Any], positional: list[Any], named: dict[str, Any], path: tuple[str | int, ...]
@@ -142,19 +163,37 @@ def _as_plain(value: object) -> JsonValue:
 
 
 def _require_known(value: object, path: _Path) -> None:
-    """Refuse descriptions of other kinds than `Config` and `Partial`: nobody could make them again."""
+    """Refuse descriptions that nobody could make again: of other kinds than `Config` and `Partial`, with `*args`."""
+    if len(path) > MAX_DEPTH:
+        return  # the plain form refuses it, with a word for what contains itself
     if is_buildable(value):
         known = {getattr(sys.modules[name], kind) for name in ("fiddle", "nemo_run") for kind in ("Config", "Partial")}
         if type(value) not in known:
-            raise _refusal(path, f"is a {_kind(value)}", "use run.Config or run.Partial")
+            raise _refusal(path, f"is a {_kind(value)}, which no job can be given", "use run.Config or run.Partial")
+        if _has_both_kinds(value):
+            raise _refusal(path, "gives *args beside parameters that have names", "use a list parameter instead")
     for key, part in _parts(value):
         _require_known(part, (*path, key))
 
 
+def _has_both_kinds(call: object) -> bool:
+    """Return whether a call gives `*args` that can only follow parameters which descriptions give by name."""
+    places = [key for key in getattr(call, "__arguments__", {}) if isinstance(key, int)]
+    try:
+        kinds = [item.kind for item in inspect.signature(call.__fn_or_cls__).parameters.values()]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return False
+    named = kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return bool(named) and max(places, default=-1) >= named + kinds.count(inspect.Parameter.POSITIONAL_ONLY)
+
+
 def _require_equal(call: object, made: object) -> None:
+    """Check what `_differences` does not look at; no `functools.partial` equals another, and arrays have no answer."""
+    if any(isinstance(item, functools.partial) for item in _all_parts(call)):
+        return
     try:
         is_equal = bool(made == call)
-    except (TypeError, ValueError, RuntimeError):  # arrays have no single answer, and were compared one by one
+    except (TypeError, ValueError, RuntimeError):
         return
     if not is_equal:
         raise _refusal((), "does not equal what a job would get", "use run.Config and run.Partial without tags")
@@ -175,13 +214,19 @@ def _parts(value: object) -> list[tuple[str | int, object]]:
         given: Mapping[str | int, object] = getattr(value, "__arguments__", {})
         return list(given.items())
     if isinstance(value, functools.partial):
-        return [*value.keywords.items(), *(("_args_", item) for item in value.args)]
+        return [*value.keywords.items(), *enumerate(value.args)]
     if isinstance(value, Mapping):
         return [(str(key), item) for key, item in value.items()]
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return list(enumerate(value))
     fields = None if isinstance(value, type) else declared_fields(value)
     return list((fields or {}).items())
+
+
+def _all_parts(value: object) -> Iterator[object]:
+    yield value
+    for _, part in _parts(value):
+        yield from _all_parts(part)
 
 
 def _shared_places(call: object) -> dict[str, JsonValue]:
@@ -214,7 +259,9 @@ def _differences(given: object, made: object, path: _Path) -> Iterator[tuple[_Pa
         yield path, given
     elif is_buildable(given):
         yield from _call_differences(given, made, path)
-    elif isinstance(given, functools.partial) or (parts := _parts(given)) == []:
+    elif isinstance(given, functools.partial):
+        yield from _partial_differences(given, cast("functools.partial[object]", made), path)
+    elif (parts := _parts(given)) == []:
         if not _is_same(given, made):
             yield path, given
     else:
@@ -236,6 +283,18 @@ def _call_differences(given: object, made: object, path: _Path) -> Iterator[tupl
             yield from _differences(value, theirs[key], place)
 
 
+def _partial_differences(
+    given: functools.partial[object], made: functools.partial[object], path: _Path
+) -> Iterator[tuple[_Path, object]]:
+    if given.func != made.func or len(given.args) != len(made.args) or list(given.keywords) != list(made.keywords):
+        yield path, given
+        return
+    for at, (ours, theirs) in enumerate(zip(given.args, made.args, strict=True)):
+        yield from _differences(ours, theirs, (*path, "_args_", at))
+    for key, value in given.keywords.items():
+        yield from _differences(value, made.keywords[key], (*path, key))
+
+
 class _Default:
     """An argument that was given although it equals its default."""
 
@@ -244,17 +303,21 @@ class _Default:
 
 
 def _is_same(given: object, made: object) -> bool:
-    if isinstance(given, functools.partial) and isinstance(made, functools.partial):
-        return (given.func, given.args, given.keywords) == (made.func, made.args, made.keywords)
-    if hasattr(given, "tolist") and hasattr(given, "dtype"):
-        return (
-            str(given.dtype) == str(getattr(made, "dtype", None))
-            and given.tolist() == getattr(made, "tolist", lambda: None)()
-        )
+    if hasattr(given, "tolist") and hasattr(given, "dtype") and not isinstance(given, type):
+        ours, theirs = cast("_Array", given), cast("_Array", made)
+        alike = (str(ours.dtype), tuple(ours.shape)) == (str(theirs.dtype), tuple(theirs.shape))
+        return alike and ours.tolist() == theirs.tolist()
     try:
         return bool(given == made)
     except (TypeError, ValueError, RuntimeError):
         return False
+
+
+class _Array(Protocol):
+    dtype: object
+    shape: Sequence[int]
+
+    def tolist(self) -> object: ...
 
 
 _FUNCTIONS = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
@@ -285,19 +348,21 @@ def _tag(value: object, path: _Path) -> str:
     if isinstance(value, functools.partial) or is_buildable(value):
         return FIDDLE if is_buildable(value) else FUNCTOOLS
     if library in ("numpy", "torch"):
-        return _array_tag(value, library)
+        return _array_tag(value, library, path)
     is_plain = isinstance(value, (enum.Enum, AbstractSet)) or kind.__name__ in _UNSAFE_TYPES
     if not is_plain and declared_fields(value) is not None:
         return OBJECT
-    if "<" in kind.__qualname__ or isinstance(value, range):
-        raise _refusal(path, f"is a {_kind(value)}", _HINT)
+    if "<" in kind.__qualname__ or kind in (range, collections.defaultdict):
+        raise _refusal(path, f"is a {_kind(value)}, which a job would not get back", _HINT)
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _array_tag(value: object, library: str) -> str:
+def _array_tag(value: object, library: str, path: _Path) -> str:
     if library == "numpy" and isinstance(value, sys.modules["numpy"].dtype):
         return "numpy:dtype"
     name = type(value).__name__
+    if not (hasattr(sys.modules[library], name)):
+        raise _refusal(path, f"is a {_kind(value)}, which a job would not get back", _HINT)
     detail = f" {getattr(value, 'dtype', '')}" if name in ("ndarray", "Tensor") else ""
     return f"{library}:{name}{detail}"
 

@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_gitexp.calloverrides import override_call, require_complete
 from nemo_gitexp.described import describe_call, restore_call
-from nemo_gitexp.errors import CanonicalFormError, GitexpError, MissingModuleError, OverrideError, RecipeError
+from nemo_gitexp.errors import GitexpError, MissingModuleError, RecipeError
 from nemo_gitexp.jsontext import JsonValue
-from nemo_gitexp.keypath import find_nearest, parse_key, render_key, split_key
-from nemo_gitexp.overrides import Override, apply_overrides, parse_override
+from nemo_gitexp.keypath import find_nearest
+from nemo_gitexp.overrides import parse_override
 from nemo_gitexp.worker.function import find_attribute, import_file
-from nemo_gitexp.worker.rebuild import SHARED, TARGET, TYPES, Rebuilder
+from nemo_gitexp.worker.rebuild import TARGET
 from nemo_gitexp.worker.redirect import RedirectRule, editable_targets, redirect_editables, redirect_paths
 
 ANSWER = "answer.json"
@@ -40,6 +41,9 @@ def answer_order(order_path: str) -> None:
         answer = {"calls": _resolve_all(order)}
     except GitexpError as fault:
         answer = {"error": _described(fault)}
+    except Exception as fault:  # noqa: BLE001 - what users' classes raise while they are looked at
+        names = ", ".join(str(call["recipe"]) for call in order["calls"] if call["recipe"])
+        answer = {"error": _described(_raised(names, f"{names or 'the call'} cannot be resolved", fault))}
     Path(order_path).with_name(ANSWER).write_text(json.dumps(answer), encoding="utf-8")
 
 
@@ -84,7 +88,9 @@ def _resolve(call: Mapping[str, Any], workspace: Path) -> dict[str, JsonValue]:
         recipe = str(call["config"].get(TARGET))
         made = restore_call(call["config"])
     described = describe_call(_as_partial(made, recipe))
-    return _overridden(described, overrides) if overrides else described
+    described = override_call(described, overrides) if overrides else described
+    require_complete(described)
+    return described
 
 
 # ----------------------------------------------------------------------------------------------------------- recipes
@@ -186,7 +192,10 @@ def _as_partial(made: Any, recipe: str) -> Any:
     import nemo_run
 
     if getattr(made, "is_lazy", False):
-        made = made.resolve()
+        try:
+            made = made.resolve()
+        except Exception as fault:
+            raise _raised(recipe, f"{recipe} cannot be resolved", fault) from fault
     if not _is_description(made):
         raise _no_recipe(recipe, f"a {type(made).__name__}")
     if type(made) is nemo_run.Partial:
@@ -195,71 +204,6 @@ def _as_partial(made: Any, recipe: str) -> Any:
     named = {key: value for key, value in arguments.items() if isinstance(key, str)}
     positional = [value for key, value in arguments.items() if not isinstance(key, str)]
     return nemo_run.Partial(made.__fn_or_cls__, *positional, bind_args=False, **named)
-
-
-def _overridden(described: dict[str, JsonValue], overrides: Sequence[str]) -> dict[str, JsonValue]:
-    """Return the configuration changed as typed; types hold as long as the values are of the same kind."""
-    shared, tags = _texts(described, SHARED), _texts(described, TYPES)
-    plain = {key: value for key, value in described.items() if key not in (TYPES, SHARED)}
-    tokens = [_of_parameter(_through_sharing(token, shared), plain) for token in overrides]
-    changed = apply_overrides(plain, tokens)
-    if changed.get(TARGET) != plain[TARGET]:
-        raise OverrideError(f"{TARGET} is what the recipe calls", hint="run another recipe", token=overrides[0])
-    parsed = [parse_override(token) for token in tokens]
-    kept = {key: tag for key, tag in tags.items() if _keeps_type(key, parsed, plain, changed)}
-    beside = {name: items for name, items in ((TYPES, kept), (SHARED, shared)) if items}
-    try:
-        return describe_call(restore_call({**changed, **beside}))
-    except (CanonicalFormError, TypeError) as fault:
-        raise OverrideError(f"{' '.join(overrides)}: {fault}", hint="what does the target take?") from fault
-
-
-def _texts(described: Mapping[str, JsonValue], key: str) -> dict[str, str]:
-    items = described.get(key)
-    return {name: str(text) for name, text in items.items()} if isinstance(items, Mapping) else {}
-
-
-def _through_sharing(token: str, shared: Mapping[str, str]) -> str:
-    """Return the override with the path at which its object is kept, where the same object stands in several places."""
-    path = parse_override(token).path
-    for length in range(len(path), 0, -1):
-        first = shared.get(render_key(path[:length]))
-        if first is not None and length < len(path):
-            sign = token[0] if token[0] in "+~" else ""
-            value = split_key(token.removeprefix(sign))[1]
-            return _through_sharing(f"{sign}{render_key((*parse_key(first), *path[length:]))}{value}", shared)
-    return token
-
-
-def _of_parameter(token: str, plain: Mapping[str, JsonValue]) -> str:
-    """Return the override as an addition where it gives a parameter that has neither a value nor a default yet."""
-    change = parse_override(token)
-    parent = _at(plain, change.path[:-1])
-    if change.action != "set" or not isinstance(parent, Mapping) or change.path[-1] in parent or TARGET not in parent:
-        return token
-    target = Rebuilder().find(str(parent[TARGET]), change.path)
-    return f"+{token}" if change.path[-1] in inspect.signature(target).parameters else token
-
-
-def _keeps_type(
-    key: str, overrides: Sequence[Override], before: Mapping[str, JsonValue], after: Mapping[str, JsonValue]
-) -> bool:
-    path = parse_key(key)
-    touching = [item for item in overrides if item.path == path[: len(item.path)]]
-    if not touching:
-        return True
-    return all(item.path == path for item in touching) and type(_at(before, path)) is type(_at(after, path))
-
-
-def _at(config: object, path: Sequence[str]) -> object:
-    for part in path:
-        if isinstance(config, Mapping):
-            config = config.get(part)
-        elif isinstance(config, list) and part.isdecimal() and int(part) < len(config):
-            config = config[int(part)]
-        else:
-            return None
-    return config
 
 
 def _require_recorded(rule: RedirectRule, resolved: Sequence[Mapping[str, JsonValue]]) -> None:

@@ -193,8 +193,7 @@ class Rebuilder:
         module_name, _, name = reference.partition(":")
         try:
             found: Any = self._modules.get(module_name) or __import__(module_name, fromlist=["_"])
-            for part in name.split("."):
-                found = getattr(found, part)
+            found = _attribute(found, name)
         except (ImportError, AttributeError) as fault:
             raise NoSuchTargetError(f"{reference} cannot be imported: {fault}", path) from fault
         return found
@@ -278,7 +277,7 @@ def of_type(kind: Any, value: Any, detail: str = "") -> Any:
         make_array = library.tensor if module == "torch" else library.array
         return make_array(value, dtype=_library_value(detail, library.dtype))
     if module == "torch":
-        return _library_value(value, kind)
+        return kind(value) if isinstance(value, list) else _library_value(value, kind)
     if kind in _DATED:
         return kind.fromisoformat(value)
     return kind(**value) if kind is types.SimpleNamespace else kind(value)
@@ -302,6 +301,19 @@ def make(target: Callable[..., Any], positional: list[Any], named: dict[str, Any
         if getattr(made, name, None) != value:
             object.__setattr__(made, name, value)
     return made
+
+
+def _attribute(module: Any, name: str) -> Any:
+    """Return what a module has under a qualified name; of torch's functions the name's last part alone is there."""
+    found = module
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        found = getattr(module, name.rpartition(".")[2], None)
+        if not isinstance(found, types.BuiltinFunctionType) or getattr(found, "__qualname__", None) != name:
+            raise
+    return found
 
 
 def has_fields(target: object) -> bool:
