@@ -224,7 +224,8 @@ def _define_study(root: Path, asked: Asked) -> Defined:
         return _define_recipe(root, asked, study)
     definition = read_study(root, study)
     if definition.recipe is not None:
-        overrides = [*_assignments(definition.config), *asked.overrides]
+        own = [] if asked.base_config is not None else _assignments(definition.config)
+        overrides = [*own, *asked.overrides]
         return _of_recipe(root, asked, study, definition, definition.recipe, overrides)
     config = dict(definition.config)
     if asked.base_config is not None:
@@ -265,13 +266,21 @@ def _of_recipe(
     file = recipe.rpartition(":")[0]
     if not (root / file).is_file():
         raise UsageError(f"there is no file {file}", hint="paths are relative to the root of the repository", path=file)
-    search = tuple(dict.fromkeys((posixpath.dirname(file) or ".", definition.workdir)))
+    folder = posixpath.dirname(file) or "."
+    search = tuple(dict.fromkeys((_package_base(root, folder), folder, definition.workdir)))
     definition = replace(
         definition, purpose=asked.purpose or definition.purpose, recipe=recipe, command=None, function=None, stages=None
     )
     wanted = Unresolved(recipe, asked.base_config, tuple(overrides))
     entry = CallEntry("", search=search, recipe=recipe)
     return Defined(study, definition, entry, {}, ad_hoc=False, workdir=definition.workdir, unresolved=(wanted,))
+
+
+def _package_base(root: Path, folder: str) -> str:
+    """Return the directory in which the name of a module begins that lies in a folder, as its `__init__.py` say."""
+    while folder != "." and (root / folder / "__init__.py").is_file():
+        folder = posixpath.dirname(folder) or "."
+    return folder
 
 
 def _assignments(config: Mapping[str, JsonValue], above: tuple[str, ...] = ()) -> list[str]:

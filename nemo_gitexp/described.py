@@ -12,6 +12,7 @@ import collections
 import enum
 import functools
 import inspect
+import json
 import re
 import sys
 import types
@@ -20,10 +21,11 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from nemo_gitexp.errors import CanonicalFormError, MissingModuleError, UnbuildableConfigError
-from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
 from nemo_gitexp.keypath import render_key
 from nemo_gitexp.plainform import MAX_DEPTH, declared_fields, default_factories, is_buildable, plain_value
 from nemo_gitexp.worker.rebuild import (
+    ARGUMENTS,
     FIDDLE,
     FUNCTOOLS,
     GIVEN,
@@ -72,16 +74,19 @@ def describe_call(
     tags: dict[str, JsonValue] = {}
     for _ in range(MOST_ROUNDS):
         described = {**plain, **({TYPES: tags} if tags else {}), **({SHARED: shared} if shared else {})}
-        made = restore_call(described, modules)
-        found = list(_differences(call, made, ()))
-        if not found:
-            _require_equal(call, made)
+        recorded = cast("dict[str, JsonValue]", parse_json(render_json(described), "config.json"))
+        made = restore_call(recorded, modules)
+        found = {render_key(path): (path, value) for path, value in _differences(call, made, ())}
+        if not found and _is_equal(call, made):
             return described
-        for path, value in found:
-            key = render_key(path)
-            if key in tags:
-                raise _refusal(path, f"is a {_kind(value)}, which a job would not get back", _HINT)
-            tags[key] = _tag(value, path)
+        if not found and (everything := _shared_places(call, with_leaves=True)) != shared:
+            shared = everything
+            continue
+        found = found or {render_key(path): (path, _Default(None)) for path in _given_defaults(call, ())}
+        new = {key: item for key, item in found.items() if key not in tags}
+        if not new:
+            raise _not_the_same(found)
+        tags |= {key: _tag(value, path) for key, (path, value) in new.items()}
     raise _refusal((), "is nested too deeply", "")
 
 
@@ -141,11 +146,41 @@ class _CallRebuilder(Rebuilder):
         for name, factory in default_factories(target).items():
             if name in named and not self.is_given((*path, name)) and _is_default(named[name], factory):
                 del named[name]
+        for at, default in reversed(list(_places_with_defaults(target))):
+            if (
+                at == len(positional) - 1
+                and not self.is_given((*path, ARGUMENTS, at))
+                and _is_same(default, positional[at])
+            ):
+                del positional[at]
+        for name, default in _defaults(target).items():
+            if name in named and not self.is_given((*path, name)) and _is_same(default, named[name]):
+                named[name] = default
         library = sys.modules["fiddle" if self._tags.get(render_key(path)) == FIDDLE else "nemo_run"]
         made = getattr(library, kind)
         if library is sys.modules["fiddle"]:
             return made(target, *positional, **named)
         return made(target, *positional, bind_args=False, **named)
+
+
+def _defaults(target: Callable[..., object]) -> dict[str, object]:
+    """Return the defaults of a function, by name: Fiddle tells calls apart by whether they share a default object."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    return {item.name: item.default for item in parameters if item.default is not item.empty}
+
+
+def _places_with_defaults(target: Callable[..., object]) -> Iterator[tuple[int, object]]:
+    """Yield the positions that can be left out: to Fiddle a default that is given by position is another call."""
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):
+        return
+    for at, item in enumerate(parameters):
+        if item.kind is item.POSITIONAL_ONLY and item.default is not item.empty:
+            yield at, item.default
 
 
 def _is_default(value: object, factory: Callable[[], object]) -> bool:
@@ -178,7 +213,7 @@ def _require_known(value: object, path: _Path) -> None:
 
 def _has_both_kinds(call: object) -> bool:
     """Return whether a call gives `*args` that can only follow parameters which descriptions give by name."""
-    places = [key for key in getattr(call, "__arguments__", {}) if isinstance(key, int)]
+    places = [key for key in _given(call) if isinstance(key, int)]
     try:
         kinds = [item.kind for item in inspect.signature(call.__fn_or_cls__).parameters.values()]  # type: ignore[attr-defined]
     except (TypeError, ValueError):
@@ -187,40 +222,55 @@ def _has_both_kinds(call: object) -> bool:
     return bool(named) and max(places, default=-1) >= named + kinds.count(inspect.Parameter.POSITIONAL_ONLY)
 
 
-def _require_equal(call: object, made: object) -> None:
-    """Check what `_differences` does not look at; no `functools.partial` equals another, and arrays have no answer."""
+def _is_equal(call: object, made: object) -> bool:
+    """Return whether Fiddle finds them equal, too; no `functools.partial` equals another, and arrays have no answer."""
     if any(isinstance(item, functools.partial) for item in _all_parts(call)):
-        return
+        return True
     try:
-        is_equal = bool(made == call)
+        return bool(made == call)
     except (TypeError, ValueError, RuntimeError):
-        return
-    if not is_equal:
-        raise _refusal((), "does not equal what a job would get", "use run.Config and run.Partial without tags")
+        return True
 
 
 def _arguments(call: object) -> dict[str | int, object]:
     """Return the arguments of a description with its defaults, those made anew for each object left out."""
     fiddle: Any = sys.modules["fiddle"]
     arguments = fiddle.ordered_arguments(call, include_defaults=True)
-    given: Mapping[object, object] = getattr(call, "__arguments__", {})
-    late = default_factories(getattr(call, "__fn_or_cls__", None)).keys() - given.keys()
+    late = default_factories(getattr(call, "__fn_or_cls__", None)).keys() - _given(call).keys()
     return {key: value for key, value in arguments.items() if key not in late}
 
 
 def _parts(value: object) -> list[tuple[str | int, object]]:
     """Return what a value holds, by the last part of the dotted path; a leaf holds nothing."""
     if is_buildable(value):
-        given: Mapping[str | int, object] = getattr(value, "__arguments__", {})
-        return list(given.items())
+        return list(_given(value).items())
     if isinstance(value, functools.partial):
         return [*value.keywords.items(), *enumerate(value.args)]
     if isinstance(value, Mapping):
         return [(str(key), item) for key, item in value.items()]
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+    if isinstance(value, (list, tuple, collections.deque)) and not hasattr(value, "_fields"):
         return list(enumerate(value))
+    if isinstance(value, types.SimpleNamespace):
+        return list(vars(value).items())
     fields = None if isinstance(value, type) else declared_fields(value)
     return list((fields or {}).items())
+
+
+def _not_the_same(found: Mapping[str, tuple[_Path, object]]) -> UnbuildableConfigError:
+    for path, value in found.values():
+        if not isinstance(value, _Default):
+            return _refusal(path, f"is a {_kind(value)}, which a job would not get back", _HINT)
+    return _refusal((), "does not equal what a job would get", "use run.Config and run.Partial alone")
+
+
+def _given_defaults(value: object, path: _Path) -> Iterator[_Path]:
+    """Yield the places of arguments that were given, are equal to the default, and are another object."""
+    defaults = _defaults(value.__fn_or_cls__) if is_buildable(value) else {}  # type: ignore[attr-defined]
+    for key, part in _parts(value):
+        place = (*path, *_place(value, key))
+        if key in defaults and defaults[str(key)] is not part and _is_same(defaults[str(key)], part):
+            yield place
+        yield from _given_defaults(part, place)
 
 
 def _all_parts(value: object) -> Iterator[object]:
@@ -229,13 +279,18 @@ def _all_parts(value: object) -> Iterator[object]:
         yield from _all_parts(part)
 
 
-def _shared_places(call: object) -> dict[str, JsonValue]:
-    """Return the places of what stands in several, by dotted path, with the first place; of what can be changed."""
+def _shared_places(call: object, *, with_leaves: bool = False) -> dict[str, JsonValue]:
+    """Return the places of what stands in several, by dotted path, with the first place.
+
+    Only of what can be changed; with the leaves also of tuples, paths and the like, by which Fiddle tells calls apart.
+    """
     first: dict[int, str] = {}
     shared: dict[str, JsonValue] = {}
 
     def walk(value: object, path: _Path) -> None:
         is_leaf = not (is_buildable(value) or isinstance(value, (list, dict)) or _is_object(value))
+        if with_leaves:
+            is_leaf = isinstance(value, _SINGLE)
         key = render_key(path)
         if not is_leaf and path:
             if id(value) in first:
@@ -243,10 +298,16 @@ def _shared_places(call: object) -> dict[str, JsonValue]:
                 return
             first[id(value)] = key
         for name, part in _parts(value):
-            walk(part, (*path, "_args_", name) if isinstance(name, int) and is_buildable(value) else (*path, name))
+            walk(part, (*path, *_place(value, name)))
 
     walk(call, ())
     return shared
+
+
+def _place(owner: object, name: str | int) -> _Path:
+    """Return the end of the dotted path of a part: arguments by position have a list of their own."""
+    is_call = is_buildable(owner) or isinstance(owner, functools.partial)
+    return (ARGUMENTS, name) if isinstance(name, int) and is_call else (name,)
 
 
 def _is_object(value: object) -> bool:
@@ -266,7 +327,8 @@ def _differences(given: object, made: object, path: _Path) -> Iterator[tuple[_Pa
             yield path, given
     else:
         others = dict(_parts(made))
-        if [key for key, _ in parts] != list(others):
+        keys = [key for key, _ in parts]
+        if keys != list(others) if isinstance(given, collections.OrderedDict) else set(keys) != set(others):
             yield path, given
             return
         for key, part in parts:
@@ -277,7 +339,8 @@ def _call_differences(given: object, made: object, path: _Path) -> Iterator[tupl
     ours, theirs = _arguments(given), _arguments(made)
     for key, value in ours.items():
         place = (*path, "_args_", key) if isinstance(key, int) else (*path, key)
-        if key not in theirs:
+        is_left_out = isinstance(key, int) and key in _given(given) and key not in _given(made)
+        if key not in theirs or (is_left_out and _is_same(value, theirs[key])):
             yield place, _Default(value)
         else:
             yield from _differences(value, theirs[key], place)
@@ -286,13 +349,18 @@ def _call_differences(given: object, made: object, path: _Path) -> Iterator[tupl
 def _partial_differences(
     given: functools.partial[object], made: functools.partial[object], path: _Path
 ) -> Iterator[tuple[_Path, object]]:
-    if given.func != made.func or len(given.args) != len(made.args) or list(given.keywords) != list(made.keywords):
+    if given.func != made.func or len(given.args) != len(made.args) or given.keywords.keys() != made.keywords.keys():
         yield path, given
         return
     for at, (ours, theirs) in enumerate(zip(given.args, made.args, strict=True)):
         yield from _differences(ours, theirs, (*path, "_args_", at))
     for key, value in given.keywords.items():
         yield from _differences(value, made.keywords[key], (*path, key))
+
+
+def _given(call: object) -> Mapping[str | int, object]:
+    given: Mapping[str | int, object] = getattr(call, "__arguments__", {})
+    return given
 
 
 class _Default:
@@ -303,10 +371,15 @@ class _Default:
 
 
 def _is_same(given: object, made: object) -> bool:
+    if type(given) is not type(made):
+        return False
     if hasattr(given, "tolist") and hasattr(given, "dtype") and not isinstance(given, type):
         ours, theirs = cast("_Array", given), cast("_Array", made)
         alike = (str(ours.dtype), tuple(ours.shape)) == (str(theirs.dtype), tuple(theirs.shape))
         return alike and ours.tolist() == theirs.tolist()
+    if isinstance(given, AbstractSet):
+        sets = [{(type(item), item) for item in value} for value in (given, cast("AbstractSet[object]", made))]
+        return sets[0] == sets[1]
     try:
         return bool(given == made)
     except (TypeError, ValueError, RuntimeError):
@@ -319,6 +392,9 @@ class _Array(Protocol):
 
     def tolist(self) -> object: ...
 
+
+_SINGLE = (str, int, float, bool, types.NoneType, enum.Enum, type, types.FunctionType, types.BuiltinFunctionType)
+"""What is the same object wherever it stands, or is never told apart by where."""
 
 _FUNCTIONS = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
@@ -354,7 +430,21 @@ def _tag(value: object, path: _Path) -> str:
         return OBJECT
     if "<" in kind.__qualname__ or kind in (range, collections.defaultdict):
         raise _refusal(path, f"is a {_kind(value)}, which a job would not get back", _HINT)
-    return f"{kind.__module__}:{kind.__qualname__}"
+    return f"{kind.__module__}:{kind.__qualname__}{_detail(value)}"
+
+
+def _detail(value: object) -> str:
+    """Return what only the whole of a container tells: the order of its keys, or of a set the one type of its members.
+
+    Members of a set have no dotted path that a type could stand at.
+    """
+    if isinstance(value, collections.OrderedDict):
+        return "" if list(value) == sorted(value) else f" {json.dumps(list(value))}"
+    kinds = {type(item) for item in value} if isinstance(value, AbstractSet) else set()
+    if len(kinds) != 1:
+        return ""
+    kind = kinds.pop()
+    return "" if kind in (str, int, bool, type(None)) else f" {kind.__module__}:{kind.__qualname__}"
 
 
 def _array_tag(value: object, library: str, path: _Path) -> str:

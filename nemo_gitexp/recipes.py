@@ -46,6 +46,7 @@ class Surroundings:
 
     interpreter: Path
     env: Mapping[str, str]
+    patience_s: float = PATIENCE_S
 
 
 def resolve_calls(
@@ -181,10 +182,11 @@ def _ask(
         env = {**around.env, "GITEXP_RUN_DIR": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
         env.pop("GITEXP_METRICS", None)
         try:
-            done = processes.run(argv, cwd=workspace / defined.workdir, env=env, timeout_s=PATIENCE_S)
+            done = processes.run(argv, cwd=workspace / defined.workdir, env=env, timeout_s=around.patience_s)
         except subprocess.TimeoutExpired as fault:
             raise RecipeError(
-                f"{_named(defined)} has not returned after {PATIENCE_S:.0f} s", hint="a recipe only describes a run"
+                f"{_named(defined)} has not returned after {around.patience_s:g} s",
+                hint="a recipe only describes a run",
             ) from fault
         return _read_answer(order.with_name("answer.json"), done, _named(defined))
     finally:

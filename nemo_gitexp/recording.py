@@ -128,6 +128,8 @@ def _resolved(site: Site, asked: Asked, defined: Defined, snapshot: Snapshot, in
         return defined
     from nemo_gitexp.recipes import Surroundings, resolve_calls  # 20 ms that others need not pay
 
+    _require_scripts(site, defined, list_files(site.repository, snapshot.tree))
+
     return resolve_calls(site, defined, snapshot, Surroundings(interpreter, asked.env), asked.seed)
 
 
@@ -137,8 +139,7 @@ def _record(
     """Return the record of this snapshot; its code commit is not made yet and stands as HEAD."""
     repository, definition = site.repository, defined.definition
     listing = list_files(repository, snapshot.tree)
-    for entry in simple_entries(defined.entry):
-        require_script(entry, repository.root, defined.workdir, listing, [spec.path for spec in definition.data])
+    _require_scripts(site, defined, listing)
     hashed = config_hash(defined.config)
     seed = _seed(asked, definition)
     determinism = _determinism(asked, definition)
@@ -173,6 +174,12 @@ def _record(
         tracked=defined.tracked,
     )
     return replace(record, identity=identity_of(record))
+
+
+def _require_scripts(site: Site, defined: Defined, listing: bytes) -> None:
+    inputs = [spec.path for spec in defined.definition.data]
+    for entry in simple_entries(defined.entry):
+        require_script(entry, site.repository.root, defined.workdir, listing, inputs)
 
 
 def _topology(site: Site, asked: Asked, defined: Defined, determinism: str, seed: int) -> Mapping[str, JsonValue]:

@@ -6,18 +6,20 @@ Where the user's live tree would be imported, the workspace is.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nemo_gitexp.calloverrides import override_call, require_complete
 from nemo_gitexp.described import describe_call, restore_call
-from nemo_gitexp.errors import GitexpError, MissingModuleError, RecipeError
+from nemo_gitexp.errors import GitexpError, InsideJobError, MissingModuleError, RecipeError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.keypath import find_nearest
 from nemo_gitexp.overrides import parse_override
@@ -63,6 +65,7 @@ def _resolve_all(order: Mapping[str, Any]) -> list[dict[str, JsonValue]]:
     workspace = Path(os.path.realpath(order["workspace"]))
     sys.path[:0] = [os.path.normpath(workspace / name) for name in order["search"]]
     _require_nemo_run()
+    _forbid_launching()
     resolved = [_resolve(call, workspace) for call in order["calls"]]
     _require_recorded(rule, resolved)
     return resolved
@@ -76,6 +79,17 @@ def _require_nemo_run() -> None:
             f"{sys.executable}, which would run the job, cannot import NeMo Run: {fault}",
             hint=f"{sys.executable} -m pip install nemo_run",
         ) from fault
+
+
+def _forbid_launching() -> None:
+    """Let no script launch while it is imported, nor a recipe while it is called: NeMo Run would do it at once."""
+    from nemo_run.run import api, experiment
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise RecipeError("it launches a run through NeMo Run", hint=_GUARD)
+
+    experiment.Experiment._run_dag = refuse  # noqa: SLF001 - what submits, and nothing else
+    api.direct_run_fn = experiment.direct_run_fn = refuse
 
 
 def _resolve(call: Mapping[str, Any], workspace: Path) -> dict[str, JsonValue]:
@@ -99,25 +113,50 @@ def _resolve(call: Mapping[str, Any], workspace: Path) -> dict[str, JsonValue]:
 def _find_recipe(recipe: str, workspace: Path) -> object:
     """Return what `file.py:name` names, its file imported as the module of its name."""
     file, _, name = recipe.rpartition(":")
-    try:
-        module = import_file(str(workspace / file))
-    except ModuleNotFoundError as fault:
-        raise MissingModuleError(
-            f"{file} imports {fault.name}, which neither the recorded state nor {sys.executable} has",
-            hint="git add it, or install it",
-            module=fault.name,
-            recipe=recipe,
-        ) from fault
-    except GitexpError:
-        raise
-    except BaseException as fault:
-        raise _raised(recipe, f"{file} cannot be imported", fault) from fault
+    with _blaming(recipe, f"{file} cannot be imported"):
+        module = _import_module(workspace / file, workspace)
     try:
         return find_attribute(module, name)
     except AttributeError as fault:
         near = find_nearest(name, [each for each in vars(module) if not each.startswith("_")])
         hint = f"did you mean {near}?" if near else f"def {name}() -> run.Partial: …"
         raise RecipeError(f"{file} has no {name}", hint=hint, recipe=recipe, nearest=near) from fault
+
+
+def _import_module(path: Path, workspace: Path) -> object:
+    """Import a file as the module of its name: of a package where its directory is one, so that `from . import` works.
+
+    As everywhere, that is a package whose directory has an `__init__.py`.
+    """
+    parts = [path.stem]
+    folder = path.parent
+    while (folder / "__init__.py").exists() and folder != workspace:
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return import_file(str(path)) if len(parts) == 1 else importlib.import_module(".".join(parts))
+
+
+@contextmanager
+def _blaming(recipe: str, what: str) -> Iterator[None]:
+    """Raise what a user's code raises as the error of its recipe."""
+    try:
+        yield
+    except ModuleNotFoundError as fault:
+        file = recipe.rpartition(":")[0]
+        raise MissingModuleError(
+            f"{file} imports {fault.name}, which neither the recorded state nor {sys.executable} has",
+            hint="git add it, or install it",
+            module=fault.name,
+            recipe=recipe,
+        ) from fault
+    except InsideJobError as fault:
+        raise RecipeError(f"{what}: it launches a run", hint=_GUARD, recipe=recipe) from fault
+    except RecipeError as fault:
+        raise RecipeError(f"{what}: {fault.message}", hint=fault.hint, recipe=recipe) from fault
+    except GitexpError:
+        raise
+    except BaseException as fault:
+        raise _raised(recipe, what, fault) from fault
 
 
 def _call_recipe(found: Any, recipe: str, overrides: Sequence[str]) -> tuple[Any, Sequence[str]]:
@@ -134,12 +173,8 @@ def _call_recipe(found: Any, recipe: str, overrides: Sequence[str]) -> tuple[Any
     if returned in (int, float, str, bool, dict, list, None, "int", "float", "str", "bool", "dict", "list", "None"):
         raise _no_recipe(recipe, getattr(returned, "__name__", str(returned)))
     arguments, rest = _own_arguments(found, recipe, overrides)
-    try:
+    with _blaming(recipe, f"{recipe} raised"):
         return found(**arguments), rest
-    except GitexpError:
-        raise
-    except BaseException as fault:
-        raise _raised(recipe, f"{recipe} raised", fault) from fault
 
 
 def _own_arguments(
@@ -163,6 +198,7 @@ def _own_arguments(
     return arguments, [token for token in overrides if token not in own]
 
 
+_GUARD = "it is imported and called to be recorded: what launches stands below if __name__ == '__main__':"
 _HINT = "return run.Partial(function, …); a function that trains goes by function: in experiment.yaml"
 
 
@@ -174,7 +210,10 @@ def _raised(recipe: str, what: str, fault: BaseException) -> RecipeError:
     said = "".join(traceback.format_exception_only(fault)).strip().splitlines() or [type(fault).__name__]
     frames = [frame for frame in traceback.extract_tb(fault.__traceback__) if "nemo_gitexp" not in frame.filename]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    hint = "it is imported and called to be recorded: what launches stands below if __name__ == '__main__':"
+    if isinstance(fault, SyntaxError):
+        where = f" ({Path(fault.filename or '').name}, line {fault.lineno})"
+    is_exit = isinstance(fault, (SystemExit, KeyboardInterrupt))
+    hint = _GUARD if is_exit else "it is imported and called in the recorded state, without arguments but those typed"
     return RecipeError(f"{what}: {said[-1]}{where}", hint=hint, recipe=recipe)
 
 
@@ -192,10 +231,8 @@ def _as_partial(made: Any, recipe: str) -> Any:
     import nemo_run
 
     if getattr(made, "is_lazy", False):
-        try:
+        with _blaming(recipe, f"{recipe} cannot be resolved"):
             made = made.resolve()
-        except Exception as fault:
-            raise _raised(recipe, f"{recipe} cannot be resolved", fault) from fault
     if not _is_description(made):
         raise _no_recipe(recipe, f"a {type(made).__name__}")
     if type(made) is nemo_run.Partial:

@@ -26,4 +26,5 @@ for line in sys.stdin:
             sys.stdout.flush()
             os._exit(0)
     os.waitpid(child, 0)
-    print("done", flush=True)
+    sys.stdout.write("done\n")
+    sys.stdout.flush()

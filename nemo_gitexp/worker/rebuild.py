@@ -101,7 +101,7 @@ class Rebuilder:
         first = self._shared.get(key, key)
         if first in self._memory:
             return self._memory[first]
-        tag = self._tags.get(key)
+        tag = self._tags.get(key, self._tags.get(first))
         made = self._restored(value, hint, path) if tag in (None, GIVEN) else self._tagged(value, str(tag), path)
         if first in self._shared.values():
             self._memory[first] = made
@@ -127,7 +127,11 @@ class Rebuilder:
             value = [self.restore(item, None, (*path, at)) for at, item in enumerate(value)]
         elif isinstance(value, dict):
             value = {key: self.restore(item, None, (*path, key)) for key, item in value.items()}
-        return of_type(self.find(kind, path), value, detail)
+        found = self.find(kind, path)
+        if detail and _is_class(found, collections.abc.Set):
+            value = [of_type(self.find(detail, path), item) for item in value]
+            detail = ""
+        return of_type(found, value, detail)
 
     def _restored(self, value: JsonValue, hint: Any, path: tuple[str | int, ...]) -> Any:
         if isinstance(value, dict) and is_target(value.get(TARGET)):
@@ -251,6 +255,12 @@ class Rebuilder:
         return _library_value(value, kind)
 
 
+def _order(detail: str) -> list[str]:
+    import json
+
+    return [str(key) for key in json.loads(detail)]
+
+
 def dotted(path: Sequence[str | int]) -> str:
     """Return a path as `_types_` spells it: as dotted keys are written everywhere."""
     import json
@@ -267,11 +277,13 @@ def of_type(kind: Any, value: Any, detail: str = "") -> Any:
     Args:
         kind: the type.
         value: text, a number, or a list or mapping of what it holds.
-        detail: the type of an array's elements.
+        detail: the type of an array's elements, or the order of keys.
     """
     if _is_class(kind, enum.Enum):
         return _member(kind, value)
     module = getattr(kind, "__module__", "").partition(".")[0]
+    if detail and kind is collections.OrderedDict:
+        return kind((key, value[key]) for key in dict.fromkeys((*_order(detail), *value)) if key in value)
     if detail:
         library = sys.modules[module]
         make_array = library.tensor if module == "torch" else library.array
