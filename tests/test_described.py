@@ -100,7 +100,7 @@ def asked() -> Iterator[tuple[Asked, Asked]]:
 
 
 @given(CALLS)
-@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_another_process_makes_an_equal_call_of_the_configuration(asked: tuple[Asked, Asked], spec: Any) -> None:
     one, other = asked
     told = one(spec)
