@@ -29,6 +29,7 @@ from nemo_gitexp.signatures import Signature, find_signature
 from nemo_gitexp.stages import AnyEntry, Stage, StagesEntry, fit_stage
 from nemo_gitexp.topology import TaskShape
 from nemo_gitexp.versioning import plain_config
+from nemo_gitexp.worker.rebuild import TARGET, is_target
 from nemo_gitexp.yaml12 import parse_yaml
 
 _MODULE_ENDS = (".py", "/__init__.py")
@@ -222,10 +223,11 @@ def _define_study(root: Path, asked: Asked) -> Defined:
     study = asked.study or ""
     if is_recipe(study):
         return _define_recipe(root, asked, study)
+    _require_no_half_recipe(study)
     definition = read_study(root, study)
     if definition.recipe is not None:
-        own = [] if asked.base_config is not None else _assignments(definition.config)
-        overrides = [*own, *asked.overrides]
+        own = definition.config if definition.config_file is None else _read_config_file(root, definition.config_file)
+        overrides = [*([] if asked.base_config is not None else _assignments(own)), *asked.overrides]
         return _of_recipe(root, asked, study, definition, definition.recipe, overrides)
     config = dict(definition.config)
     if asked.base_config is not None:
@@ -244,6 +246,13 @@ _RECIPE = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)")
 def is_recipe(text: str) -> bool:
     """Return whether a word names a recipe, `file.py:name`, and no study."""
     return _RECIPE.fullmatch(text) is not None
+
+
+def _require_no_half_recipe(study: str) -> None:
+    file, _, name = study.partition(":")
+    if name or study.endswith((".py", ":")):
+        typed = f"{file.removesuffix('.py')}.py:{name or 'RECIPE'}"
+        raise UsageError(f"{study} is neither a study nor a recipe", hint=f"nemo-gitexp run {shlex.quote(typed)}")
 
 
 def _define_recipe(root: Path, asked: Asked, text: str) -> Defined:
@@ -267,6 +276,11 @@ def _of_recipe(
     if not (root / file).is_file():
         raise UsageError(f"there is no file {file}", hint="paths are relative to the root of the repository", path=file)
     folder = posixpath.dirname(file) or "."
+    if asked.base_config is not None and not is_target(asked.base_config.get(TARGET)):
+        raise UsageError(
+            "--from starts from the configuration of a call, and that experiment runs something else",
+            hint=f"nemo-gitexp log --study {study}",
+        )
     search = tuple(dict.fromkeys((_package_base(root, folder), folder, definition.workdir)))
     definition = replace(
         definition, purpose=asked.purpose or definition.purpose, recipe=recipe, command=None, function=None, stages=None

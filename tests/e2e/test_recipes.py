@@ -13,7 +13,7 @@ from builder import Work, make_work
 
 from nemo_gitexp.asked import Asked, define
 from nemo_gitexp.catalog import open_site
-from nemo_gitexp.errors import RecipeError
+from nemo_gitexp.errors import RecipeError, UsageError
 from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.git.snapshot import begin_look, take_snapshot
 from nemo_gitexp.recipes import Surroundings, resolve_calls
@@ -163,6 +163,8 @@ def test_a_recipe_is_found_from_a_directory_of_a_linked_worktree_with_spaces(wor
         ("nowhere.py:r", 2, "UsageError", "there is no file nowhere.py"),
         ("mine.py:r", 2, "UsageError", "git ignores mine.py"),
         ("../outside.py:r", 2, "UsageError", "outside the repository"),
+        ("recipes.py", 2, "UsageError", "neither a study nor a recipe"),
+        ("recipes:digits_mlp", 2, "UsageError", "neither a study nor a recipe"),
         ("ignored.py:r", 3, "MissingModuleError", "git ignores scratch.py"),
     ],
 )
@@ -175,6 +177,21 @@ def test_what_a_job_would_not_have_is_refused_and_nothing_recorded(
     assert said in answer["message"]
     assert work.refs("refs/") == before
     assert not list((work.root / ".git/gitexp").glob("workspaces/*"))
+
+
+def test_a_configuration_file_beside_a_recipe_is_what_would_be_typed(work: Work) -> None:
+    work.write("experiments/filed/experiment.yaml", DEFINITION.replace("{hidden: 16, lr: 0.3}", "wide.yaml"))
+    work.write("wide.yaml", "hidden: 99\nmodel: {hidden: 3}\nlr: 1e-3\n")
+    asked = Asked(cwd=work.root, env=work.env, study="filed", overrides=("steps=1",))
+    (wanted,) = define(work.root, asked).unresolved
+    assert wanted.overrides == ("hidden=99", "model.hidden=3", "lr=0.001", "steps=1")
+    work.git("clean", "-qfd", "experiments", "wide.yaml")
+
+
+def test_a_recipe_starts_from_no_configuration_but_that_of_a_call(work: Work) -> None:
+    asked = Asked(cwd=work.root, env=work.env, study="wide", base_config={"lr": 0.1})
+    with pytest.raises(UsageError, match="runs something else"):
+        define(work.root, asked)
 
 
 def test_a_recipe_that_does_not_return_is_given_up(work: Work) -> None:
