@@ -182,7 +182,7 @@ def _held(value: Any) -> dict[Any, Any] | None:  # noqa: PLR0911 - one line a ki
     if isinstance(value, (list, tuple, collections.deque)):
         return dict(enumerate(value))
     if isinstance(value, (np.ndarray, torch.Tensor)):
-        return {"dtype": value.dtype, "shape": tuple(value.shape), "items": value.tolist()}
+        return {"dtype": value.dtype, "shape": tuple(value.shape), "items": repr(value.tolist())}
     if isinstance(value, (set, frozenset)):
         return {repr(item): type(item) for item in value}
     if isinstance(value, types.SimpleNamespace) or (is_dataclass(value) and not isinstance(value, type)):

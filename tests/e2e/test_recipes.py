@@ -286,6 +286,7 @@ def main():
         "script": refused(run.Script(inline="true"), plugins=[Wandb(name="x")]),
         "ignored": refused(run.Partial(scratch.train)),
         "missing": refused(run.Partial(train)),
+        "secret": refused(run.Partial(train, log=run.Config(Log, extra={"key": os.environ["WANDB_API_KEY"]}))),
     }
     answers["refs"] = os.popen("git for-each-ref refs/gitexp refs/heads/exp").read()
     if "bad" not in sys.argv:
@@ -335,6 +336,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, dict[str, 
         ("script", "PluginError", "it needs a Partial", "plugin"),
         ("ignored", "MissingModuleError", "git ignores scratch.py", "module"),
         ("missing", "RecipeError", "called without model", "missing"),
+        ("secret", "SnapshotRefusedError", "log.extra.key is the value of WANDB_API_KEY", "key"),
     ],
 )
 def test_a_live_call_that_no_job_could_make_is_refused(
