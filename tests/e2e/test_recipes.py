@@ -216,7 +216,8 @@ with open(os.environ["MARK"], "a") as file:
 
 import nemo_run as run
 import nemo_gitexp as gitexp
-import scratch, training
+sys.path.append(os.environ["ELSEWHERE"])
+import far, scratch, training
 from nemo_gitexp.errors import GitexpError
 from training import Callback, Log, Model, Trainer, WandbLogger, train
 
@@ -285,7 +286,7 @@ def main():
         "executor": refused(partial(), executor=run.LocalExecutor(env_vars={"a": Odd()})),
         "script": refused(run.Script(inline="true"), plugins=[Wandb(name="x")]),
         "ignored": refused(run.Partial(scratch.train)),
-        "missing": refused(run.Partial(train)),
+        "elsewhere": refused(run.Partial(far.train)),
         "secret": refused(run.Partial(train, log=run.Config(Log, extra={"key": os.environ["WANDB_API_KEY"]}))),
     }
     answers["refs"] = os.popen("git for-each-ref refs/gitexp refs/heads/exp").read()
@@ -309,12 +310,15 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, dict[str, 
     files = {"training.py": TRAINING, "launch.py": LAUNCH, ".gitignore": "scratch.py\n"}
     work = make_work(place / "work", place / "home", files=files)
     work.write("scratch.py", "def train(): ...\n")
+    (place / "elsewhere").mkdir()
+    (place / "elsewhere" / "far.py").write_text("def train(): ...\n")
     answers, mark = place / "answers.json", place / "mark"
     env = {
         **work.env,
         "ANSWERS": str(answers),
         "MARK": str(mark),
         "WANDB_API_KEY": KEY,
+        "ELSEWHERE": str(place / "elsewhere"),
         "NEMORUN_HOME": str(place / "nemo"),
     }
     done = subprocess.run(
@@ -335,7 +339,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, dict[str, 
         ("executor", "ExecutorError", "LocalExecutor", "executor"),
         ("script", "PluginError", "it needs a Partial", "plugin"),
         ("ignored", "MissingModuleError", "git ignores scratch.py", "module"),
-        ("missing", "RecipeError", "called without model", "missing"),
+        ("elsewhere", "UnportableFunctionError", "neither part of", "function"),
         ("secret", "SnapshotRefusedError", "log.extra.key is the value of WANDB_API_KEY", "key"),
     ],
 )
