@@ -17,6 +17,9 @@ from nemo_gitexp.errors import DefinitionError
 EXPERIMENT: Final = "exp://"
 HUB: Final = "hf://"
 DEFAULT_REVISION: Final = "main"
+DEFAULT_PLACE: Final = "inputs"
+"""The directory of a workspace in which what has an address lies, unless the definition says otherwise."""
+
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 _ELSEWHERE: Final = ("http", "https", "s3", "gs", "azure", "ssh", "hdfs")
@@ -46,7 +49,7 @@ class HubAddress:
     @property
     def default_path(self) -> str:
         """Where it lies in a workspace when nobody says: `inputs/<name>[/<path>]`."""
-        return posixpath.normpath(posixpath.join("inputs", self.repo.rpartition("/")[2], self.path))
+        return posixpath.normpath(posixpath.join(DEFAULT_PLACE, self.repo.rpartition("/")[2], self.path))
 
 
 def is_address(text: str) -> bool:

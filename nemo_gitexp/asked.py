@@ -30,6 +30,7 @@ from nemo_gitexp.signatures import Signature, find_signature
 from nemo_gitexp.stages import AnyEntry, Stage, StagesEntry, fit_stage
 from nemo_gitexp.topology import TaskShape
 from nemo_gitexp.versioning import plain_config
+from nemo_gitexp.worker.rebuild import TARGET, is_target
 from nemo_gitexp.yaml12 import parse_yaml
 
 _MODULE_ENDS = (".py", "/__init__.py")
@@ -225,9 +226,11 @@ def _define_study(root: Path, asked: Asked) -> Defined:
     study = asked.study or ""
     if is_recipe(study):
         return _define_recipe(root, asked, study)
+    _require_no_half_recipe(study)
     definition = read_study(root, study)
     if definition.recipe is not None:
-        overrides = [*_assignments(definition.config), *asked.overrides]
+        own = definition.config if definition.config_file is None else _read_config_file(root, definition.config_file)
+        overrides = [*([] if asked.base_config is not None else _assignments(own)), *asked.overrides]
         return _of_recipe(root, asked, study, definition, definition.recipe, overrides)
     config = dict(definition.config)
     if asked.base_config is not None:
@@ -246,6 +249,13 @@ _RECIPE = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)")
 def is_recipe(text: str) -> bool:
     """Return whether a word names a recipe, `file.py:name`, and no study."""
     return _RECIPE.fullmatch(text) is not None
+
+
+def _require_no_half_recipe(study: str) -> None:
+    file, _, name = study.partition(":")
+    if name or study.endswith((".py", ":")):
+        typed = f"{file.removesuffix('.py')}.py:{name or 'RECIPE'}"
+        raise UsageError(f"{study} is neither a study nor a recipe", hint=f"nemo-gitexp run {shlex.quote(typed)}")
 
 
 def _define_recipe(root: Path, asked: Asked, text: str) -> Defined:
@@ -268,13 +278,26 @@ def _of_recipe(
     file = recipe.rpartition(":")[0]
     if not (root / file).is_file():
         raise UsageError(f"there is no file {file}", hint="paths are relative to the root of the repository", path=file)
-    search = tuple(dict.fromkeys((posixpath.dirname(file) or ".", definition.workdir)))
+    folder = posixpath.dirname(file) or "."
+    if asked.base_config is not None and not is_target(asked.base_config.get(TARGET)):
+        raise UsageError(
+            "--from starts from the configuration of a call, and that experiment runs something else",
+            hint=f"nemo-gitexp log --study {study}",
+        )
+    search = tuple(dict.fromkeys((_package_base(root, folder), folder, definition.workdir)))
     definition = replace(
         definition, purpose=asked.purpose or definition.purpose, recipe=recipe, command=None, function=None, stages=None
     )
     wanted = Unresolved(recipe, asked.base_config, tuple(overrides))
     entry = CallEntry("", search=search, recipe=recipe)
     return Defined(study, definition, entry, {}, ad_hoc=False, workdir=definition.workdir, unresolved=(wanted,))
+
+
+def _package_base(root: Path, folder: str) -> str:
+    """Return the directory in which the name of a module begins that lies in a folder, as its `__init__.py` say."""
+    while folder != "." and (root / folder / "__init__.py").is_file():
+        folder = posixpath.dirname(folder) or "."
+    return folder
 
 
 def _assignments(config: Mapping[str, JsonValue], above: tuple[str, ...] = ()) -> list[str]:

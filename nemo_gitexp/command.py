@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nemo_gitexp.entry import CommandEntry, Entry, FunctionEntry, NotebookEntry, ScriptEntry
+from nemo_gitexp.entry import CallEntry, CommandEntry, Entry, FunctionEntry, NotebookEntry, ScriptEntry
 from nemo_gitexp.errors import UsageError
 
 
@@ -69,7 +69,7 @@ def live_paths(entry: Entry, root: Path) -> list[str]:
 
 
 def require_script(entry: Entry, root: Path, workdir: str, listing: bytes, inputs: Sequence[str]) -> None:
-    """Check that a script, or the file of a function, will be there when the job looks for it.
+    """Check that a script, or the file of a function or recipe, will be there when the job looks for it.
 
     Args:
         entry: what runs.
@@ -83,6 +83,8 @@ def require_script(entry: Entry, root: Path, workdir: str, listing: bytes, input
     """
     if isinstance(entry, FunctionEntry) and (entry.file or "").endswith(".py"):
         path = posixpath.normpath(entry.file or "")
+    elif isinstance(entry, CallEntry) and entry.recipe is not None:
+        path = posixpath.normpath(entry.recipe.rpartition(":")[0])
     elif isinstance(entry, (ScriptEntry, NotebookEntry)) and not entry.path.startswith("/"):
         path = posixpath.normpath(posixpath.join(workdir, entry.path))
     else:

@@ -65,12 +65,12 @@ def parse_override(token: str) -> Override:
         raise OverrideError(f"{token!r} has no readable value: {problem}", hint=hint, token=token) from fault
 
 
-def apply_overrides(config: Mapping[str, JsonValue], tokens: Iterable[str]) -> dict[str, JsonValue]:
+def apply_overrides(config: Mapping[str, JsonValue], changes: Iterable[str | Override]) -> dict[str, JsonValue]:
     """Return a copy of the configuration with the changes made, from left to right.
 
     Args:
         config: never changed, and never shared with the result.
-        tokens: `key=value` for a key that is there, `+key=value` for one that is not, `~key`. Numbers address
+        changes: `key=value` for a key that is there, `+key=value` for one that is not, `~key`. Numbers address
             list items (`layers.0=64`); `+layers.2=…` appends where the list has two.
 
     Raises:
@@ -78,8 +78,8 @@ def apply_overrides(config: Mapping[str, JsonValue], tokens: Iterable[str]) -> d
         UnknownKeyError: a key that is not there, with `key` and the `nearest` one.
     """
     result = {key: _copied(value) for key, value in config.items()}
-    for token in tokens:
-        _apply(result, parse_override(token))
+    for change in changes:
+        _apply(result, parse_override(change) if isinstance(change, str) else change)
     return result
 
 

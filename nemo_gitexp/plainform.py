@@ -216,6 +216,8 @@ def _scalar(value: object, path: _Path) -> object:
         return _numpy_scalar(value, path)
     if _is_from(value, "numpy", "ufunc"):
         return f"numpy:{getattr(value, '__name__', value)}"
+    if _is_from(value, "numpy", "_ArrayFunctionDispatcher"):
+        return _reference(value, path)
     is_name = _is_from(value, "numpy", "dtype") or (_is_from(value, "torch") and type(value).__name__ in _TORCH_NAMES)
     return str(value) if is_name else _NO_SCALAR
 

@@ -6,11 +6,12 @@ Runs nothing. The user's index, HEAD and files stay as they are.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nemo_gitexp.addresses import DEFAULT_PLACE
 from nemo_gitexp.asked import Asked, Defined, define
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.command import live_paths, require_script
@@ -128,6 +129,8 @@ def _resolved(site: Site, asked: Asked, defined: Defined, snapshot: Snapshot, in
         return defined
     from nemo_gitexp.recipes import Surroundings, resolve_calls  # 20 ms that others need not pay
 
+    places = [spec.path or DEFAULT_PLACE for spec in defined.definition.data]
+    _require_scripts(site, defined, list_files(site.repository, snapshot.tree), places)
     return resolve_calls(site, defined, snapshot, Surroundings(interpreter, asked.env), asked.seed)
 
 
@@ -138,9 +141,7 @@ def _record(
     repository, definition = site.repository, defined.definition
     listing = list_files(repository, snapshot.tree)
     pins = _pin(site, definition, snapshot.tree, listing, asked.env)
-    known = [f"{record_directory(defined.study)}/{name}" for name in defined.carried] + [pin.path for pin in pins]
-    for entry in simple_entries(defined.entry):
-        require_script(entry, repository.root, defined.workdir, listing, known)
+    _require_scripts(site, defined, listing, [pin.path for pin in pins])
     hashed = config_hash(defined.config)
     seed = _seed(asked, definition)
     determinism = _determinism(asked, definition)
@@ -175,6 +176,13 @@ def _record(
         tracked=defined.tracked,
     )
     return replace(record, identity=identity_of(record))
+
+
+def _require_scripts(site: Site, defined: Defined, listing: bytes, inputs: Sequence[str]) -> None:
+    """Check that every script is part of what is recorded: the code, the record itself, an input."""
+    known = [*inputs, *(f"{record_directory(defined.study)}/{name}" for name in defined.carried)]
+    for entry in simple_entries(defined.entry):
+        require_script(entry, site.repository.root, defined.workdir, listing, known)
 
 
 def _topology(site: Site, asked: Asked, defined: Defined, determinism: str, seed: int) -> Mapping[str, JsonValue]:

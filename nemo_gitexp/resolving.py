@@ -6,22 +6,25 @@ Where the user's live tree would be imported, the workspace is.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nemo_gitexp.calloverrides import override_call, require_complete
 from nemo_gitexp.described import describe_call, restore_call
-from nemo_gitexp.errors import CanonicalFormError, GitexpError, MissingModuleError, OverrideError, RecipeError
+from nemo_gitexp.errors import GitexpError, InsideJobError, MissingModuleError, RecipeError
 from nemo_gitexp.jsontext import JsonValue
-from nemo_gitexp.keypath import find_nearest, parse_key, render_key, split_key
-from nemo_gitexp.overrides import Override, apply_overrides, parse_override
+from nemo_gitexp.keypath import find_nearest
+from nemo_gitexp.overrides import parse_override
 from nemo_gitexp.worker.function import find_attribute, import_file
-from nemo_gitexp.worker.rebuild import SHARED, TARGET, TYPES, Rebuilder
+from nemo_gitexp.worker.rebuild import TARGET
 from nemo_gitexp.worker.redirect import RedirectRule, editable_targets, redirect_editables, redirect_paths
 
 ANSWER = "answer.json"
@@ -40,6 +43,9 @@ def answer_order(order_path: str) -> None:
         answer = {"calls": _resolve_all(order)}
     except GitexpError as fault:
         answer = {"error": _described(fault)}
+    except Exception as fault:  # noqa: BLE001 - what users' classes raise while they are looked at
+        names = ", ".join(str(call["recipe"]) for call in order["calls"] if call["recipe"])
+        answer = {"error": _described(_raised(names, f"{names or 'the call'} cannot be resolved", fault))}
     Path(order_path).with_name(ANSWER).write_text(json.dumps(answer), encoding="utf-8")
 
 
@@ -59,6 +65,7 @@ def _resolve_all(order: Mapping[str, Any]) -> list[dict[str, JsonValue]]:
     workspace = Path(os.path.realpath(order["workspace"]))
     sys.path[:0] = [os.path.normpath(workspace / name) for name in order["search"]]
     _require_nemo_run()
+    _forbid_launching()
     resolved = [_resolve(call, workspace) for call in order["calls"]]
     _require_recorded(rule, resolved)
     return resolved
@@ -74,6 +81,17 @@ def _require_nemo_run() -> None:
         ) from fault
 
 
+def _forbid_launching() -> None:
+    """Let no script launch while it is imported, nor a recipe while it is called: NeMo Run would do it at once."""
+    from nemo_run.run import api, experiment
+
+    def refuse(*_args: object, **_options: object) -> None:
+        raise RecipeError("it launches a run through NeMo Run", hint=_GUARD)
+
+    experiment.Experiment._run_dag = refuse  # noqa: SLF001 - what submits, and nothing else
+    api.direct_run_fn = experiment.direct_run_fn = refuse
+
+
 def _resolve(call: Mapping[str, Any], workspace: Path) -> dict[str, JsonValue]:
     """Return the configuration of one call, defaults filled in, overrides applied."""
     overrides: Sequence[str] = call["overrides"]
@@ -84,7 +102,9 @@ def _resolve(call: Mapping[str, Any], workspace: Path) -> dict[str, JsonValue]:
         recipe = str(call["config"].get(TARGET))
         made = restore_call(call["config"])
     described = describe_call(_as_partial(made, recipe))
-    return _overridden(described, overrides) if overrides else described
+    described = override_call(described, overrides) if overrides else described
+    require_complete(described)
+    return described
 
 
 # ----------------------------------------------------------------------------------------------------------- recipes
@@ -93,25 +113,50 @@ def _resolve(call: Mapping[str, Any], workspace: Path) -> dict[str, JsonValue]:
 def _find_recipe(recipe: str, workspace: Path) -> object:
     """Return what `file.py:name` names, its file imported as the module of its name."""
     file, _, name = recipe.rpartition(":")
-    try:
-        module = import_file(str(workspace / file))
-    except ModuleNotFoundError as fault:
-        raise MissingModuleError(
-            f"{file} imports {fault.name}, which neither the recorded state nor {sys.executable} has",
-            hint="git add it, or install it",
-            module=fault.name,
-            recipe=recipe,
-        ) from fault
-    except GitexpError:
-        raise
-    except BaseException as fault:
-        raise _raised(recipe, f"{file} cannot be imported", fault) from fault
+    with _blaming(recipe, f"{file} cannot be imported"):
+        module = _import_module(workspace / file, workspace)
     try:
         return find_attribute(module, name)
     except AttributeError as fault:
         near = find_nearest(name, [each for each in vars(module) if not each.startswith("_")])
         hint = f"did you mean {near}?" if near else f"def {name}() -> run.Partial: …"
         raise RecipeError(f"{file} has no {name}", hint=hint, recipe=recipe, nearest=near) from fault
+
+
+def _import_module(path: Path, workspace: Path) -> object:
+    """Import a file as the module of its name: of a package where its directory is one, so that `from . import` works.
+
+    As everywhere, that is a package whose directory has an `__init__.py`.
+    """
+    parts = [path.stem]
+    folder = path.parent
+    while (folder / "__init__.py").exists() and folder != workspace:
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return import_file(str(path)) if len(parts) == 1 else importlib.import_module(".".join(parts))
+
+
+@contextmanager
+def _blaming(recipe: str, what: str) -> Iterator[None]:
+    """Raise what a user's code raises as the error of its recipe."""
+    try:
+        yield
+    except ModuleNotFoundError as fault:
+        file = recipe.rpartition(":")[0]
+        raise MissingModuleError(
+            f"{file} imports {fault.name}, which neither the recorded state nor {sys.executable} has",
+            hint="git add it, or install it",
+            module=fault.name,
+            recipe=recipe,
+        ) from fault
+    except InsideJobError as fault:
+        raise RecipeError(f"{what}: it launches a run", hint=_GUARD, recipe=recipe) from fault
+    except RecipeError as fault:
+        raise RecipeError(f"{what}: {fault.message}", hint=fault.hint, recipe=recipe) from fault
+    except GitexpError:
+        raise
+    except BaseException as fault:
+        raise _raised(recipe, what, fault) from fault
 
 
 def _call_recipe(found: Any, recipe: str, overrides: Sequence[str]) -> tuple[Any, Sequence[str]]:
@@ -128,12 +173,8 @@ def _call_recipe(found: Any, recipe: str, overrides: Sequence[str]) -> tuple[Any
     if returned in (int, float, str, bool, dict, list, None, "int", "float", "str", "bool", "dict", "list", "None"):
         raise _no_recipe(recipe, getattr(returned, "__name__", str(returned)))
     arguments, rest = _own_arguments(found, recipe, overrides)
-    try:
+    with _blaming(recipe, f"{recipe} raised"):
         return found(**arguments), rest
-    except GitexpError:
-        raise
-    except BaseException as fault:
-        raise _raised(recipe, f"{recipe} raised", fault) from fault
 
 
 def _own_arguments(
@@ -157,6 +198,7 @@ def _own_arguments(
     return arguments, [token for token in overrides if token not in own]
 
 
+_GUARD = "it is imported and called to be recorded: what launches stands below if __name__ == '__main__':"
 _HINT = "return run.Partial(function, …); a function that trains goes by function: in experiment.yaml"
 
 
@@ -168,7 +210,10 @@ def _raised(recipe: str, what: str, fault: BaseException) -> RecipeError:
     said = "".join(traceback.format_exception_only(fault)).strip().splitlines() or [type(fault).__name__]
     frames = [frame for frame in traceback.extract_tb(fault.__traceback__) if "nemo_gitexp" not in frame.filename]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    hint = "it is imported and called to be recorded: what launches stands below if __name__ == '__main__':"
+    if isinstance(fault, SyntaxError):
+        where = f" ({Path(fault.filename or '').name}, line {fault.lineno})"
+    is_exit = isinstance(fault, (SystemExit, KeyboardInterrupt))
+    hint = _GUARD if is_exit else "it is imported and called in the recorded state, without arguments but those typed"
     return RecipeError(f"{what}: {said[-1]}{where}", hint=hint, recipe=recipe)
 
 
@@ -186,7 +231,8 @@ def _as_partial(made: Any, recipe: str) -> Any:
     import nemo_run
 
     if getattr(made, "is_lazy", False):
-        made = made.resolve()
+        with _blaming(recipe, f"{recipe} cannot be resolved"):
+            made = made.resolve()
     if not _is_description(made):
         raise _no_recipe(recipe, f"a {type(made).__name__}")
     if type(made) is nemo_run.Partial:
@@ -195,71 +241,6 @@ def _as_partial(made: Any, recipe: str) -> Any:
     named = {key: value for key, value in arguments.items() if isinstance(key, str)}
     positional = [value for key, value in arguments.items() if not isinstance(key, str)]
     return nemo_run.Partial(made.__fn_or_cls__, *positional, bind_args=False, **named)
-
-
-def _overridden(described: dict[str, JsonValue], overrides: Sequence[str]) -> dict[str, JsonValue]:
-    """Return the configuration changed as typed; types hold as long as the values are of the same kind."""
-    shared, tags = _texts(described, SHARED), _texts(described, TYPES)
-    plain = {key: value for key, value in described.items() if key not in (TYPES, SHARED)}
-    tokens = [_of_parameter(_through_sharing(token, shared), plain) for token in overrides]
-    changed = apply_overrides(plain, tokens)
-    if changed.get(TARGET) != plain[TARGET]:
-        raise OverrideError(f"{TARGET} is what the recipe calls", hint="run another recipe", token=overrides[0])
-    parsed = [parse_override(token) for token in tokens]
-    kept = {key: tag for key, tag in tags.items() if _keeps_type(key, parsed, plain, changed)}
-    beside = {name: items for name, items in ((TYPES, kept), (SHARED, shared)) if items}
-    try:
-        return describe_call(restore_call({**changed, **beside}))
-    except (CanonicalFormError, TypeError) as fault:
-        raise OverrideError(f"{' '.join(overrides)}: {fault}", hint="what does the target take?") from fault
-
-
-def _texts(described: Mapping[str, JsonValue], key: str) -> dict[str, str]:
-    items = described.get(key)
-    return {name: str(text) for name, text in items.items()} if isinstance(items, Mapping) else {}
-
-
-def _through_sharing(token: str, shared: Mapping[str, str]) -> str:
-    """Return the override with the path at which its object is kept, where the same object stands in several places."""
-    path = parse_override(token).path
-    for length in range(len(path), 0, -1):
-        first = shared.get(render_key(path[:length]))
-        if first is not None and length < len(path):
-            sign = token[0] if token[0] in "+~" else ""
-            value = split_key(token.removeprefix(sign))[1]
-            return _through_sharing(f"{sign}{render_key((*parse_key(first), *path[length:]))}{value}", shared)
-    return token
-
-
-def _of_parameter(token: str, plain: Mapping[str, JsonValue]) -> str:
-    """Return the override as an addition where it gives a parameter that has neither a value nor a default yet."""
-    change = parse_override(token)
-    parent = _at(plain, change.path[:-1])
-    if change.action != "set" or not isinstance(parent, Mapping) or change.path[-1] in parent or TARGET not in parent:
-        return token
-    target = Rebuilder().find(str(parent[TARGET]), change.path)
-    return f"+{token}" if change.path[-1] in inspect.signature(target).parameters else token
-
-
-def _keeps_type(
-    key: str, overrides: Sequence[Override], before: Mapping[str, JsonValue], after: Mapping[str, JsonValue]
-) -> bool:
-    path = parse_key(key)
-    touching = [item for item in overrides if item.path == path[: len(item.path)]]
-    if not touching:
-        return True
-    return all(item.path == path for item in touching) and type(_at(before, path)) is type(_at(after, path))
-
-
-def _at(config: object, path: Sequence[str]) -> object:
-    for part in path:
-        if isinstance(config, Mapping):
-            config = config.get(part)
-        elif isinstance(config, list) and part.isdecimal() and int(part) < len(config):
-            config = config[int(part)]
-        else:
-            return None
-    return config
 
 
 def _require_recorded(rule: RedirectRule, resolved: Sequence[Mapping[str, JsonValue]]) -> None:

@@ -21,15 +21,10 @@ from nemo_gitexp.attempt import this_python
 from nemo_gitexp.command import anchor_script
 from nemo_gitexp.entry import CallEntry, Entry, ScriptEntry, parse_command
 from nemo_gitexp.errors import ExecutorError, RecipeError
-from nemo_gitexp.git.snapshot import SECRET_CONTENT
+from nemo_gitexp.git.snapshot import SECRET_CONTENT, SECRET_VARIABLE
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.recipes import describe_live
 from nemo_gitexp.topology import TaskShape
-
-SECRET_VARIABLE = re.compile(
-    r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|(?:^|_)AUTH(?:_|$)|(?:^|_)PWD$", re.IGNORECASE
-)
-"""Names of variables whose values go to the job of this launch, and never into a record."""
 
 _SHELLS = {"python": ".py"}
 

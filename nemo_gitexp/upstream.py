@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 
-from nemo_gitexp.addresses import split_output
+from nemo_gitexp.addresses import DEFAULT_PLACE, split_output
 from nemo_gitexp.catalog import Found, Site, find_current
 from nemo_gitexp.data.refused import missing_output
 from nemo_gitexp.data.store import ObjectStore, own_store
@@ -40,7 +40,7 @@ def pin_output(site: Site, spec: InputSpec) -> InputPin:
     md5, size_bytes = _content(found, output, store)
     tip = found.tip
     return InputPin(
-        path=spec.path or posixpath.join("inputs", tip.study, output),
+        path=spec.path or posixpath.join(DEFAULT_PLACE, tip.study, output),
         pin=md5,
         size_bytes=size_bytes,
         n_files=len(store.entries(md5)) if md5.endswith(".dir") else 1,

@@ -40,6 +40,10 @@ SECRET_CONTENT = re.compile(
     rb"|\bAIza[0-9A-Za-z_-]{35}\b|\bnvapi-[A-Za-z0-9_-]{40,}\b|\bpypi-[A-Za-z0-9_-]{60,}\b"
 )
 
+SECRET_VARIABLE = re.compile(
+    r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|(?:^|_)AUTH(?:_|$)|(?:^|_)PWD$", re.IGNORECASE
+)
+"""Names of variables whose values go to the job of this launch, and never into a record."""
 
 _STATUS_CALL = (
     *("status", "--porcelain=v2", "-z", "--branch", "--untracked-files=all"),

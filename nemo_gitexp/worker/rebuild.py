@@ -101,7 +101,7 @@ class Rebuilder:
         first = self._shared.get(key, key)
         if first in self._memory:
             return self._memory[first]
-        tag = self._tags.get(key)
+        tag = self._tags.get(key, self._tags.get(first))
         made = self._restored(value, hint, path) if tag in (None, GIVEN) else self._tagged(value, str(tag), path)
         if first in self._shared.values():
             self._memory[first] = made
@@ -127,7 +127,11 @@ class Rebuilder:
             value = [self.restore(item, None, (*path, at)) for at, item in enumerate(value)]
         elif isinstance(value, dict):
             value = {key: self.restore(item, None, (*path, key)) for key, item in value.items()}
-        return of_type(self.find(kind, path), value, detail)
+        found = self.find(kind, path)
+        if detail and _is_class(found, collections.abc.Set):
+            value = [of_type(self.find(detail, path), item) for item in value]
+            detail = ""
+        return of_type(found, value, detail)
 
     def _restored(self, value: JsonValue, hint: Any, path: tuple[str | int, ...]) -> Any:
         if isinstance(value, dict) and is_target(value.get(TARGET)):
@@ -193,8 +197,7 @@ class Rebuilder:
         module_name, _, name = reference.partition(":")
         try:
             found: Any = self._modules.get(module_name) or __import__(module_name, fromlist=["_"])
-            for part in name.split("."):
-                found = getattr(found, part)
+            found = _attribute(found, name)
         except (ImportError, AttributeError) as fault:
             raise NoSuchTargetError(f"{reference} cannot be imported: {fault}", path) from fault
         return found
@@ -252,6 +255,12 @@ class Rebuilder:
         return _library_value(value, kind)
 
 
+def _order(detail: str) -> list[str]:
+    import json
+
+    return [str(key) for key in json.loads(detail)]
+
+
 def dotted(path: Sequence[str | int]) -> str:
     """Return a path as `_types_` spells it: as dotted keys are written everywhere."""
     import json
@@ -268,17 +277,19 @@ def of_type(kind: Any, value: Any, detail: str = "") -> Any:
     Args:
         kind: the type.
         value: text, a number, or a list or mapping of what it holds.
-        detail: the type of an array's elements.
+        detail: the type of an array's elements, or the order of keys.
     """
     if _is_class(kind, enum.Enum):
         return _member(kind, value)
     module = getattr(kind, "__module__", "").partition(".")[0]
+    if detail and kind is collections.OrderedDict:
+        return kind((key, value[key]) for key in dict.fromkeys((*_order(detail), *value)) if key in value)
     if detail:
         library = sys.modules[module]
         make_array = library.tensor if module == "torch" else library.array
         return make_array(value, dtype=_library_value(detail, library.dtype))
     if module == "torch":
-        return _library_value(value, kind)
+        return kind(value) if isinstance(value, list) else _library_value(value, kind)
     if kind in _DATED:
         return kind.fromisoformat(value)
     return kind(**value) if kind is types.SimpleNamespace else kind(value)
@@ -302,6 +313,19 @@ def make(target: Callable[..., Any], positional: list[Any], named: dict[str, Any
         if getattr(made, name, None) != value:
             object.__setattr__(made, name, value)
     return made
+
+
+def _attribute(module: Any, name: str) -> Any:
+    """Return what a module has under a qualified name; of torch's functions the name's last part alone is there."""
+    found = module
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        found = getattr(module, name.rpartition(".")[2], None)
+        if not isinstance(found, types.BuiltinFunctionType) or getattr(found, "__qualname__", None) != name:
+            raise
+    return found
 
 
 def has_fields(target: object) -> bool:
