@@ -105,7 +105,8 @@ class ReproductionsDoc(TypedDict):
 class ExperimentDoc(TypedDict):
     """One experiment as `run --json` and `show --json` answer it; times ISO 8601 UTC, durations in seconds.
 
-    `parents` and `children` are there where it has any, of `log --lineage` always; of `run` and `log` no children.
+    `links`, `parents` and `children` are there where it has any; `log --lineage` always has the latter two, `run` and
+    `log` never have children.
     """
 
     schema: int
@@ -138,11 +139,11 @@ class ExperimentDoc(TypedDict):
     tasks: list[Mapping[str, JsonValue]]
     executor: str | None
     jobs: list[str]
-    links: list[LinkDoc]
     reproductions: ReproductionsDoc
     archived: bool
     withdrawn: bool
     duplicate_of: str | None
+    links: NotRequired[list[LinkDoc]]
     parents: NotRequired[list[ParentDoc]]
     children: NotRequired[list[ChildDoc]]
 

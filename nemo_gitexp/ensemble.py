@@ -26,6 +26,7 @@ T_95: Final = (
 """Student's t, two-sided 95 %, for 1 to 30 degrees of freedom; a bootstrap of 5 values would cover 83 %, not 95."""
 
 _SEVERAL: Final = "the configurations or data differ: no interval"
+_NO_SPREAD: Final = "equal for all seeds: how far another seed would move it is not known"
 _LARGER: Final = ((30, 2.042), (40, 2.021), (60, 2.000), (120, 1.980), (math.inf, 1.960))
 
 
@@ -112,7 +113,7 @@ def compare_metric(members: Sequence[Member], name: str, goal: Goal | None) -> d
     finite = [number for _, number in numbers]
     notes = _notes(members, having, finite)
     groups = _grouped(numbers)
-    interval, refusal = _interval(numbers) if len(groups) < 2 else (None, _SEVERAL)
+    interval, remark = _interval(numbers) if len(groups) < 2 else (None, _SEVERAL)
     return {
         "values": [value for _, value in having],
         "experiments": [member.name for member, _ in having],
@@ -126,7 +127,7 @@ def compare_metric(members: Sequence[Member], name: str, goal: Goal | None) -> d
         "best": _best(numbers, goal),
         "groups": [_summary(group) for group in groups] if len(groups) > 1 else [],
         "paired": [_paired(groups[0], group, goal) for group in groups[1:]],
-        "notes": [*notes, *([refusal] if refusal else [])],
+        "notes": [*notes, *([remark] if remark else [])],
     }
 
 
@@ -166,7 +167,7 @@ def _grouped(numbers: _Numbers) -> list[_Numbers]:
 
 
 def _interval(numbers: _Numbers) -> tuple[JsonValue, str | None]:
-    """Return the interval of the mean over seeds, or None and why there is none."""
+    """Return the interval of the mean over seeds, or None, and why there is none or what it does not say."""
     seeds = [member.effective_seed() for member, _ in numbers]
     if len(numbers) < 2:
         return None, "single seed: no interval" if numbers else "no finite value"
@@ -174,8 +175,9 @@ def _interval(numbers: _Numbers) -> tuple[JsonValue, str | None]:
         return None, "the seeds are not known: no interval"
     if len(set(seeds)) < len(seeds):
         return None, "a seed occurs twice: no interval"
-    interval = mean_interval([number for _, number in numbers])
-    return list(interval or ()), None
+    values = [number for _, number in numbers]
+    interval = mean_interval(values)
+    return list(interval or ()), _NO_SPREAD if len(set(values)) == 1 else None
 
 
 def _summary(group: _Numbers) -> dict[str, JsonValue]:

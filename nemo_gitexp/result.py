@@ -282,7 +282,6 @@ def experiment_document(
         tasks=list(mappings(got.get("tasks"))) or planned_tasks(record),
         executor=record.executor,
         jobs=[str(job) for job in sequence(ran.get("jobs"))],
-        links=[_link_document(item) for item in mappings(ran.get("links"))],
         reproductions={"best": None, "count": 0},
         archived=False,
         withdrawn=False,
@@ -290,6 +289,8 @@ def experiment_document(
     )
     if record.parents:
         document["parents"] = parents_of(document)
+    if links := [_link_document(item) for item in mappings(ran.get("links"))]:
+        document["links"] = links
     return document
 
 

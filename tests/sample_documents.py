@@ -57,7 +57,6 @@ def experiment(**changes: Any) -> ExperimentDoc:
         "tasks": [],
         "executor": "local",
         "jobs": [],
-        "links": [],
         "reproductions": {"best": None, "count": 0},
         "archived": False,
         "withdrawn": False,

@@ -130,6 +130,12 @@ def test_configurations_are_paired_by_their_seeds():
     assert paired(base, {5: 0.9, 6: 0.9})["word"] == "no common seed"
 
 
+def test_equal_values_say_that_the_spread_is_not_known():
+    found = ExperimentComparator.compare_metrics(over_seeds(0.5, 0.5, 0.5), ["loss"])["loss"]
+    assert found["interval"] == [0.5, 0.5]
+    assert found["notes"] == ["equal for all seeds: how far another seed would move it is not known"]
+
+
 def test_groups_are_summed_up_each_with_its_own_interval():
     experiments = [*arm("a", 0.1, {1: 0.9, 2: 0.8}), *arm("b", 0.2, {1: 0.7})]
     groups = ExperimentComparator.compare_metrics(experiments, ["acc"])["acc"]["groups"]

@@ -63,7 +63,7 @@ def render_experiment(
         _inputs(document["inputs"], style),
         _children(document.get("children", []), style),
         _outputs(document["outputs"], style),
-        _links(document["links"], style),
+        _links(document.get("links", []), style),
         _tasks(document["tasks"], style),
         _next_commands(document, style, is_repeatable=is_repeatable),
     ]
