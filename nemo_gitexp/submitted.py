@@ -407,8 +407,8 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
 def _require_launchable(*, direct: bool) -> None:
     if direct:
         raise UsageError(
-            "a direct run (direct=True, or nemorun without run.executor=…) runs what this process holds, not what is "
-            "recorded",
+            "a direct run (direct=True, or nemorun without run.executor=…) runs what this process holds, not what "
+            "was recorded",
             hint="leave it out and give an executor; or call the function, which records nothing",
         )
     if os.environ.get("GITEXP_RUN_DIR"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from nemo_gitexp.worker.trackerenv import RECORD_LETTERS
+
 MOST_NAME = 128
 """Characters that W&B takes as a name."""
 
@@ -13,8 +15,8 @@ def tracker_ids(
 ) -> dict[str, str]:
     """Return `run_id` and `name` of one run of an experiment, or of one stage of it.
 
-    The id is lower-case letters and digits, as W&B asks for. Its first 16 characters are those of the record, so that
-    its runs and reproductions are found together.
+    The id is lower-case letters and digits, as W&B asks for. It begins with those of the record, so that runs and
+    reproductions are found together.
 
     Args:
         record_sha: the experiment.
@@ -26,4 +28,4 @@ def tracker_ids(
     whole = run if stage is None else f"{run}\0{stage}"
     tail = hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:8]
     ending = ("" if stage is None else f"/{stage}") + ("-reproduction" if reproduction else "")
-    return {"run_id": record_sha[:16] + tail, "name": name[: MOST_NAME - len(ending)] + ending}
+    return {"run_id": record_sha[:RECORD_LETTERS] + tail, "name": name[: MOST_NAME - len(ending)] + ending}

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 RUN_TAG = "gitexp.run"
 EXPERIMENT_TAG = "gitexp.experiment"
-HANDED = "GITEXP_HANDED"
-"""Names the variables that were set here."""
-
 NAME_TAG = "mlflow.runName"
+RECORD_LETTERS = 16
+"""So many letters of an id are the record's, after which run directories are named, too."""
+
+CONTEXT = "MLFLOW_RUN_CONTEXT"
+"""Tags, as JSON, for every run that MLflow starts; also what tells the jobs of a job that they were given ids."""
+
 IDS_OF_OTHERS = ("MLFLOW_RUN_ID", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM")
 
 
@@ -40,8 +43,7 @@ def hand_over_ids(env: MutableMapping[str, str], plan: Plan, rank: int) -> None:
     run_id = run_id_of(plan, rank)
     if run_id is None:
         return
-    # A job that launches another has been given these itself: they are no wish of the user's.
-    inherited = [name for name in env.pop(HANDED, "").split() if name not in plan["env"]]
+    inherited = [name for name in _inherited(env) if name not in plan["env"]]
     is_reproduction = plan["kind"] == "reproduction"
     for name in (*inherited, *(IDS_OF_OTHERS if is_reproduction else ())):
         env.pop(name, None)
@@ -51,6 +53,22 @@ def hand_over_ids(env: MutableMapping[str, str], plan: Plan, rank: int) -> None:
         handed.update(WANDB_RUN_ID=run_id, WANDB_RESUME="allow")  # a requeued job goes on in its run
     # MLflow itself reads the name from the tags only; MLFLOW_RUN_NAME is for code that looks there.
     tags = {EXPERIMENT_TAG: plan.get("experiment", ""), RUN_TAG: run_id, NAME_TAG: env.get("MLFLOW_RUN_NAME") or name}
-    handed["MLFLOW_RUN_CONTEXT"] = json.dumps(tags)
-    new = {name: value for name, value in handed.items() if not env.get(name)}
-    env.update(new, **{HANDED: " ".join(sorted(new))})
+    handed[CONTEXT] = json.dumps(tags)
+    env.update({name: value for name, value in handed.items() if not env.get(name)})
+
+
+def _inherited(env: MutableMapping[str, str]) -> list[str]:
+    """Return what a job that launches another was handed here itself: no wish of the user's."""
+    try:
+        tags = json.loads(env.get(CONTEXT, "{}"))
+    except ValueError:
+        return []
+    run_id = tags.get(RUN_TAG) if isinstance(tags, dict) else None
+    if not isinstance(run_id, str):
+        return []
+    found = [CONTEXT] + [name for name in ("WANDB_NAME", "MLFLOW_RUN_NAME") if env.get(name) == tags.get(NAME_TAG)]
+    if env.get("WANDB_RUN_ID") == run_id:
+        found += ["WANDB_RUN_ID", "WANDB_RESUME"]
+    if run_id[:RECORD_LETTERS] in env.get("WANDB_DIR", ""):
+        found.append("WANDB_DIR")
+    return found

@@ -12,6 +12,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from nemo_gitexp.trackerids import tracker_ids
 from nemo_gitexp.worker.outputs import hash_output
 from nemo_gitexp.worker.stamped import stable_names
+from nemo_gitexp.worker.trackerenv import hand_over_ids
 from nemo_gitexp.worker.trackerlinks import without_credentials
 
 IDS = {"run_id": "0123456789abcdef00000001", "name": "digits"}
@@ -61,9 +62,15 @@ def test_no_id_of_the_original_reaches_a_reproduction(run: Run) -> None:
 
 
 def test_a_job_that_launches_another_does_not_pass_its_own_id_on(run: Run) -> None:
-    outer = {"WANDB_RUN_ID": "outer", "WANDB_NAME": "outer", "GITEXP_HANDED": "WANDB_RUN_ID WANDB_NAME"}
-    told = handed(run, outer)
-    assert (told["WANDB_RUN_ID"], told["WANDB_NAME"]) == (IDS["run_id"], "digits")
+    ids = {"run_id": "f" * 24, "name": "outer"}
+    outer: dict[str, str] = {}
+    hand_over_ids(outer, {**run.plan, "tracker_ids": ids, "run_dir": f"/runs/{'f' * 40}.1"}, rank=0)
+    assert (outer["WANDB_RUN_ID"], outer["WANDB_NAME"]) == (ids["run_id"], "outer")
+    told = handed(run, {**outer, "WANDB_NAME": "mine"})
+    assert told.pop("WANDB_NAME") == "mine", "what the job sets for those that it launches wins"
+    assert "outer" not in json.dumps(told)
+    assert "f" * 16 not in json.dumps(told)
+    assert told["WANDB_RUN_ID"] == IDS["run_id"]
 
 
 def test_ids_are_those_of_the_run_and_of_nothing_else() -> None:
