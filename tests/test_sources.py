@@ -397,6 +397,20 @@ def test_a_metrics_file_that_cannot_be_read_is_a_remark(tmp_path: Path) -> None:
     assert sum("cannot be read" in remark for remark in run.remarks) == 1
 
 
+def test_data_that_lies_outside_the_repository_is_left_out_and_said(tmp_path: Path) -> None:
+    pin = f"  md5: {'0' * 32}\n  hash: md5\n"
+    files = {
+        "params.yaml": "x: 1",
+        "far.dvc": f"outs:\n- path: /mnt/shared/x.csv\n{pin}",
+        "up.dvc": f"wdir: ../other\nouts:\n- path: y.csv\n{pin}",
+        "near.dvc": f"outs:\n- path: near.csv\n{pin}",
+    }
+    (run,), _ = commit_of(tmp_path, files)
+    assert [item.path for item in run.inputs] == ["near.csv"]
+    said = "has data outside of the repository, left out of its inputs: /mnt/shared/x.csv, ../other/y.csv"
+    assert said in run.remarks
+
+
 def test_what_a_dvc_yaml_declares_stays_inside_the_repository() -> None:
     found = parse_declared(b"params: [../p.yaml, /etc/p.yaml]\nmetrics: [a/../m.json]\n", "sub/dvc.yaml")
     assert found.params == ("sub/params.yaml", "p.yaml")
