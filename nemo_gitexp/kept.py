@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_run.config import get_nemorun_home
-
 from nemo_gitexp.catalog import read_current
 from nemo_gitexp.collect import log_pieces, read_log, section_of
 from nemo_gitexp.documents import ExperimentDoc
@@ -23,7 +21,7 @@ from nemo_gitexp.handles import Added, Handle, write_handle
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import inspect_run, list_run_directories, request_cancel, request_stage_cancel
-from nemo_gitexp.submitted import SubmittedExperiment, word_of
+from nemo_gitexp.submitted import SubmittedExperiment, nemorun_home, word_of
 
 _LOGGER = logging.getLogger("nemo_gitexp")
 _FIRST = ("RUNNING", "PENDING", "SUBMITTED", "UNSUBMITTED", "FAILED", "CANCELLED", "SUCCEEDED")
@@ -169,7 +167,7 @@ class KeptExperiment(SubmittedExperiment):
 
 
 def _home_of(title: str) -> Path:
-    return Path(get_nemorun_home(), "experiments", title)
+    return nemorun_home() / "experiments" / title
 
 
 def _require_kept(directory: Path, name: str) -> None:
