@@ -288,6 +288,7 @@ def test_a_server_that_does_not_answer_is_named_without_the_password(
     said = f"{fault.value} {fault.value.hint} {fault.value.facts}"
     assert "s3c" not in said
     assert "bob" not in said
+    assert f"{shown}api" not in said  # a slash at its end is not the one before what follows
     assert fault.value.hint == f"curl {shown}/health"
 
 

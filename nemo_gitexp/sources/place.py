@@ -43,7 +43,7 @@ def shown_url(text: str) -> str:
 def shown_words(text: str, url: str) -> str:
     """Return what a library says of a server that was given as `url`, with addresses as messages name them."""
     query = url.partition("?")[2]
-    said = text.replace(url, shown_url(url))
+    said = text.replace(url.rstrip("/"), shown_url(url))
     said = said.replace(query, "…") if query else said  # libraries name it without the host, too
     return re.sub(r"https?://[^\s'\"]+", lambda match: shown_url(match[0]), said)
 
