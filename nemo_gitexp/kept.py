@@ -18,10 +18,11 @@ from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import UnknownExperimentError, UsageError
 from nemo_gitexp.execution import iso_now
 from nemo_gitexp.handles import Added, Handle, write_handle
+from nemo_gitexp.launchers.nemo import users_home
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import inspect_run, list_run_directories, request_cancel, request_stage_cancel
-from nemo_gitexp.submitted import SubmittedExperiment, nemorun_home, word_of
+from nemo_gitexp.submitted import SubmittedExperiment, word_of
 
 _LOGGER = logging.getLogger("nemo_gitexp")
 _FIRST = ("RUNNING", "PENDING", "SUBMITTED", "UNSUBMITTED", "FAILED", "CANCELLED", "SUCCEEDED")
@@ -167,7 +168,7 @@ class KeptExperiment(SubmittedExperiment):
 
 
 def _home_of(title: str) -> Path:
-    return nemorun_home() / "experiments" / title
+    return users_home() / "experiments" / title
 
 
 def _require_kept(directory: Path, name: str) -> None:

@@ -418,11 +418,6 @@ def _require_launchable(*, direct: bool) -> None:
         )
 
 
-def nemorun_home() -> Path:
-    """Return where NeMo Run keeps its files in this process."""
-    return Path(nemo_run.config.get_nemorun_home())
-
-
 def word_of(document: ExperimentDoc | None, name: str) -> str:
     """Return how a task stands as it is recorded, in our words."""
     stages = {str(task.get("name")): str(task.get("status")) for task in document["tasks"]} if document else {}
