@@ -108,11 +108,15 @@ class ForeignRun:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A run that is not imported, and why; `is_damaged` where it cannot be read, and not only has not ended."""
+    """A run that is not imported, and why; `is_damaged` where it cannot be read, and not only has not ended.
+
+    `key` tells it from all other runs, whose ids may be the same; empty where not even that could be read.
+    """
 
     run: str
     reason: str
     is_damaged: bool = True
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

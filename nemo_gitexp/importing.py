@@ -6,7 +6,7 @@ results: nobody ever sees an imported experiment without one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -33,7 +33,7 @@ from nemo_gitexp.imported import ForeignRun, Prepared, Skipped, UnfitRunError, l
 from nemo_gitexp.jsontext import render_json
 from nemo_gitexp.naming import slug
 from nemo_gitexp.owners import taking_turns
-from nemo_gitexp.record import CodeState
+from nemo_gitexp.record import CodeState, parse_record, render_record
 from nemo_gitexp.recording import remote_url
 from nemo_gitexp.result import build_result, experiment_document
 from nemo_gitexp.store import Draft, read_experiments, record_commit, result_commit, write_result
@@ -87,7 +87,8 @@ def import_runs(
     if plan_only:
         names = _free_names(repository, prepared)
         planned = [_planned(item, name) for item, name in zip(prepared, names, strict=True)]
-        return ImportAnswer(planned, _documents(site, unique.keys() - {run.key for run in new}), skipped)
+        already, damaged = _documents(site, {key: unique[key] for key in unique.keys() - {run.key for run in new}})
+        return ImportAnswer(planned, already, skipped + damaged)
     author, committer = who.wait()
     with taking_turns(site.turns):  # two imports at once must not record a run twice
         tips = _by_key(repository)
@@ -101,10 +102,11 @@ def import_runs(
             _write(repository, mine[start : start + TOGETHER], drafts[start : start + TOGETHER])
             if len(mine) > TOGETHER:
                 say(f"recorded {min(start + TOGETHER, len(mine))} of {len(mine)}")
-    unfit = {item.run for item in skipped}
-    done = {item.foreign.key for item in [*mine, *(item for item, _ in late)] if item.foreign.run not in unfit}
-    already = {key for key, run in unique.items() if key not in done and run.run not in unfit}
-    return ImportAnswer(_documents(site, done), _documents(site, already), skipped)
+    unfit = {item.key for item in skipped}
+    done = {item.foreign.key for item in [*mine, *(item for item, _ in late)]} - unfit
+    recorded, unread = _documents(site, {key: run for key, run in unique.items() if key in done})
+    already, damaged = _documents(site, {key: run for key, run in unique.items() if key not in done | unfit})
+    return ImportAnswer(recorded, already, skipped + unread + damaged)
 
 
 def _by_key(repository: Repository) -> dict[str, Tip]:
@@ -121,8 +123,11 @@ def _finish(site: Site, item: Prepared, tip: Tip) -> Skipped | None:
     """Replace the result of a run that was imported before it had ended; None: done, or somebody was faster."""
     if item.record.config_hash != tip.config_hash:
         reason = f"its parameters have changed since it was imported as {tip.record[:12]}, before it had ended"
-        return Skipped(item.foreign.run, reason, is_damaged=False)
-    (found,) = read_experiments(site.repository, [replace(tip, sha=tip.record, status=None)])
+        return Skipped(item.foreign.run, reason, is_damaged=False, key=item.foreign.key)
+    try:
+        (found,) = read_experiments(site.repository, [replace(tip, sha=tip.record, status=None)])
+    except RecordError as fault:
+        return _unread(item.foreign, tip, fault)
     left = left_by(replace(item, record=found.record), found.sha)
     files = build_result(found.record, left, output_store(site.repository).add_bytes)
     write_result(site.repository, replace(found, tip=tip), files, left.ended)
@@ -140,9 +145,13 @@ def _prepare(
         if place not in goals:
             goals[place] = _goals(site, place)
         try:
-            prepared.append(prepare_run(run, place, codes.of(run), goals[place], now, knows_code=codes.knows(run)))
+            item = prepare_run(run, place, codes.of(run), goals[place], now, knows_code=codes.knows(run))
+            parse_record(render_record(item.record), "experiment.json")
+            prepared.append(item)
         except UnfitRunError as fault:
-            skipped.append(Skipped(run.run, str(fault)))
+            skipped.append(Skipped(run.run, str(fault), key=run.key))
+        except RecordError as fault:
+            skipped.append(Skipped(run.run, f"no record can hold it: {fault.message}", key=run.key))
     return sorted(prepared, key=lambda item: (item.record.created, item.foreign.key)), skipped
 
 
@@ -275,9 +284,19 @@ def _planned(item: Prepared, name: str) -> ExperimentDoc:
     return experiment_document(sha="", ref=ref, record=record, config=item.config, status="planned")
 
 
-def _documents(site: Site, keys: Collection[str]) -> list[ExperimentDoc]:
-    """Return the experiments that are these runs, oldest first."""
-    found = [tip for key, tip in _by_key(site.repository).items() if key in keys]
+def _documents(site: Site, runs: Mapping[str, ForeignRun]) -> tuple[list[ExperimentDoc], list[Skipped]]:
+    """Return the experiments that are these runs, by key, oldest first, and which of them cannot be read."""
+    found = [tip for key, tip in _by_key(site.repository).items() if key in runs]
     tips = sorted(found, key=lambda tip: (tip.created, tip.name))
-    entries = list_entries(site, tips, {}) if tips else []
-    return [entry.document for entry in entries if not isinstance(entry, RecordError)]
+    documents, unread = [], []
+    for tip, item in zip(tips, list_entries(site, tips, {}) if tips else [], strict=True):
+        if isinstance(item, RecordError):
+            unread.append(_unread(runs[str(tip.imported)], tip, item))
+        else:
+            documents.append(item.document)
+    return documents, unread
+
+
+def _unread(run: ForeignRun, tip: Tip, fault: RecordError) -> Skipped:
+    reason = f"it is recorded as {tip.record[:12]}, which cannot be read: {fault.message}"
+    return Skipped(run.run, reason, key=run.key)

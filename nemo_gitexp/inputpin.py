@@ -146,7 +146,7 @@ def parse_input_pin(fields: FieldReader) -> InputPin:
     """Return the pin that `InputPin.to_json` rendered; what is wrong with it is noted in the reader."""
     strength = fields.choice("strength", STRENGTHS)
     path = fields.text("path")
-    if not _is_inside(path):
+    if not is_inside(path):
         fields.fault(f"the path of an input leaves the repository: {path!r}")
     origin = _parse_origin(fields.section_or_none("origin"))
     pin = fields.text("pin")
@@ -165,6 +165,12 @@ def parse_input_pin(fields: FieldReader) -> InputPin:
         executable=fields.flag("executable"),
         origin=origin,
     )
+
+
+def is_inside(path: str) -> bool:
+    """Return whether a path is one of the repository's, in the one way to write it."""
+    outside = path in ("", ".", "..") or path.startswith(("/", "../", ".git/")) or "\0" in path
+    return not outside and posixpath.normpath(path) == path
 
 
 def input_files(pins: Mapping[str, str]) -> dict[str, str]:
@@ -199,8 +205,3 @@ def _parse_origin(fields: FieldReader | None) -> Origin | None:
     if fault := address_fault(str(address)):
         fields.fault(f"an input {fault}")
     return HubOrigin(fields.text("asked"), address, fields.texts("allow"))
-
-
-def _is_inside(path: str) -> bool:
-    outside = path in ("", ".", "..") or path.startswith(("/", "../", ".git/")) or "\0" in path
-    return not outside and posixpath.normpath(path) == path

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_run.config import get_nemorun_home
-
 from nemo_gitexp.catalog import read_current
 from nemo_gitexp.collect import log_pieces, read_log, section_of
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import UnknownExperimentError, UsageError
 from nemo_gitexp.execution import iso_now
 from nemo_gitexp.handles import Added, Handle, write_handle
+from nemo_gitexp.launchers.nemo import users_home
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import inspect_run, list_run_directories, request_cancel, request_stage_cancel
@@ -169,7 +168,7 @@ class KeptExperiment(SubmittedExperiment):
 
 
 def _home_of(title: str) -> Path:
-    return Path(get_nemorun_home(), "experiments", title)
+    return users_home() / "experiments" / title
 
 
 def _require_kept(directory: Path, name: str) -> None:

@@ -38,19 +38,29 @@ def parents_of(document: ExperimentDoc) -> list[ParentDoc]:
     return [_parent(path, origin) for path, origin in origins if origin is not None and origin.get("kind") == "exp"]
 
 
-def children_of(sha: str, refs: Iterable[Named]) -> list[ChildDoc]:
-    """Return the experiments that were given an output of the one whose record is `sha`, sorted by name."""
-    found = {ref.record: ref for ref in refs if sha in ref.parents}
-    children = [ChildDoc(experiment=ref.record, study=ref.study, name=ref.name) for ref in found.values()]
-    return sorted(children, key=lambda child: (child["name"], child["experiment"]))
+def children_by_parent(refs: Iterable[Named]) -> dict[str, list[ChildDoc]]:
+    """Return for each record whose outputs others were given those experiments, sorted by name.
+
+    Made once for an answer: a listing asks it for thousands of documents.
+    """
+    found: dict[str, dict[str, Named]] = {}
+    for ref in refs:
+        for parent in ref.parents:
+            found.setdefault(parent, {})[ref.record] = ref
+    return {parent: _children(below.values()) for parent, below in found.items()}
 
 
-def with_lineage(document: ExperimentDoc, refs: Iterable[Named]) -> ExperimentDoc:
-    """Return a copy of a document that names parents and children."""
+def with_lineage(document: ExperimentDoc, children: Mapping[str, list[ChildDoc]]) -> ExperimentDoc:
+    """Return a copy of a document that names parents and children; all children are of `children_by_parent`."""
     related = cast("ExperimentDoc", dict(document))
     related["parents"] = parents_of(document)
-    related["children"] = children_of(document["experiment"], refs)
+    related["children"] = children.get(document["experiment"], [])
     return related
+
+
+def _children(refs: Iterable[Named]) -> list[ChildDoc]:
+    children = [ChildDoc(experiment=ref.record, study=ref.study, name=ref.name) for ref in refs]
+    return sorted(children, key=lambda child: (child["name"], child["experiment"]))
 
 
 def _parent(path: str, origin: Mapping[str, JsonValue]) -> ParentDoc:

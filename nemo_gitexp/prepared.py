@@ -15,7 +15,7 @@ from nemo_gitexp.attempt import Attempt, Intent
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.errors import UsageError
 from nemo_gitexp.launchers.inprocess import users_logging
-from nemo_gitexp.launchers.nemo import QUIET, START_VARIABLE, private_home, worker_line
+from nemo_gitexp.launchers.nemo import QUIET, START_VARIABLE, private_home, users_home, worker_line
 from nemo_gitexp.submitted import SubmittedExperiment
 
 _USUAL_HOME = Path("~/.nemo_run").expanduser()
@@ -81,4 +81,4 @@ class PreparedExperiment(SubmittedExperiment):
 
 def _has_own_home() -> bool:
     """Return whether the user has said where NeMo Run keeps its files."""
-    return bool(os.environ.get("NEMORUN_HOME")) or Path(nemo_run.config.get_nemorun_home()) != _USUAL_HOME
+    return bool(os.environ.get("NEMORUN_HOME")) or users_home() != _USUAL_HOME

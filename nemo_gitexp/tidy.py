@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nemo_gitexp.catalog import Site, drop_void
 from nemo_gitexp.collect import discard_run, discard_workspace, output_store
+from nemo_gitexp.data.manifest import drop_old_listings, listings_below
 from nemo_gitexp.errors import GitCommandError
 from nemo_gitexp.git.objects import TEMPORARY_REFS, delete_ref, list_refs
 from nemo_gitexp.git.repository import Repository
@@ -31,8 +32,9 @@ STALE_LOCK_S = 600.0
 def tidy(site: Site) -> None:
     """Remove what processes of ours left when they were killed.
 
-    Side effects: refs below `refs/gitexp-tmp/`, temporary directories, workspaces and run directories of runs that
-    never started go; a branch that a killed process did not move along follows its experiment.
+    Side effects: refs below `refs/gitexp-tmp/`, temporary files and directories, workspaces and run directories of runs
+    that never started go, and listings of data that nobody needed for months; a branch that a killed process did not
+    move along follows its experiment.
     """
     repository = site.repository
     remove_stale_locks(repository, STALE_LOCK_S, time.time())
@@ -41,7 +43,8 @@ def tidy(site: Site) -> None:
             with suppress(GitCommandError):  # somebody else tidies at the same moment
                 delete_ref(repository, ref, sha)
     for path in _left_behind(site):
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
+    drop_old_listings(listings_below(repository.state_dir), time.time())
     _drop_crash_reports(repository)
     tips = list_tips(repository, remotes=False)
     finished: set[str] = {tip.record for tip in tips if tip.status is not None}
@@ -53,11 +56,20 @@ def tidy(site: Site) -> None:
 
 def _left_behind(site: Site) -> Iterator[Path]:
     state = site.repository.state_dir
-    for root in (state / "tmp", state / "nemo", state / "results", output_store(site.repository).root / "tmp"):
+    outputs = output_store(site.repository).root
+    for root in (state / "tmp", state / "nemo", state / "results", listings_below(state), outputs / "tmp"):
         yield from _without_owner(root, "*")
     yield from _without_owner(site.run_root, ".*")
     yield from _without_owner(site.workspace_root, "*.restored")
     yield from _without_owner(Path(tempfile.gettempdir()), "*.gitexp")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):  # somebody else tidies at the same moment
+        path.unlink()
 
 
 def _without_owner(root: Path, pattern: str) -> Iterator[Path]:

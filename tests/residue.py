@@ -20,7 +20,12 @@ def left_behind(work: Work) -> list[str]:
     found = [line for line in work.git("worktree", "list", "--porcelain").splitlines() if "gitexp" in line]
     found += work.refs("refs/gitexp-tmp/")
     places = [*state.glob("nemo/*"), *state.glob("tmp/*"), *state.glob("workspaces/*"), *state.glob("runs/.*")]
-    places += [*state.glob("store/tmp/*"), *common.glob("fast_import_crash_*"), *_locks(common)]
+    places += [
+        *state.glob("manifests/.*"),
+        *state.glob("store/tmp/*"),
+        *common.glob("fast_import_crash_*"),
+        *_locks(common),
+    ]
     places += list(Path(tempfile.gettempdir()).glob("*.gitexp"))
     return found + [str(place) for place in places if place.name != "turns.lock"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sample_documents import experiment
 
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.lineage import children_of, parents_of, with_lineage
+from nemo_gitexp.lineage import children_by_parent, parents_of, with_lineage
 from nemo_gitexp.report.lineage import render_lineage
 from nemo_gitexp.report.terminal import Style
 
@@ -40,7 +40,7 @@ def made_from(letter: str, *parents: str) -> ExperimentDoc:
 
 
 def drawn(*documents: ExperimentDoc) -> list[str]:
-    return render_lineage([with_lineage(item, ()) for item in documents], style=PLAIN).splitlines()
+    return render_lineage([with_lineage(item, {}) for item in documents], style=PLAIN).splitlines()
 
 
 def test_parents_are_named_with_the_output_that_was_taken():
@@ -51,7 +51,28 @@ def test_parents_are_named_with_the_output_that_was_taken():
 
 def test_children_are_found_by_their_refs():
     refs = [Ref(sha("c"), (sha("a"),)), Ref(sha("b"), (sha("x"), sha("a"))), Ref(sha("d"))]
-    assert [child["name"] for child in children_of(sha("a"), refs)] == ["b", "c"]
+    children = children_by_parent([*refs, refs[0]])  # a remote's ref names the same experiment
+    assert [child["name"] for child in children[sha("a")]] == ["b", "c"]
+    assert [child["name"] for child in with_lineage(made_from("x"), children)["children"]] == ["b"]
+    assert with_lineage(made_from("d"), children)["children"] == []
+
+
+class CountingRef(Ref):
+    reads = 0
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "parents":
+            CountingRef.reads += 1
+        return super().__getattribute__(name)
+
+
+def test_the_refs_are_looked_at_once_however_many_documents_there_are():
+    refs = [CountingRef(sha("b"), (sha("a"),)) for _ in range(50)]
+    CountingRef.reads = 0
+    children = children_by_parent(refs)
+    documents = [with_lineage(made_from("a"), children) for _ in range(50)]
+    assert all(document["children"] for document in documents)
+    assert CountingRef.reads == len(refs)
 
 
 def test_a_tree_is_drawn_by_indentation():

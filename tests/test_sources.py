@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import shutil
 import sqlite3
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import parse_qs, urlparse
 
 import pytest
@@ -83,6 +85,22 @@ def test_runs_are_chosen_by_experiment_and_by_id_or_name(old: Work) -> None:
     assert fault.value.hint == "did you mean digits?"
     with pytest.raises(UnknownRunError, match="has no run nothing like it"):
         mlflow(old, runs=("nothing like it",))
+
+
+def test_the_histories_of_chosen_runs_alone_are_read_from_files(old: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    open_file = builtins.open
+
+    def noting(file: object, *args: object, **options: object) -> object:
+        opened.append(str(file))
+        return open_file(file, *args, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(builtins, "open", noting)
+    run = mlflow(old, runs=("seed-2",))[0]["seed-2"]
+    histories = [path for path in opened if "/metrics/" in path]
+    assert sorted(Path(path).name for path in histories) == ["acc", "loss", "odd"]
+    assert all(f"/{run.run}/" in path for path in histories)
+    assert run.rows[2]["odd"] == "NaN"
 
 
 def test_a_run_without_its_meta_is_said_and_the_others_are_read(old: Work, tmp_path: Path) -> None:
@@ -171,8 +189,21 @@ def test_a_sqlite_store_is_read_and_left_as_it_is(old: Work, tmp_path: Path) -> 
             mlflow(old, str(tmp_path / name))
 
 
+def test_the_histories_of_chosen_runs_alone_are_read_from_a_database(old: Work, tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    with sqlite3.connect(path) as database:
+        database.executescript(SCHEMA)
+        database.execute("UPDATE metrics SET run_uuid = 'r2', value = 'none that could be read' WHERE key = 'big'")
+    database.close()
+    runs, _ = mlflow(old, str(path), runs=("first",))
+    assert (list(runs), runs["first"].rows[0]) == (["first"], {"step": 0, "loss": 0.5})
+
+
 class FakeServer(BaseHTTPRequestHandler):
     """The three questions of MLflow's REST API that its own client asks."""
+
+    histories: ClassVar[list[str]] = []
+    """The runs of which a history was asked for."""
 
     def answer(self, document: object) -> None:
         body = json.dumps(document).encode()
@@ -201,6 +232,7 @@ class FakeServer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         asked = parse_qs(urlparse(self.path).query)
+        self.histories.append(asked["run_id"][0])
         points = [
             {"key": asked["metric_key"][0], "value": 1 / (step + 1), "timestamp": step, "step": step} for step in (0, 1)
         ]
@@ -227,10 +259,37 @@ def test_a_tracking_server_is_read_through_mlflow(old: Work, server: str, monkey
     assert sorted(runs) == ["n0", "n1"]
     assert runs["n0"].rows == ({"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5})
     assert runs["n0"].url == f"{server}/#/experiments/7/runs/r0"
+    FakeServer.histories.clear()
+    assert sorted(mlflow(old, server + "/", runs=("n1",))[0]) == ["n1"]
+    assert set(FakeServer.histories) == {"r1"}
+    assert mlflow(old, server + "/")[0]["n0"].url == runs["n0"].url
     with pytest.raises(UnknownRunError):
         mlflow(old, server, experiments=("nothing",))
     with pytest.raises(ImportSourceError, match="does not answer"):
         mlflow(old, "http://127.0.0.1:1")
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow and its packages
+@pytest.mark.parametrize(
+    "url,shown",
+    [
+        ("http://bob:s3cretpw@127.0.0.1:1/", "http://127.0.0.1:1"),
+        ("http://bob:s3cretpw@127.0.0.1:99999", "http://127.0.0.1:99999"),
+        ("http://bob:s3c@retpw@127.0.0.1:1?token=s3c", "http://127.0.0.1:1"),
+        ("http://[::1:s3cretpw@x", "http://x"),
+    ],
+)
+def test_a_server_that_does_not_answer_is_named_without_the_password(
+    old: Work, url: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ImportSourceError, match=f"the tracking server {shown} does not answer: .") as fault:
+        mlflow(old, url)
+    said = f"{fault.value} {fault.value.hint} {fault.value.facts}"
+    assert "s3c" not in said
+    assert "bob" not in said
+    assert f"{shown}api" not in said  # a slash at its end is not the one before what follows
+    assert fault.value.hint == f"curl {shown}/health"
 
 
 # --------------------------------------------------------------------------------------------------------------- W&B
@@ -395,6 +454,20 @@ def test_a_metrics_file_that_cannot_be_read_is_a_remark(tmp_path: Path) -> None:
     (run,), _ = commit_of(tmp_path, files)
     assert run.rows == ()
     assert sum("cannot be read" in remark for remark in run.remarks) == 1
+
+
+def test_data_that_lies_outside_the_repository_is_left_out_and_said(tmp_path: Path) -> None:
+    pin = f"  md5: {'0' * 32}\n  hash: md5\n"
+    files = {
+        "params.yaml": "x: 1",
+        "far.dvc": f"outs:\n- path: /mnt/shared/x.csv\n{pin}",
+        "up.dvc": f"wdir: ../other\nouts:\n- path: y.csv\n{pin}",
+        "near.dvc": f"outs:\n- path: near.csv\n{pin}",
+    }
+    (run,), _ = commit_of(tmp_path, files)
+    assert [item.path for item in run.inputs] == ["near.csv"]
+    said = "has data outside of the repository, left out of its inputs: /mnt/shared/x.csv, ../other/y.csv"
+    assert said in run.remarks
 
 
 def test_what_a_dvc_yaml_declares_stays_inside_the_repository() -> None:

@@ -19,6 +19,9 @@ from nemo_gitexp.owners import owner_token
 
 _INDEX_SUFFIXES: Final = frozenset({".idx", ".index"})
 _INDEX_AT_MOST_BYTES: Final = 64 << 20
+LISTING_DAYS: Final = 90
+"""A listing that nobody needed for that long goes: all that is lost is which files changed since."""
+
 _NOT_DATA: Final = frozenset({".git", ".hg", ".dvc"})
 _READABLE: Final = os.R_OK
 _EFFECTIVELY: Final = os.access in os.supports_effective_ids
@@ -124,20 +127,33 @@ def keep_listing(folder: Path, manifest: Manifest) -> None:
     target = _listing_path(folder, manifest.digest)
     beside = target.with_name(f".{owner_token()}.{target.name}")
     with contextlib.suppress(OSError):
-        if not target.exists():
+        if target.exists():
+            os.utime(target)  # still needed: see `drop_old_listings`
+        else:
             folder.mkdir(parents=True, exist_ok=True)
             beside.write_bytes(manifest.listing)
             beside.replace(target)
+
+
+def drop_old_listings(folder: Path, now_s: float) -> None:
+    """Forget the listings of pins that were not looked at for `LISTING_DAYS` days."""
+    for path in folder.glob("*.jsonl"):
+        with contextlib.suppress(OSError):  # somebody else tidies at the same moment
+            if not path.name.startswith(".") and now_s - path.stat().st_mtime > LISTING_DAYS * 86400:
+                path.unlink()
 
 
 def find_listing(folder: Path | None, pin: str) -> bytes | None:
     """Return the remembered listing of a pin, None where it is not known or damaged."""
     if folder is None:
         return None
+    path = _listing_path(folder, pin)
     try:
-        listing = _listing_path(folder, pin).read_bytes()
+        listing = path.read_bytes()
     except OSError:
         return None
+    with contextlib.suppress(OSError):
+        os.utime(path)
     return listing if f"sha256:{hashlib.sha256(listing).hexdigest()}" == pin else None
 
 

@@ -18,7 +18,7 @@ from nemo_gitexp.data import regenerate
 from nemo_gitexp.data.cache import LINK_TYPES, CacheLocation, find_cache
 from nemo_gitexp.data.links import Linker
 from nemo_gitexp.data.listing import Entries
-from nemo_gitexp.data.manifest import find_listing, read_manifest
+from nemo_gitexp.data.manifest import find_listing, keep_listing, read_manifest
 from nemo_gitexp.data.refused import NAMED_AT_MOST, commands_for, drifted, missing_output
 from nemo_gitexp.data.store import ObjectStore, md5_of, object_stores, quarantine
 from nemo_gitexp.data.verified import VerifiedFiles, hash_file
@@ -227,6 +227,8 @@ class _Restoration:
         here = read_manifest(self.repo_root, pin.path)
         if here.digest != pin.pin:
             raise drifted(pin, here.changes_since(find_listing(self.shelves.listings, pin.pin)))
+        if self.shelves.listings is not None:
+            keep_listing(self.shelves.listings, here)
         target = self.workspace / pin.path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to((self.repo_root / pin.path).resolve())

@@ -115,6 +115,13 @@ def private_home(state_dir: Path, nonce: str = "gitexp") -> Path:
     return home
 
 
+def users_home() -> Path:
+    """Return where NeMo Run keeps its files in a process of the user's; imports NeMo Run."""
+    from nemo_run.config import get_nemorun_home
+
+    return Path(get_nemorun_home())
+
+
 @contextmanager
 def _nemo_home(state_dir: Path) -> Iterator[Path]:
     """Give NeMo Run a home of its own that goes away: named after this process, should it be killed."""

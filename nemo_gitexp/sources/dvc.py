@@ -19,7 +19,7 @@ from nemo_gitexp.errors import DataError, DocumentError, GitCommandError, Import
 from nemo_gitexp.git.objects import CommitObject, list_many_files, list_refs, read_blobs, read_commits
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.imported import ForeignRun, Skipped, metric_rows
-from nemo_gitexp.inputpin import InputPin
+from nemo_gitexp.inputpin import InputPin, is_inside
 from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue, parse_json
 from nemo_gitexp.keypath import find_nearest
 from nemo_gitexp.metrics import STEP, MetricRow, parse_metrics_file
@@ -296,7 +296,11 @@ def _inputs(tree: _Tree, remarks: list[str]) -> list[InputPin]:
     except (DataError, DocumentError) as fault:
         remarks.append(f"has data whose pins cannot be read: {fault.message}")
         return []
-    return [pin for pin in pins if used is None or any(_touches(pin.path, path) for path in used)]
+    needed = [pin for pin in pins if used is None or any(_touches(pin.path, path) for path in used)]
+    outside = ", ".join(pin.path for pin in needed if not is_inside(pin.path))
+    if outside:
+        remarks.append(f"has data outside of the repository, left out of its inputs: {outside}")
+    return [pin for pin in needed if is_inside(pin.path)]
 
 
 def _used(tree: _Tree) -> set[str] | None:

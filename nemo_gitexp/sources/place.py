@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +37,15 @@ def is_url(text: str) -> bool:
 
 def shown_url(text: str) -> str:
     """Return a server's address as records and messages name it."""
-    return public_url(text)
+    return public_url(text).rstrip("/")
+
+
+def shown_words(text: str, url: str) -> str:
+    """Return what a library says of a server that was given as `url`, with addresses as messages name them."""
+    query = url.partition("?")[2]
+    said = text.replace(url.rstrip("/"), shown_url(url))
+    said = said.replace(query, "…") if query else said  # libraries name it without the host, too
+    return re.sub(r"https?://[^\s'\"]+", lambda match: shown_url(match[0]), said)
 
 
 def utc(seconds: float | None) -> datetime | None:

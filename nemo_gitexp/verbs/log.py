@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nemo_gitexp.catalog import Site, list_entries, refresh
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import RecordError, UsageError
-from nemo_gitexp.lineage import with_lineage
+from nemo_gitexp.lineage import children_by_parent, with_lineage
 from nemo_gitexp.listing import Entry
 from nemo_gitexp.standing import STATUSES
 from nemo_gitexp.tips import Tip, list_tips
@@ -87,10 +87,11 @@ def log(site: Site, options: LogOptions) -> LogAnswer:
 def _with_ancestors(site: Site, entries: list[Entry], tips: Sequence[Tip]) -> tuple[ExperimentDoc, ...]:
     """Return the documents of these experiments and of all that they were made from, with parents and children."""
     by_record = {str(tip.record): tip for tip in tips}
+    children = children_by_parent(tips)
     found: dict[str, ExperimentDoc] = {}
     documents = [entry.document for entry in entries]
     while documents:
-        found |= {document["experiment"]: with_lineage(document, tips) for document in documents}
+        found |= {document["experiment"]: with_lineage(document, children) for document in documents}
         above = [parent["experiment"] for document in documents for parent in found[document["experiment"]]["parents"]]
         wanted = [by_record[sha] for sha in dict.fromkeys(above) if sha in by_record and sha not in found]
         read = list_entries(site, *refresh(site, wanted)) if wanted else []

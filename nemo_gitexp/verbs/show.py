@@ -12,7 +12,7 @@ from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.entry import is_repeatable
 from nemo_gitexp.errors import DataError, MissingDataError, StateDirectoryError, UsageError
 from nemo_gitexp.jsontext import JsonValue
-from nemo_gitexp.lineage import with_lineage
+from nemo_gitexp.lineage import children_by_parent, with_lineage
 from nemo_gitexp.metrics import MetricRows
 from nemo_gitexp.record import Imported
 from nemo_gitexp.report.remarks import experiment_remarks
@@ -52,7 +52,7 @@ def show(site: Site, text: str) -> ShowAnswer:
     except DataError as fault:
         remarks = (*remarks, f"has no curves here: {fault.message}")
     record = found.experiment.record
-    related = with_lineage(found.document, tips)
+    related = with_lineage(found.document, children_by_parent(tips))
     # One that nothing was made from is the same document as in a listing.
     document = related if related["children"] else found.document
     return ShowAnswer(document, rows, remarks, is_repeatable(record.entry), record.imported)

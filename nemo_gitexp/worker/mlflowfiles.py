@@ -92,17 +92,19 @@ def read_mlflow_run(directory: str) -> MlflowRun:
     Raises:
         OSError: it has no meta.yaml that can be read.
     """
+    return with_histories(read_mlflow_head(directory))
+
+
+def read_mlflow_head(directory: str) -> MlflowRun:
+    """Return what the directory of one run says but for its metrics, which may be far larger than all else.
+
+    Raises:
+        OSError: it has no meta.yaml that can be read.
+    """
     with open(os.path.join(directory, META), "rb") as file:
         meta = parse_flat_yaml(file.read(MOST_TEXT_BYTES).decode("utf-8", "replace"))
     above = parse_flat_yaml(_read_text(os.path.join(os.path.dirname(os.path.abspath(directory)), META)) or "")
     tags = _texts(os.path.join(directory, "tags"))
-    metrics: Dict[str, Tuple[MetricPoint, ...]] = {}
-    damaged = 0
-    for name, path in _files(os.path.join(directory, "metrics")):
-        points, bad = _read_points(path)
-        damaged += bad
-        if points:
-            metrics[name] = points
     return MlflowRun(
         path=directory,
         run_id=meta.get("run_id") or meta.get("run_uuid") or os.path.basename(directory),
@@ -116,9 +118,21 @@ def read_mlflow_run(directory: str) -> MlflowRun:
         is_deleted=meta.get("lifecycle_stage") == "deleted",
         params=_texts(os.path.join(directory, "params")),
         tags=tags,
-        metrics=metrics,
-        damaged=damaged,
+        metrics={},
+        damaged=0,
     )
+
+
+def with_histories(run: MlflowRun) -> MlflowRun:
+    """Return a run of a file store with its metrics."""
+    metrics: Dict[str, Tuple[MetricPoint, ...]] = {}
+    damaged = 0
+    for name, path in _files(os.path.join(run.path, "metrics")):
+        points, bad = _read_points(path)
+        damaged += bad
+        if points:
+            metrics[name] = points
+    return run._replace(metrics=metrics, damaged=damaged)
 
 
 def mlflow_metric_rows(run: MlflowRun) -> Iterator[Dict[str, Any]]:

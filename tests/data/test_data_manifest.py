@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from nemo_gitexp.data.manifest import Manifest, find_listing, keep_listing, read_manifest
+from nemo_gitexp.data.manifest import (
+    LISTING_DAYS,
+    Manifest,
+    drop_old_listings,
+    find_listing,
+    keep_listing,
+    read_manifest,
+)
 from nemo_gitexp.data.restore import Shelves, restore_inputs
 from nemo_gitexp.data.verified import VerifiedFiles
 from nemo_gitexp.errors import DataDriftError, DataError, UntrackedDataError
@@ -80,6 +87,27 @@ def test_a_damaged_listing_says_nothing(tmp_path):
     kept.write_bytes(b"[]\n")
     assert find_listing(tmp_path, manifest.digest) is None
     assert find_listing(None, manifest.digest) is None
+
+
+@pytest.mark.parametrize("use", ["pinned", "read", "restored", "not at all"])
+def test_a_listing_goes_when_nobody_has_used_it_for_long(tmp_path, use):
+    listings, now = tmp_path / "listings", time.time()
+    put(tmp_path / "huge", "b.bin")
+    manifest = read_manifest(tmp_path, "huge")
+    keep_listing(listings, manifest)
+    (kept,) = listings.iterdir()
+    os.utime(kept, (0, 0))
+    uses = {
+        "pinned": lambda: keep_listing(listings, manifest),
+        "read": lambda: find_listing(listings, manifest.digest),
+        "restored": lambda: restore(tmp_path, tmp_path / "ws", manifest.pin, listings),
+        "not at all": lambda: None,
+    }
+    uses[use]()
+    drop_old_listings(listings, now)
+    assert kept.exists() == (use != "not at all")
+    drop_old_listings(listings, now + (LISTING_DAYS + 1) * 86400)
+    assert list(listings.iterdir()) == []
 
 
 def test_a_single_file_may_be_pinned_so_too(tmp_path):

@@ -275,3 +275,21 @@ def test_several_that_tidy_up_at_once_do_not_trip_over_each_other(work: Work) ->
     answers = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, answers
     assert not work.refs("refs/gitexp-tmp/")
+
+
+def test_files_of_killed_processes_and_listings_that_nobody_needs_any_more_go(work: Work) -> None:
+    dead = f"{host_digest()}-999999999-{'0' * 12}"
+    state = work.root / ".git/gitexp"
+    stale = [
+        state / f"manifests/.{dead}.{'a' * 64}.jsonl",
+        state / f"store/tmp/{dead}.x",
+        state / "manifests/old.jsonl",
+    ]
+    needed = state / "manifests/new.jsonl"
+    for path in (*stale, needed):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("[]\n")
+    half_a_year_ago = time.time() - 183 * 86400
+    os.utime(stale[-1], (half_a_year_ago, half_a_year_ago))
+    work.gitexp("collect")
+    assert [path for path in (*stale, needed) if path.exists()] == [needed]
