@@ -30,7 +30,7 @@ from nemo_gitexp.worker.readback import JobReport
 from nemo_gitexp.worker.redirect import RedirectRule
 from nemo_gitexp.worker.remains import NOTHING_LEFT
 from nemo_gitexp.worker.seeding import NUMPY_MODULUS, Seeding, process_seed
-from nemo_gitexp.worker.trackerplaces import Job, read_trackers
+from nemo_gitexp.worker.trackerplaces import Job, leave_tracked
 
 if TYPE_CHECKING:
     from nemo_gitexp.jsontext import JsonValue
@@ -141,7 +141,7 @@ def _made(outputs: str) -> dict[str, object]:
 def _logged(outputs: str, paths: RunPaths, began: float) -> dict[str, object]:
     """Return where the program logged below its outputs; what it logged goes into the run directory."""
     plan = cast("WorkerPlan", {"run_dir": str(paths.root), "outputs_dir": outputs, "tracked": True})
-    return read_trackers(Job(plan, {}, began, lambda _: False), nothing_to_check)
+    return leave_tracked(Job(plan, {}, began, lambda _: False), nothing_to_check)
 
 
 def _leave_error(paths: RunPaths, ending: Ending) -> None:

@@ -37,7 +37,7 @@ class Source(NamedTuple):
     link: Dict[str, Any]
 
 
-def read_logged(plan: Plan, places: Places, check: Callable[[], None]) -> Tuple[List[Dict[str, Any]], Dict[str, int]]:
+def leave_logged(plan: Plan, places: Places, check: Callable[[], None]) -> Tuple[List[Dict[str, Any]], Dict[str, int]]:
     """Write what the trackers were told into the run directory; return links, and how many rows and damaged records.
 
     Args:

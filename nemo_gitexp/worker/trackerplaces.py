@@ -40,7 +40,7 @@ class Job(NamedTuple):
     is_known: Callable[[str], bool]
 
 
-def read_trackers(job: Job, check: Callable[[], None]) -> Dict[str, object]:
+def leave_tracked(job: Job, check: Callable[[], None]) -> Dict[str, object]:
     """Write what the trackers were told into the run directory; return `links` and `trackers` for result.json.
 
     Args:
@@ -55,9 +55,9 @@ def read_trackers(job: Job, check: Callable[[], None]) -> Dict[str, object]:
     links: List[Dict[str, Any]] = []
     trackers: Optional[Dict[str, int]] = None
     if any(places):
-        from .logged import read_logged
+        from .logged import leave_logged
 
-        links, trackers = read_logged(job.plan, places, check)
+        links, trackers = leave_logged(job.plan, places, check)
     links = find_addresses(job.plan["run_dir"], job.env, links)
     return {"links": links[:MOST_LINKS], "trackers": trackers}
 
