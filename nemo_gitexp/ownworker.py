@@ -112,10 +112,12 @@ def leave_result(run: OwnRun, outputs: Path, seed: int, ending: Ending) -> None:
     """
     paths = run.paths
     left, interruption = dict(NOTHING_LEFT), None
-    left["remarks"] = [*run.remarks, *imported_late(run.site.repository.root, run.modules, run.began)]
+    remarks = [*run.remarks, *imported_late(run.site.repository.root, run.modules, run.began)]
+    left["remarks"] = remarks
     try:
         left |= _made(str(outputs))
-        left |= _logged(str(outputs), paths, run.began)
+        logged = _logged(str(outputs), paths, run.began)
+        left |= {**logged, "remarks": [*remarks, *cast("list[str]", logged["remarks"])]}
     except (OSError, KeyboardInterrupt) as fault:
         ending = ending_of(fault) if ending.status == "completed" else ending
         interruption = fault if isinstance(fault, KeyboardInterrupt) else None

@@ -294,6 +294,26 @@ def test_ctrl_c_while_the_outputs_are_read_is_a_cancelled_experiment_with_its_me
     assert (document["status"], document["metrics"], document["outputs"]) == ("cancelled", {"loss": 0.5}, [])
 
 
+def test_trackers_that_cannot_be_read_cost_a_block_nothing_else(work: Work) -> None:
+    body = """\
+run = exp.outputs / "mlruns" / "0" / "abc"
+(run / "metrics").mkdir(parents=True)
+(run / "meta.yaml").write_text("run_id: abc\\nstart_time: " + "9" * 400 + "\\n")
+(run / "metrics" / "loss").write_text("1 0.5 0\\n")
+exp.log({"own": 1.0})
+"""
+    run_python(work, block(body))
+    in_the_way = '(exp.outputs.parent / "tracker-metrics.jsonl").mkdir()\n'
+    run_python(work, block(body + in_the_way))
+    metrics = [document["metrics"] for document in listed(work)]
+    assert sorted(metrics, key=len) == [{"own": 1.0}, {"own": 1.0, "loss": 0.5}]
+    assert {document["status"] for document in listed(work)} == {"completed"}
+    assert [output["path"] for document in listed(work) for output in document["outputs"]] == ["mlruns", "mlruns"]
+    remarks = [result_of(work, document, "run.json")["remarks"] for document in listed(work)]
+    assert sorted(map(len, remarks)) == [0, 1]
+    assert str(work.root) not in str(remarks)
+
+
 def test_an_output_that_cannot_be_read_fails_the_experiment(work: Work) -> None:
     body = "(exp.outputs / 'loop').mkdir()\nexp.log({'loss': 0.5})\n"
     body += "os.mkfifo(exp.outputs / 'loop' / 'pipe')\n(exp.outputs / 'x').symlink_to('/proc/self/mem')"

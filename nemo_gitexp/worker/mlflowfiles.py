@@ -18,6 +18,7 @@ META = "meta.yaml"
 STATUSES = {"1": "RUNNING", "2": "SCHEDULED", "3": "FINISHED", "4": "FAILED", "5": "KILLED"}
 MOST_TEXT_BYTES = 1 << 20
 MOST_METRIC_BYTES = 256 << 20
+_MOMENT = re.compile(r"[0-9]{1,17}")
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*):(?: (.*)|)$")
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", re.DOTALL)
 _ESCAPES = {"0": "\0", "a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b"}
@@ -250,4 +251,5 @@ def _is_regular(path: str) -> bool:
 
 
 def _seconds(milliseconds: Optional[str]) -> Optional[float]:
-    return int(milliseconds) / 1000 if milliseconds and milliseconds.isdigit() else None
+    """Return the moment that so many milliseconds name; None where they name none: `[0-9]`, at most 17 digits."""
+    return int(milliseconds) / 1000 if milliseconds and _MOMENT.fullmatch(milliseconds) else None

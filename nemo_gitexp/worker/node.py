@@ -135,7 +135,7 @@ class Node:
             return self._remains.document(check)
         except CancelledError as reason:
             end["cancelled"] = str(reason)
-        except OSError as fault:
+        except Exception as fault:  # noqa: BLE001 - a run without a result would look lost
             if describe_end(end, None) is None:
                 end["error"] = error_report(fault)
         return NOTHING_LEFT

@@ -29,6 +29,7 @@ NOTHING_LEFT = {
     "smuggled": [],
     "links": [],
     "trackers": None,
+    "remarks": [],
 }  # type: dict[str, object]
 
 

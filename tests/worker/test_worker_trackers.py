@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from run_directory import Run
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
 from nemo_gitexp.trackerids import tracker_ids
-from nemo_gitexp.worker.outputs import hash_output
+from nemo_gitexp.worker.outputs import hash_output, nothing_to_check
 from nemo_gitexp.worker.stamped import stable_names
 from nemo_gitexp.worker.trackerlinks import without_credentials
+from nemo_gitexp.worker.trackerplaces import Job, leave_tracked
+from nemo_gitexp.worker.watch import CancelledError
 
 IDS = {"run_id": "0123456789abcdef00000001", "name": "digits"}
 DUMPS = "import json, os; print(json.dumps({n: v for n, v in os.environ.items() if n[:5] in ('WANDB', 'MLFLO')}))"
@@ -252,6 +255,47 @@ def test_a_failed_job_keeps_what_it_had_logged(run: Run, tmp_path: Path) -> None
         tracker_ids=IDS,
     )
     assert (result["status"], logged(run)) == ("failed", [{"loss": 1.0, "step": 0}])
+
+
+@pytest.mark.parametrize("start", ["9" * 400, "²", "-5", "9" * 18])
+def test_a_time_that_is_none_costs_neither_the_run_nor_its_outputs(run: Run, tmp_path: Path, start: str) -> None:
+    made = tmp_path / "made"
+    mlflow_run(made / "work" / "mlruns", "a" * 32, {"loss": "1 0.5 0\n"})
+    meta = made / "work" / "mlruns" / "0" / ("a" * 32) / "meta.yaml"
+    meta.write_text(meta.read_text().replace("start_time: 5", f"start_time: {start}"))
+    (made / "outputs").mkdir()
+    (made / "outputs" / "model.bin").write_bytes(b"weights")
+    result = go(run, made)
+    assert (result["status"], [output["path"] for output in result["outputs"]]) == ("completed", ["model.bin"])
+    assert (logged(run), result["trackers"]) == ([{"loss": 0.5, "step": 0}], {"rows": 1, "damaged": 0})
+
+
+def test_trackers_that_cannot_be_read_cost_the_run_nothing_else(run: Run, tmp_path: Path) -> None:
+    out = event_file(tmp_path / "made" / "outputs" / "tb" / EVENTS, [("loss", 0, 1.0)])
+    in_the_way = "import os; os.mkdir(os.path.join(os.path.dirname(os.environ['OUT']), 'tracker-metrics.jsonl'))\n"
+    copying = f"import shutil; shutil.copytree({str(out.parent)!r}, os.environ['OUT'] + '/tb')"
+    result = run.go(script(in_the_way + copying), env={"OUT": str(run.outputs)}, tracker_ids=IDS)
+    assert (result["status"], [output["path"] for output in result["outputs"]]) == ("completed", ["tb"])
+    assert (result["links"], result["trackers"]) == ([], {"rows": 0, "damaged": 1})
+    (remark,) = result["remarks"]
+    assert remark.startswith("left files of its trackers that could not be read (IsADirectoryError: ")
+
+
+def raising(fault: Exception) -> Callable[[str], bool]:
+    def is_known(_: str) -> bool:
+        raise fault
+
+    return is_known
+
+
+def test_only_who_cancels_ends_the_reading_of_trackers(tmp_path: Path) -> None:
+    event_file(tmp_path / EVENTS, [("loss", 0, 1.0)])
+    places = {"outputs_dir": str(tmp_path / "outputs"), "run_dir": str(tmp_path / "run"), "workspace": str(tmp_path)}
+    plan = {**places, "cwd": str(tmp_path), "inputs": []}
+    left = leave_tracked(Job(plan, {}, 0.0, raising(ZeroDivisionError("odd"))), nothing_to_check)
+    assert left["remarks"] == ["left files of its trackers that could not be read (ZeroDivisionError: odd)"]
+    with pytest.raises(CancelledError):
+        leave_tracked(Job(plan, {}, 0.0, raising(CancelledError("ada"))), nothing_to_check)
 
 
 def digest(root: Path, path: str) -> str | None:
