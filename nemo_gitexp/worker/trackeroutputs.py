@@ -14,7 +14,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from .eventfiles import is_event_file
 from .mlflowfiles import META, is_mlflow_meta, is_mlflow_run, mlflow_metric_rows, read_mlflow_run
-from .stamped import stable_names
+from .stamped import directories_above, stable_names
 from .wandbfiles import ENDING, read_wandb_run, wandb_metric_rows
 
 TYPE_CHECKING = False
@@ -73,7 +73,8 @@ def tracked_files(root: str, files: Collection[str]) -> Optional[TrackedFiles]:
             names[path] = path
         elif path.startswith(f"{head}/artifacts/"):
             names[path] = heads[head] + path[len(head) :]
-    stable = stable_names(names.values())
+    events = [name for name in names.values() if is_event_file(_base(name))]
+    stable = stable_names(names.values(), {above for name in events for above in directories_above(name)})
     return TrackedFiles({path: stable[name] for path, name in names.items()}, digests)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from run_directory import Run
 from tensorboard.compat.proto import event_pb2, summary_pb2
 
@@ -335,3 +337,61 @@ def test_names_that_hold_the_time_are_numbered_in_its_order() -> None:
         "runs/version_0/a.txt",
     ]
     assert stable_names(reversed(paths))[paths[1]] == "runs/run1/events1"
+
+
+@pytest.mark.parametrize(
+    "name, stable",
+    [
+        ("Nov30_21-55-00_host", "run1"),
+        ("Nov30_21-55-00_my-host.example_lr0.1", "run1_lr0.1"),
+        ("20301130-215500", "run1"),
+        ("run-20301130_215500-abc.log", "run-run1-abc.log"),
+        ("2030-11-30_21-55-00", "run1"),
+        ("1600000000.1234567", "run1"),
+        (EVENTS, "events1"),
+        ("step_0000001000", None),
+        ("ckpt_000000012345.pt", None),
+        ("Nov31_25-55-00_host", None),
+        ("20301330-215500", None),
+        ("1600000000", None),
+        ("events.out.tfevents.step", None),
+    ],
+)
+def test_only_real_times_in_names_that_loggers_write_are_replaced(name: str, stable: str | None) -> None:
+    assert stable_names([f"a/{name}/b"]) == {f"a/{name}/b": f"a/{stable or name}/b"}
+
+
+@given(
+    st.sampled_from(["step_{}", "step_{:08d}", "{:010d}.pt", "ckpt-{:012d}", "{}", "{:014d}", "iter_{:07d}_0000"]),
+    st.sampled_from(["{}/model", "Nov30_21-55-00_host_{}", "20301130-215500/{}", "{}_20301130-215500.txt"]),
+    st.tuples(*[st.one_of(st.integers(0, 10**14), st.integers(15 * 10**8, 2 * 10**9))] * 2),
+)
+def test_two_step_numbers_never_get_one_name(form: str, place: str, steps: tuple[int, int]) -> None:
+    one, other = (place.format(form.format(step)) for step in steps)
+    assert (stable_names([one])[one] == stable_names([other])[other]) is (one == other)
+
+
+def test_steps_beside_an_event_file_are_not_equal(tmp_path: Path) -> None:
+    for place, step in (("a", 1000), ("b", 2000)):
+        event_file(tmp_path / place / EVENTS, [("loss", 0, 1.0)])
+        (tmp_path / place / f"step_{step:010d}.json").write_text("{}")
+    assert digest(tmp_path, "a") != digest(tmp_path, "b")
+
+
+def test_only_directories_of_loggers_go_by_their_order(tmp_path: Path) -> None:
+    for place, time in (("a", "20301130-215500"), ("b", "20301201-010000")):
+        event_file(tmp_path / place / "fit" / time / "train" / EVENTS, [("loss", 0, 1.0)])
+        (tmp_path / place / "fit" / time / "notes.txt").write_text("x")
+    assert digest(tmp_path, "a") == digest(tmp_path, "b")
+    for place, time in (("a", "20301130-215500"), ("b", "20301201-010000")):
+        (tmp_path / place / f"{time}.txt").write_text("x")
+    assert digest(tmp_path, "a") != digest(tmp_path, "b")
+
+
+def test_months_are_in_the_order_of_the_year() -> None:
+    found = stable_names(["Dec01_00-00-01_host/x", "Nov30_23-59-59_host/x"])
+    assert found["Nov30_23-59-59_host/x"] == "run1/x"
+
+
+def test_a_number_never_makes_a_name_that_is_there() -> None:
+    assert stable_names(["run1/x", "20301130-215500/x"]) == {"run1/x": "run1/x", "20301130-215500/x": "run2/x"}
