@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -146,6 +149,18 @@ def test_a_killed_block_runs_until_then_and_is_lost_with_its_metrics(work: Work)
     (document,) = listed(work)
     assert (document["status"], document["metrics"]) == ("lost", {"loss": 0.5})
     assert document["started"] <= document["ended"]
+
+
+def test_no_lost_run_ends_before_it_began(work: Work) -> None:
+    process = start_python(work, WAITING)
+    (run,) = (work.root / ".git/gitexp/runs").iterdir()
+    started = datetime.fromisoformat(json.loads((run / "started.json").read_text())["at"])
+    end(process)
+    for path in run.rglob("*"):
+        os.utime(path, (int(started.timestamp()),) * 2)  # in whole seconds, as some file systems and copies keep them
+    (document,) = listed(work)
+    assert document["status"] == "lost"
+    assert datetime.fromisoformat(document["ended"]) == started
 
 
 def test_a_running_block_can_be_cancelled(work: Work) -> None:
