@@ -40,6 +40,7 @@ MOST_PARTS = 2048
 MOST_DOCUMENT_BYTES = 64 << 20
 MOST_NESTING = 32
 STEP = "_step"
+_NO_METRICS = ("_", "system/", "system.")
 
 
 class WandbRun(NamedTuple):
@@ -139,11 +140,16 @@ def wandb_metric_rows(run: WandbRun) -> Iterator[Dict[str, Any]]:
     Left out are media objects, wandb's own names, which begin with `_`, and measurements of the machine (`system/…`).
     """
     for row in run.rows:
-        numbers = dict(sorted(_numbers(plain_values(row), "")))
-        kept = {name: value for name, value in numbers.items() if not name.startswith(("_", "system/", "system."))}
-        kept.pop("step", None)  # the stream has W&B's
-        if kept:
-            yield {"step": row.get(STEP), **kept}
+        numbers = wandb_numbers(row)
+        if numbers:
+            yield {"step": row.get(STEP), **numbers}
+
+
+def wandb_numbers(values: Dict[str, Any]) -> Dict[str, float]:
+    """Return the numbers of a row of the history, or of the summary, by dotted names, without what rows leave out."""
+    numbers = sorted(_numbers(plain_values(values), ""))
+    # The stream has W&B's own step.
+    return {name: value for name, value in numbers if name != "step" and not name.startswith(_NO_METRICS)}
 
 
 def _numbers(values: Dict[str, Any], before: str) -> Iterator[Tuple[str, float]]:
