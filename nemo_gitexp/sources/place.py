@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nemo_gitexp.errors import ImportSourceError, UnknownRunError
 from nemo_gitexp.keypath import find_nearest
-from nemo_gitexp.sitevalues import public_url
+from nemo_gitexp.worker.publicurl import public_url
 
 
 def require_place(place: Path, tool: str) -> Path:

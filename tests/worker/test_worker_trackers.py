@@ -15,7 +15,7 @@ from tensorboard.compat.proto import event_pb2, summary_pb2
 from nemo_gitexp.trackerids import tracker_ids
 from nemo_gitexp.worker.outputs import hash_output, nothing_to_check
 from nemo_gitexp.worker.stamped import stable_names
-from nemo_gitexp.worker.trackerlinks import without_credentials
+from nemo_gitexp.worker.trackerlinks import public_address
 from nemo_gitexp.worker.trackerplaces import Job, leave_tracked
 from nemo_gitexp.worker.watch import CancelledError
 
@@ -139,12 +139,12 @@ def test_addresses_that_trackers_print_are_links(run: Run) -> None:
         ("https://host/a#access_token=1", "https://host/a"),
         ("file:///store", None),
         ("https://", None),
-        ("https://host:port/", None),
+        ("https://user:p/w@host/x", "https://host/x"),
         ("", None),
     ],
 )
 def test_an_address_holds_no_secret(url: str, safe: str | None) -> None:
-    assert without_credentials(url) == safe
+    assert public_address(url) == safe
 
 
 def event_file(path: Path, scalars: list[tuple[str, int, float]], wall_time: float = 1.0) -> Path:
