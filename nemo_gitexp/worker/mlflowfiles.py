@@ -18,6 +18,7 @@ META = "meta.yaml"
 STATUSES = {"1": "RUNNING", "2": "SCHEDULED", "3": "FINISHED", "4": "FAILED", "5": "KILLED"}
 MOST_TEXT_BYTES = 1 << 20
 MOST_METRIC_BYTES = 256 << 20
+MOST_DIGITS = 20
 _MOMENT = re.compile(r"[0-9]{1,17}")
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*):(?: (.*)|)$")
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", re.DOTALL)
@@ -191,23 +192,41 @@ def _unescaped(match: re.Match[str]) -> str:
 
 
 def _read_points(path: str) -> Tuple[Tuple[MetricPoint, ...], int]:
-    """Return the values of one metric, and how many lines are none: `timestamp value [step [dataset…]]`."""
+    """Return the values of one metric, and how many lines are none: `timestamp value [step [dataset…]]`.
+
+    A last line without its end may lack digits of its last word: it is a value only where more than a step follows.
+    """
     points: List[MetricPoint] = []
-    bad = 0
+    bad, left = 0, MOST_METRIC_BYTES
     try:
         with open(path, "rb") as file:
-            content = file.read(MOST_METRIC_BYTES)
+            while left:
+                line = file.readline(left)
+                left -= len(line)
+                words = line.split()
+                if words:
+                    point = _point(words) if line.endswith(b"\n") or len(words) > 3 else None
+                    points += [point] if point else []
+                    bad += point is None
+                if not line:
+                    break
+            bad += bool(file.read(1))
     except OSError:
         return (), 1
-    for line in content.split(b"\n"):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            points.append(MetricPoint(int(words[0]), float(words[1]), int(words[2]) if len(words) > 2 else 0))
-        except (ValueError, IndexError):
-            bad += 1
     return tuple(points), bad
+
+
+def _point(words: List[bytes]) -> Optional[MetricPoint]:
+    try:
+        return MetricPoint(_whole(words[0]), float(words[1]), _whole(words[2]) if len(words) > 2 else 0)
+    except (ValueError, IndexError):
+        return None
+
+
+def _whole(word: bytes) -> int:
+    if len(word) > MOST_DIGITS:  # which takes time with the square of their number
+        raise ValueError("no step and no time")
+    return int(word)
 
 
 def _texts(directory: str) -> Dict[str, str]:

@@ -303,8 +303,30 @@ def test_a_damaged_store_of_mlflow_gives_what_can_be_read(tmp_path: Path) -> Non
     (tmp_path / "metrics" / "loss").write_bytes(b"1 0.5 0\n1 0.4\n\xff\xfe\nx 0.1 2\n1 nan 3 data digest\n1 0.")
     (tmp_path / "meta.yaml").write_bytes(b"run_id: abc\nstart_time: soon\nstatus: 9\n")
     run = read_mlflow_run(str(tmp_path))
-    assert (run.run_id, run.started, run.status, run.damaged) == ("abc", None, "9", 2)
+    assert (run.run_id, run.started, run.status, run.damaged) == ("abc", None, "9", 3)
     assert [(point.value, point.step) for point in run.metrics["loss"][:2]] == [(0.5, 0), (0.4, 0)]
+
+
+@pytest.mark.parametrize(
+    "tail, values, damaged",
+    [
+        (b"2 0.9", [0.5], 1),
+        (b"2 0.9 1", [0.5], 1),  # of 12, perhaps
+        (b"2 0.9 12 data dige", [0.5, 0.9], 0),
+        (b"2 0.9 12\n", [0.5, 0.9], 0),
+        (b"2 0.9\n", [0.5, 0.9], 0),
+        (b"", [0.5], 0),
+        (b"2 0.9 " + b"1" * 5000 + b"\n", [0.5], 1),
+    ],
+)
+def test_a_line_of_mlflow_that_was_cut_off_is_no_value(
+    tmp_path: Path, tail: bytes, values: list[float], damaged: int
+) -> None:
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "loss").write_bytes(b"1 0.5 3\n" + tail)
+    (tmp_path / "meta.yaml").write_bytes(b"run_id: abc\n")
+    run = read_mlflow_run(str(tmp_path))
+    assert ([point.value for point in run.metrics["loss"]], run.damaged) == (values, damaged)
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x85\u2028\u2029"), max_size=300)  # breaks of YAML 1.1
