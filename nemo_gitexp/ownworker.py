@@ -25,7 +25,8 @@ from nemo_gitexp.store import Experiment
 from nemo_gitexp.worker.documents import write_bytes, write_document
 from nemo_gitexp.worker.finish import iso_time, write_result
 from nemo_gitexp.worker.machine import HEARTBEAT_S, started_document
-from nemo_gitexp.worker.outputs import declared_outputs, find_undeclared, hash_output, nothing_to_check
+from nemo_gitexp.worker.outputs import declared_outputs, find_undeclared, hash_output
+from nemo_gitexp.worker.pace import nothing_to_check
 from nemo_gitexp.worker.readback import JobReport
 from nemo_gitexp.worker.redirect import RedirectRule
 from nemo_gitexp.worker.remains import NOTHING_LEFT

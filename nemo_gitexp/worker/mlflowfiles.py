@@ -10,9 +10,11 @@ import re
 import stat
 from typing import NamedTuple
 
+from .pace import EVERY, nothing_to_check
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 META = "meta.yaml"
 STATUSES = {"1": "RUNNING", "2": "SCHEDULED", "3": "FINISHED", "4": "FAILED", "5": "KILLED"}
@@ -38,7 +40,7 @@ class MlflowRun(NamedTuple):
     """One run of MLflow. Times are seconds since the epoch; `status` is RUNNING, FINISHED, FAILED, KILLED or "".
 
     `metrics` are the whole histories in the order they were logged. `experiment` is the name of its experiment.
-    `damaged` counts lines and files that could not be read.
+    `damaged` counts lines and files that could not be read. `is_cut` says that there were more values than were wanted.
     """
 
     path: str
@@ -55,6 +57,7 @@ class MlflowRun(NamedTuple):
     tags: Dict[str, str]
     metrics: Dict[str, Tuple[MetricPoint, ...]]
     damaged: int
+    is_cut: bool = False
 
 
 def find_mlflow_runs(store: str) -> List[str]:
@@ -88,8 +91,15 @@ def is_mlflow_store(directory: str) -> bool:
     return any("experiment_id" in meta and "run_id" not in meta for meta in map(parse_flat_yaml, filter(None, metas)))
 
 
-def read_mlflow_run(directory: str) -> MlflowRun:
+def read_mlflow_run(
+    directory: str, check: Callable[[], None] = nothing_to_check, most: Optional[int] = None
+) -> MlflowRun:
     """Return all that the directory of one run says; what is missing in it is empty.
+
+    Args:
+        directory: of the run.
+        check: called every now and then; what it raises ends the reading.
+        most: how many values of its metrics are wanted, the first of each by name. None: all.
 
     Raises:
         OSError: it has no meta.yaml that can be read.
@@ -99,10 +109,12 @@ def read_mlflow_run(directory: str) -> MlflowRun:
     above = parse_flat_yaml(_read_text(os.path.join(os.path.dirname(os.path.abspath(directory)), META)) or "")
     tags = _texts(os.path.join(directory, "tags"))
     metrics: Dict[str, Tuple[MetricPoint, ...]] = {}
-    damaged = 0
+    damaged, is_cut = 0, False
     for name, path in _files(os.path.join(directory, "metrics")):
-        points, bad = _read_points(path)
+        left = None if most is None else most - sum(map(len, metrics.values()))
+        points, bad, is_more = _read_points(path, check, left)
         damaged += bad
+        is_cut = is_cut or is_more
         if points:
             metrics[name] = points
     return MlflowRun(
@@ -120,6 +132,7 @@ def read_mlflow_run(directory: str) -> MlflowRun:
         tags=tags,
         metrics=metrics,
         damaged=damaged,
+        is_cut=is_cut,
     )
 
 
@@ -191,8 +204,12 @@ def _unescaped(match: re.Match[str]) -> str:
     return chr(number) if number < 0x110000 else "\ufffd"
 
 
-def _read_points(path: str) -> Tuple[Tuple[MetricPoint, ...], int]:
-    """Return the values of one metric, and how many lines are none: `timestamp value [step [dataset…]]`.
+def _read_points(
+    path: str, check: Callable[[], None], most: Optional[int]
+) -> Tuple[Tuple[MetricPoint, ...], int, bool]:
+    """Return the values of one metric, how many lines are none, and whether there are more than `most`.
+
+    A line is `timestamp value [step [dataset…]]`.
 
     A last line without its end may lack digits of its last word: it is a value only where more than a step follows.
     """
@@ -200,7 +217,9 @@ def _read_points(path: str) -> Tuple[Tuple[MetricPoint, ...], int]:
     bad, left = 0, MOST_METRIC_BYTES
     try:
         with open(path, "rb") as file:
-            while left:
+            while left and (most is None or len(points) < most):
+                if len(points) % EVERY == 0:
+                    check()
                 line = file.readline(left)
                 left -= len(line)
                 words = line.split()
@@ -210,10 +229,11 @@ def _read_points(path: str) -> Tuple[Tuple[MetricPoint, ...], int]:
                     bad += point is None
                 if not line:
                     break
-            bad += bool(file.read(1))
+            is_more = bool(file.read(1))
     except OSError:
-        return (), 1
-    return tuple(points), bad
+        return (), 1, False
+    is_cut = is_more and bool(left)
+    return tuple(points), bad + (is_more and not is_cut), is_cut
 
 
 def _point(words: List[bytes]) -> Optional[MetricPoint]:
