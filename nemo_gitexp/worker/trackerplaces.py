@@ -70,12 +70,13 @@ def _left(job: Job, check: Callable[[], None]) -> Dict[str, object]:
     check()
     links: List[Dict[str, Any]] = []
     trackers: Optional[Dict[str, int]] = None
+    remarks: List[str] = []
     if any(places):
         from .logged import leave_logged
 
-        links, trackers = leave_logged(job.plan, places, check)
+        links, trackers, remarks = leave_logged(job.plan, places, check)
     links = find_addresses(job.plan["run_dir"], job.env, links)
-    return {"links": links[:MOST_LINKS], "trackers": trackers, "remarks": []}
+    return {"links": links[:MOST_LINKS], "trackers": trackers, "remarks": remarks}
 
 
 def find_places(job: Job) -> Places:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_directory import Run
 from tensorboard.compat.proto import event_pb2, summary_pb2
+from tracker_writers import framed
+from wandb.proto import wandb_internal_pb2 as proto
 
 from nemo_gitexp.trackerids import tracker_ids
-from nemo_gitexp.worker.outputs import hash_output, nothing_to_check
+from nemo_gitexp.worker.logged import leave_logged
+from nemo_gitexp.worker.outputs import hash_output
+from nemo_gitexp.worker.pace import nothing_to_check
 from nemo_gitexp.worker.stamped import stable_names
 from nemo_gitexp.worker.trackerlinks import public_address
-from nemo_gitexp.worker.trackerplaces import Job, leave_tracked
+from nemo_gitexp.worker.trackerplaces import Job, find_places, leave_tracked
 from nemo_gitexp.worker.watch import CancelledError
 
 IDS = {"run_id": "0123456789abcdef00000001", "name": "digits"}
@@ -337,6 +342,101 @@ def test_names_that_hold_the_time_are_numbered_in_its_order() -> None:
         "runs/version_0/a.txt",
     ]
     assert stable_names(reversed(paths))[paths[1]] == "runs/run1/events1"
+
+
+OPENED: list[str] | None = None
+
+
+def note_opened(event: str, arguments: tuple) -> None:
+    if OPENED is not None and event == "open" and isinstance(arguments[0], str):
+        OPENED.append(arguments[0])
+
+
+sys.addaudithook(note_opened)
+
+
+def test_for_the_digest_of_a_directory_each_run_is_read_once(tmp_path: Path) -> None:
+    global OPENED  # noqa: PLW0603 - hooks stay for good
+    mlflow_run(tmp_path / "o" / "mlruns", "a" * 32, {"loss": "1 0.5 0\n"})
+    log = tmp_path / "o" / "wandb" / "run-1" / "run-abc.wandb"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b":W&B\xe1\xbe\0")
+    OPENED = []
+    assert digest(tmp_path, "o")
+    opened, OPENED = OPENED, None
+    metric = tmp_path / "o" / "mlruns" / "0" / ("a" * 32) / "metrics" / "loss"
+    assert [opened.count(str(path)) for path in (log, metric)] == [2, 2]  # for its hashes, and for what was logged
+
+
+class Calls:
+    """A check that does something when it is called for the so manieth time."""
+
+    def __init__(self, number: int, then: Callable[[], None]) -> None:
+        self.left = number
+        self.then = then
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if not self.left:
+            self.then()
+
+
+def cancel() -> None:
+    raise CancelledError("ada")
+
+
+def many_steps(path: Path, kind: str) -> None:
+    """Write 3,000 steps as a tracker writes them; less than a megabyte."""
+    if kind == "tensorboard":
+        event_file(path / EVENTS, [("loss", step, 0.5) for step in range(3000)])
+        event_file(path / f"{EVENTS}.2", [])
+    elif kind == "mlflow":
+        mlflow_run(path / "mlruns", "a" * 32, {"loss": "".join(f"1 0.5 {step}\n" for step in range(3000))})
+    else:
+        (path / "wandb" / "run-1").mkdir(parents=True)
+        record = proto.Record(history=proto.HistoryRecord(item=[proto.HistoryItem(key="loss", value_json="0.5")]))
+        (path / "wandb" / "run-1" / "run-abc.wandb").write_bytes(
+            framed([*[record.SerializeToString()] * 3000, proto.Record(exit=proto.RunExitRecord()).SerializeToString()])
+        )
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb", "mlflow"])
+def test_of_too_many_values_the_first_are_kept_and_a_remark_says_so(tmp_path: Path, kind: str) -> None:
+    many_steps(tmp_path / "o", kind)
+    plan = {"outputs_dir": str(tmp_path / "o"), "run_dir": str(tmp_path), "tracked": True, "cwd": str(tmp_path)}
+    places = find_places(Job(plan, {}, 0.0, lambda _: False))
+    left = leave_logged(plan, places, nothing_to_check, most=2500)
+    assert (left.trackers, len(left.links)) == ({"rows": 2500, "damaged": 0}, 1)
+    assert left.remarks[0].startswith("logged more than 2,500 numbers into its trackers")
+    rows = [json.loads(line) for line in (tmp_path / "tracker-metrics.jsonl").read_text().splitlines()]
+    assert [row["loss"] for row in rows] == [0.5] * 2500
+    assert leave_logged(plan, places, nothing_to_check, most=3000) == (
+        left.links,
+        {"rows": 3000, "damaged": 0},
+        [],
+    )
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb", "mlflow"])
+def test_who_cancels_waits_for_no_reader(tmp_path: Path, kind: str) -> None:
+    many_steps(tmp_path / "o", kind)
+    files = sum(path.is_file() for path in tmp_path.rglob("*"))
+    with pytest.raises(CancelledError):
+        hash_output(str(tmp_path), {"path": "o", "keep": "dvc"}, Calls(files + 2, cancel))
+    plan = {"outputs_dir": str(tmp_path / "o"), "run_dir": str(tmp_path), "tracked": True, "cwd": str(tmp_path)}
+    job = Job(plan, {}, 0.0, lambda _: False)
+    with pytest.raises(CancelledError):
+        leave_tracked(job, Calls(7, cancel))
+    assert leave_tracked(job, nothing_to_check)["trackers"] == {"rows": 3000, "damaged": 0}
+
+
+def test_a_log_that_goes_while_outputs_are_hashed_costs_its_own_digest_alone(tmp_path: Path) -> None:
+    many_steps(tmp_path / "o", "wandb")
+    (tmp_path / "o" / "z.txt").write_text("the last")
+    log = tmp_path / "o" / "wandb" / "run-1" / "run-abc.wandb"
+    report = hash_output(str(tmp_path), {"path": "o", "keep": "dvc"}, Calls(2, log.unlink))
+    assert report is not None
+    assert (report["digest"], [row[0] for row in report["files"]]) == (None, ["wandb/run-1/run-abc.wandb", "z.txt"])
 
 
 @pytest.mark.parametrize(
