@@ -82,8 +82,8 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
     parts = [(part, _own_result(part, paths, worker)) for part in _in_order(paths, plan)]
     streams = {part.run: read_metric_rows(part, result) for part, result in parts}
     started = str((worker or {}).get("started") or "") or run.started
-    # Dates of files are taken in whole seconds, as every copy has them; no run ends before it began.
-    ended = str((worker or {}).get("ended") or "") or max(_iso(last_write(paths)), started or "")
+    # Dates of files are taken in whole seconds, as every copy has them.
+    ended = str((worker or {}).get("ended") or "") or _not_before(started, _iso(last_write(paths)))
     supervisor = read_state_file(paths.supervisor)
     return RunLeavings(
         record_sha=experiment.sha,
@@ -326,6 +326,15 @@ def tail_lines(content: bytes, count: int = LOG_TAIL_LINES) -> list[str]:
     """Return the last lines of a log as text; a progress bar's carriage returns keep only its last state."""
     text = content[-_TAIL_BYTES:].decode("utf-8", "replace")
     return [line.rpartition("\r")[2] for line in re.split(r"\r?\n", text.rstrip("\r\n"))[-count:] if text.strip()]
+
+
+def _not_before(started: str | None, ended: str) -> str:
+    """Return when a run ended: no run ends before it began. As texts, moments of other precision do not sort."""
+    try:
+        is_before = started and datetime.fromisoformat(ended) < datetime.fromisoformat(started)
+    except ValueError:
+        return ended  # it began at no time that can be read
+    return started if started and is_before else ended
 
 
 def _iso(seconds: float) -> str:

@@ -27,8 +27,8 @@ from nemo_gitexp.metrics import MetricRows, parse_metric_lines
 from nemo_gitexp.naming import ExperimentNaming, model_type
 from nemo_gitexp.record import TOOLS, CodeState, ExperimentRecord, Imported
 from nemo_gitexp.result import RunLeavings
-from nemo_gitexp.sitevalues import public_url
 from nemo_gitexp.versioning import config_hash, plain_config
+from nemo_gitexp.worker.publicurl import public_url
 from nemo_gitexp.yaml12 import parse_scalar
 
 EXECUTOR: Final = "imported"

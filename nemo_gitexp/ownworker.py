@@ -25,12 +25,13 @@ from nemo_gitexp.store import Experiment
 from nemo_gitexp.worker.documents import write_bytes, write_document
 from nemo_gitexp.worker.finish import iso_time, write_result
 from nemo_gitexp.worker.machine import HEARTBEAT_S, started_document
-from nemo_gitexp.worker.outputs import declared_outputs, find_undeclared, hash_output, nothing_to_check
+from nemo_gitexp.worker.outputs import declared_outputs, find_undeclared, hash_output
+from nemo_gitexp.worker.pace import nothing_to_check
 from nemo_gitexp.worker.readback import JobReport
 from nemo_gitexp.worker.redirect import RedirectRule
 from nemo_gitexp.worker.remains import NOTHING_LEFT
 from nemo_gitexp.worker.seeding import NUMPY_MODULUS, Seeding, process_seed
-from nemo_gitexp.worker.trackerplaces import Job, read_trackers
+from nemo_gitexp.worker.trackerplaces import Job, leave_tracked
 
 if TYPE_CHECKING:
     from nemo_gitexp.jsontext import JsonValue
@@ -112,10 +113,12 @@ def leave_result(run: OwnRun, outputs: Path, seed: int, ending: Ending) -> None:
     """
     paths = run.paths
     left, interruption = dict(NOTHING_LEFT), None
-    left["remarks"] = [*run.remarks, *imported_late(run.site.repository.root, run.modules, run.began)]
+    remarks = [*run.remarks, *imported_late(run.site.repository.root, run.modules, run.began)]
+    left["remarks"] = remarks
     try:
         left |= _made(str(outputs))
-        left |= _logged(str(outputs), paths, run.began)
+        logged = _logged(str(outputs), paths, run.began)
+        left |= {**logged, "remarks": [*remarks, *cast("list[str]", logged["remarks"])]}
     except (OSError, KeyboardInterrupt) as fault:
         ending = ending_of(fault) if ending.status == "completed" else ending
         interruption = fault if isinstance(fault, KeyboardInterrupt) else None
@@ -141,7 +144,7 @@ def _made(outputs: str) -> dict[str, object]:
 def _logged(outputs: str, paths: RunPaths, began: float) -> dict[str, object]:
     """Return where the program logged below its outputs; what it logged goes into the run directory."""
     plan = cast("WorkerPlan", {"run_dir": str(paths.root), "outputs_dir": outputs, "tracked": True})
-    return read_trackers(Job(plan, {}, began, lambda _: False), nothing_to_check)
+    return leave_tracked(Job(plan, {}, began, lambda _: False), nothing_to_check)
 
 
 def _leave_error(paths: RunPaths, ending: Ending) -> None:

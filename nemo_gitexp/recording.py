@@ -42,12 +42,13 @@ from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming
 from nemo_gitexp.record import CodeState, ExperimentRecord, identity_of
 from nemo_gitexp.settings import require_executor
-from nemo_gitexp.sitevalues import bind_site, public_url
+from nemo_gitexp.sitevalues import bind_site
 from nemo_gitexp.stages import AnyEntry, StagesEntry, python_of, simple_entries, visible_config
 from nemo_gitexp.store import Draft, Experiment, record_directory, write_experiment
 from nemo_gitexp.tips import write_branch
 from nemo_gitexp.topology import shaped, topology
 from nemo_gitexp.versioning import config_hash
+from nemo_gitexp.worker.publicurl import public_url
 
 
 @dataclass(frozen=True, slots=True)

@@ -376,7 +376,7 @@ def _run_json(left: RunLeavings, worker: Mapping[str, JsonValue], volatile: Json
         "undeclared_outputs": worker.get("undeclared_outputs", []),
         "stray_files": worker.get("stray_files", []),
         "bad_metric_lines": left.bad_metric_lines,
-        "remarks": worker.get("remarks", []),
+        "remarks": _private(worker.get("remarks", []), left.places),
         "links": _private(worker.get("links", []), left.places),
         "lost_reason": _private(left.lost_reason, left.places),
     }

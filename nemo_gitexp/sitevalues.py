@@ -1,4 +1,4 @@
-"""What belongs to a machine or a person: `${site:NAME}`, recorded by name and bound per machine; credentials. Pure."""
+"""What belongs to a machine or a person: `${site:NAME}`, recorded by name and bound per machine. Pure."""
 
 from __future__ import annotations
 
@@ -62,9 +62,3 @@ def site_words(site: Mapping[str, str], texts: Iterable[str]) -> dict[str, str]:
     words = {value: f"${{site:{name.lower()}}}" for name, value in site.items() if value}
     # Of two names with one value, the one that the record knows counts.
     return words | {value: spelled[name.lower()] for name, value in site.items() if value and name.lower() in spelled}
-
-
-def public_url(url: str) -> str:
-    """Return a URL without credentials, query and fragment."""
-    # To the last @ before the path: people write passwords with an @ in them.
-    return re.sub(r"(?<=://)[^/]*@", "", re.sub(r"[?#].*", "", url))

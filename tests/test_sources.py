@@ -302,7 +302,8 @@ def test_logs_of_wandb_give_their_runs(old: Work) -> None:
     assert (good.group, good.outcome, good.status, good.source) == ("digits", "completed", "exit code 0", "wandb")
     assert {**good.config, "hub": None} == {"lr": 0.2, "model": {"hidden": 64}, "seed": 5, "hub": None}
     assert good.rows[2] == {"step": 2, "loss": 1 / 3, "val.acc": 2 / 3}
-    assert good.rows[3] == {"step": None, "best": 0.5}
+    assert good.rows[3] == {"step": None, "best": 0.5, "test.acc": 0.75, "test.step": 9}
+    assert good.bad_lines == 0
     assert good.commit == old.git("rev-parse", "HEAD")
     assert good.started is not None
     assert good.ended is not None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -146,6 +149,18 @@ def test_a_killed_block_runs_until_then_and_is_lost_with_its_metrics(work: Work)
     (document,) = listed(work)
     assert (document["status"], document["metrics"]) == ("lost", {"loss": 0.5})
     assert document["started"] <= document["ended"]
+
+
+def test_no_lost_run_ends_before_it_began(work: Work) -> None:
+    process = start_python(work, WAITING)
+    (run,) = (work.root / ".git/gitexp/runs").iterdir()
+    started = datetime.fromisoformat(json.loads((run / "started.json").read_text())["at"])
+    end(process)
+    for path in run.rglob("*"):
+        os.utime(path, (int(started.timestamp()),) * 2)  # in whole seconds, as some file systems and copies keep them
+    (document,) = listed(work)
+    assert document["status"] == "lost"
+    assert datetime.fromisoformat(document["ended"]) == started
 
 
 def test_a_running_block_can_be_cancelled(work: Work) -> None:
@@ -292,6 +307,26 @@ def test_ctrl_c_while_the_outputs_are_read_is_a_cancelled_experiment_with_its_me
     run_python(work, block(body), code=-2)
     (document,) = listed(work)
     assert (document["status"], document["metrics"], document["outputs"]) == ("cancelled", {"loss": 0.5}, [])
+
+
+def test_trackers_that_cannot_be_read_cost_a_block_nothing_else(work: Work) -> None:
+    body = """\
+run = exp.outputs / "mlruns" / "0" / "abc"
+(run / "metrics").mkdir(parents=True)
+(run / "meta.yaml").write_text("run_id: abc\\nstart_time: " + "9" * 400 + "\\n")
+(run / "metrics" / "loss").write_text("1 0.5 0\\n")
+exp.log({"own": 1.0})
+"""
+    run_python(work, block(body))
+    in_the_way = '(exp.outputs.parent / "tracker-metrics.jsonl").mkdir()\n'
+    run_python(work, block(body + in_the_way))
+    metrics = [document["metrics"] for document in listed(work)]
+    assert sorted(metrics, key=len) == [{"own": 1.0}, {"own": 1.0, "loss": 0.5}]
+    assert {document["status"] for document in listed(work)} == {"completed"}
+    assert [output["path"] for document in listed(work) for output in document["outputs"]] == ["mlruns", "mlruns"]
+    remarks = [result_of(work, document, "run.json")["remarks"] for document in listed(work)]
+    assert sorted(map(len, remarks)) == [0, 1]
+    assert str(work.root) not in str(remarks)
 
 
 def test_an_output_that_cannot_be_read_fails_the_experiment(work: Work) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from nemo_gitexp.errors import ImportSourceError, UnknownRunError
 from nemo_gitexp.keypath import find_nearest
-from nemo_gitexp.sitevalues import public_url
+from nemo_gitexp.worker.publicurl import public_text, public_url
 
 
 def require_place(place: Path, tool: str) -> Path:
@@ -45,7 +44,7 @@ def shown_words(text: str, url: str) -> str:
     query = url.partition("?")[2]
     said = text.replace(url.rstrip("/"), shown_url(url))
     said = said.replace(query, "…") if query else said  # libraries name it without the host, too
-    return re.sub(r"https?://[^\s'\"]+", lambda match: shown_url(match[0]), said)
+    return public_text(said)
 
 
 def utc(seconds: float | None) -> datetime | None:

@@ -9,7 +9,14 @@ from pathlib import Path
 from nemo_gitexp.errors import DocumentError, ImportSourceError
 from nemo_gitexp.imported import ForeignRun, Skipped, metric_rows
 from nemo_gitexp.sources.place import is_url, recorded_place, require_known, require_place, shown_url, utc
-from nemo_gitexp.worker.wandbfiles import ENDING, WandbRun, find_wandb_logs, read_wandb_run, wandb_metric_rows
+from nemo_gitexp.worker.wandbfiles import (
+    ENDING,
+    WandbRun,
+    find_wandb_logs,
+    read_wandb_run,
+    wandb_metric_rows,
+    wandb_numbers,
+)
 from nemo_gitexp.yaml12 import parse_yaml
 
 NO_PROJECT = "uncategorized"
@@ -115,10 +122,9 @@ def _foreign(parts: Sequence[WandbRun], source: str) -> ForeignRun:
 def _final(parts: Iterable[WandbRun], histories: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     """Return as a row without a step what the summary says beside the history."""
     logged = {name for row in histories for name in row}
-    summary = {name: value for part in parts for name, value in part.summary.items()}
-    beside = {name: value for name, value in summary.items() if name not in logged and not name.startswith("_")}
-    numbers = {name: value for name, value in beside.items() if isinstance(value, (int, float))}
-    return [{"step": None, **numbers}] if numbers else []
+    summary = {name: value for part in parts for name, value in wandb_numbers(part.summary).items()}
+    beside = {name: value for name, value in summary.items() if name not in logged}
+    return [{"step": None, **beside}] if beside else []
 
 
 def _config(parts: Iterable[WandbRun]) -> dict[str, object]:

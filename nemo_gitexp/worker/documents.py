@@ -7,7 +7,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Mapping
+    from typing import Iterable, Mapping
 
     from .shapes import JsonValue
 
@@ -25,10 +25,15 @@ def write_bytes(path: str, content: bytes, *, durable: bool = False) -> None:
         content: all of it.
         durable: wait until the disk has it (milliseconds), so that it is whole after a power cut too.
     """
+    write_pieces(path, (content,), durable=durable)
+
+
+def write_pieces(path: str, pieces: Iterable[bytes], *, durable: bool = False) -> None:
+    """Write a content that is never in memory as a whole, as `write_bytes` does."""
     beside = f"{path}.{os.getpid()}.tmp"
     try:
         with open(beside, "wb") as file:
-            file.write(content)
+            file.writelines(pieces)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

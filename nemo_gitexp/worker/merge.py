@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .shapes import JsonValue
 
 MOST_LISTED = 100
-LISTS = ("stray_files", "changed_files", "inputs_changed", "smuggled", "links")
+LISTS = ("stray_files", "changed_files", "inputs_changed", "smuggled", "links", "remarks")
 RANKED = ("lost", "failed", "cancelled", "skipped")
 """What a run of several stages came to, the worst first; completed when none of these is there."""
 

@@ -10,14 +10,18 @@ import re
 import stat
 from typing import NamedTuple
 
+from .pace import EVERY, nothing_to_check
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterator, List, Optional, Tuple
+    from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 META = "meta.yaml"
 STATUSES = {"1": "RUNNING", "2": "SCHEDULED", "3": "FINISHED", "4": "FAILED", "5": "KILLED"}
 MOST_TEXT_BYTES = 1 << 20
 MOST_METRIC_BYTES = 256 << 20
+MOST_DIGITS = 20
+_MOMENT = re.compile(r"[0-9]{1,17}")
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*):(?: (.*)|)$")
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", re.DOTALL)
 _ESCAPES = {"0": "\0", "a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b"}
@@ -36,7 +40,7 @@ class MlflowRun(NamedTuple):
     """One run of MLflow. Times are seconds since the epoch; `status` is RUNNING, FINISHED, FAILED, KILLED or "".
 
     `metrics` are the whole histories in the order they were logged. `experiment` is the name of its experiment.
-    `damaged` counts lines and files that could not be read.
+    `damaged` counts lines and files that could not be read. `is_cut` says that there were more values than were wanted.
     """
 
     path: str
@@ -53,6 +57,7 @@ class MlflowRun(NamedTuple):
     tags: Dict[str, str]
     metrics: Dict[str, Tuple[MetricPoint, ...]]
     damaged: int
+    is_cut: bool = False
 
 
 def find_mlflow_runs(store: str) -> List[str]:
@@ -86,13 +91,15 @@ def is_mlflow_store(directory: str) -> bool:
     return any("experiment_id" in meta and "run_id" not in meta for meta in map(parse_flat_yaml, filter(None, metas)))
 
 
-def read_mlflow_run(directory: str) -> MlflowRun:
-    """Return all that the directory of one run says; what is missing in it is empty.
+def read_mlflow_run(
+    directory: str, check: Callable[[], None] = nothing_to_check, most: Optional[int] = None
+) -> MlflowRun:
+    """Return all that the directory of one run says; what is missing in it is empty. `check`, `most`: of its metrics.
 
     Raises:
         OSError: it has no meta.yaml that can be read.
     """
-    return with_histories(read_mlflow_head(directory))
+    return with_histories(read_mlflow_head(directory), check, most)
 
 
 def read_mlflow_head(directory: str) -> MlflowRun:
@@ -123,16 +130,26 @@ def read_mlflow_head(directory: str) -> MlflowRun:
     )
 
 
-def with_histories(run: MlflowRun) -> MlflowRun:
-    """Return a run of a file store with its metrics."""
+def with_histories(
+    run: MlflowRun, check: Callable[[], None] = nothing_to_check, most: Optional[int] = None
+) -> MlflowRun:
+    """Return a run of a file store with its metrics.
+
+    Args:
+        run: what its directory says but for them.
+        check: called every now and then; what it raises ends the reading.
+        most: how many values are wanted, the first of each by name. None: all.
+    """
     metrics: Dict[str, Tuple[MetricPoint, ...]] = {}
-    damaged = 0
+    damaged, is_cut = 0, False
     for name, path in _files(os.path.join(run.path, "metrics")):
-        points, bad = _read_points(path)
+        left = None if most is None else most - sum(map(len, metrics.values()))
+        points, bad, is_more = _read_points(path, check, left)
         damaged += bad
+        is_cut = is_cut or is_more
         if points:
             metrics[name] = points
-    return run._replace(metrics=metrics, damaged=damaged)
+    return run._replace(metrics=metrics, damaged=damaged, is_cut=is_cut)
 
 
 def mlflow_metric_rows(run: MlflowRun) -> Iterator[Dict[str, Any]]:
@@ -203,24 +220,49 @@ def _unescaped(match: re.Match[str]) -> str:
     return chr(number) if number < 0x110000 else "\ufffd"
 
 
-def _read_points(path: str) -> Tuple[Tuple[MetricPoint, ...], int]:
-    """Return the values of one metric, and how many lines are none: `timestamp value [step [dataset…]]`."""
+def _read_points(
+    path: str, check: Callable[[], None], most: Optional[int]
+) -> Tuple[Tuple[MetricPoint, ...], int, bool]:
+    """Return the values of one metric, how many lines are none, and whether there are more than `most`.
+
+    A line is `timestamp value [step [dataset…]]`.
+
+    A last line without its end may lack digits of its last word: it is a value only where more than a step follows.
+    """
     points: List[MetricPoint] = []
-    bad = 0
+    bad, left = 0, MOST_METRIC_BYTES
     try:
         with open(path, "rb") as file:
-            content = file.read(MOST_METRIC_BYTES)
+            while left and (most is None or len(points) < most):
+                if len(points) % EVERY == 0:
+                    check()
+                line = file.readline(left)
+                left -= len(line)
+                words = line.split()
+                if words:
+                    point = _point(words) if line.endswith(b"\n") or len(words) > 3 else None
+                    points += [point] if point else []
+                    bad += point is None
+                if not line:
+                    break
+            is_more = bool(file.read(1))
     except OSError:
-        return (), 1
-    for line in content.split(b"\n"):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            points.append(MetricPoint(int(words[0]), float(words[1]), int(words[2]) if len(words) > 2 else 0))
-        except (ValueError, IndexError):
-            bad += 1
-    return tuple(points), bad
+        return (), 1, False
+    is_cut = is_more and bool(left)
+    return tuple(points), bad + (is_more and not is_cut), is_cut
+
+
+def _point(words: List[bytes]) -> Optional[MetricPoint]:
+    try:
+        return MetricPoint(_whole(words[0]), float(words[1]), _whole(words[2]) if len(words) > 2 else 0)
+    except (ValueError, IndexError):
+        return None
+
+
+def _whole(word: bytes) -> int:
+    if len(word) > MOST_DIGITS:  # which takes time with the square of their number
+        raise ValueError("no step and no time")
+    return int(word)
 
 
 def _texts(directory: str) -> Dict[str, str]:
@@ -264,4 +306,5 @@ def _is_regular(path: str) -> bool:
 
 
 def _seconds(milliseconds: Optional[str]) -> Optional[float]:
-    return int(milliseconds) / 1000 if milliseconds and milliseconds.isdigit() else None
+    """Return the moment that so many milliseconds name; None where they name none: `[0-9]`, at most 17 digits."""
+    return int(milliseconds) / 1000 if milliseconds and _MOMENT.fullmatch(milliseconds) else None

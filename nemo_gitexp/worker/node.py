@@ -18,7 +18,7 @@ from .finish import TRACKED_FILE, describe_end, error_report, exit_code, iso_tim
 from .inputs import input_states
 from .machine import keep_fresh, started_document
 from .manifest import Verification
-from .outputs import nothing_to_check
+from .pace import nothing_to_check
 from .ranks import Ranks
 from .refusal import find_refusal, verify_plan
 from .remains import NOTHING_LEFT, Remains
@@ -135,7 +135,7 @@ class Node:
             return self._remains.document(check)
         except CancelledError as reason:
             end["cancelled"] = str(reason)
-        except OSError as fault:
+        except Exception as fault:  # noqa: BLE001 - a run without a result would look lost
             if describe_end(end, None) is None:
                 end["error"] = error_report(fault)
         return NOTHING_LEFT

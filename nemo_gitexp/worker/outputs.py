@@ -8,7 +8,9 @@ import os
 import stat
 
 from .manifest import CHUNK_BYTES, walk_files
+from .pace import nothing_to_check
 from .stamped import tracker_of
+from .watch import CancelledError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,10 +20,6 @@ if TYPE_CHECKING:
     from .trackeroutputs import TrackedFiles
 
 MAY_HOLD_TENSORS = (b"PK\x03\x04", b"\x93NUMPY")
-
-
-def nothing_to_check() -> None:
-    """Let the work go on to its end."""
 
 
 class FileHashes:
@@ -73,7 +71,7 @@ def hash_output(
         "keep": output["keep"],
         "sha256": hashes.sha256,
         "md5": hashes.md5,
-        "digest": hashes.digest or _logged_digest(path),
+        "digest": hashes.digest or _logged_digest(path, check),
         "size_bytes": hashes.size_bytes,
         "is_dir": False,
         "files": [],
@@ -134,45 +132,56 @@ def _hash_directory(path: str, output: OutputPlan, check: Callable[[], None]) ->
         "keep": output["keep"],
         "sha256": hashlib.sha256(_encoded(lines)).hexdigest(),
         "md5": hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir",  # noqa: S324 - DVC
-        "digest": _directory_digest(path, hashes),
+        "digest": _directory_digest(path, hashes, check),
         "size_bytes": sum(item.size_bytes for item in hashes.values()),
         "is_dir": True,
         "files": [(relative, item.md5, item.size_bytes) for relative, item in hashes.items()],
     }
 
 
-def _directory_digest(root: str, hashes: dict[str, FileHashes]) -> str | None:
+def _directory_digest(root: str, hashes: dict[str, FileHashes], check: Callable[[], None]) -> str | None:
     """Return the digest over the tensors and bytes in a directory; None where bytes alone say the same.
 
     What trackers have written counts by what was logged, see `trackeroutputs`.
     """
-    tracked = _tracked_files(root, hashes)
+    tracked = _tracked_files(root, hashes, check)
     if tracked is None and not any(item.digest for item in hashes.values()):
         return None
     names = tracked.names if tracked else {path: path for path in hashes}
     lines = []
     for path, name in sorted(names.items(), key=lambda pair: pair[1]):
         item = hashes[path]
-        digest = item.digest or (_logged_digest(os.path.join(root, path)) if tracked else None)
+        digest = item.digest or (_logged_digest(os.path.join(root, path), check) if tracked else None)
         lines.append(f"{digest or 'bytes:' + item.sha256}  {name}\n")
     lines += [f"logged:{digest}  {name}\n" for name, digest in (tracked.digests if tracked else {}).items()]
     return "sha256:" + hashlib.sha256(_encoded("".join(lines))).hexdigest()
 
 
-def _tracked_files(root: str, paths: Collection[str]) -> TrackedFiles | None:
+def _tracked_files(root: str, paths: Collection[str], check: Callable[[], None]) -> TrackedFiles | None:
+    """Return how files of trackers are compared; None where there are none, or they cannot be read: by their bytes."""
     if not any(tracker_of(path.rpartition("/")[2]) for path in paths):
         return None
     from .trackeroutputs import tracked_files  # and the readers, which most jobs have no use for
 
-    return tracked_files(root, paths)
+    try:
+        return tracked_files(root, paths, check)
+    except CancelledError:
+        raise
+    except Exception:  # noqa: BLE001 - no file of a tracker decides whether a job has completed
+        return None
 
 
-def _logged_digest(path: str) -> str | None:
+def _logged_digest(path: str, check: Callable[[], None]) -> str | None:
     if tracker_of(os.path.basename(path)) != "tensorboard":
         return None
     from .eventfiles import logged_digest
 
-    return logged_digest(path)
+    try:
+        return logged_digest(path, check)
+    except CancelledError:
+        raise
+    except Exception:  # noqa: BLE001 - as above
+        return None
 
 
 def _leads_out(path: str, outputs_dir: str) -> bool:

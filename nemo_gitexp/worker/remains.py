@@ -9,7 +9,7 @@ from .documents import read_document
 from .inputs import find_changed_inputs
 from .manifest import allowance, file_state, find_changed, is_compiled, tree_states, walk_files
 from .outputs import declared_outputs, find_undeclared, hash_output
-from .trackerplaces import Job, read_trackers
+from .trackerplaces import Job, leave_tracked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ NOTHING_LEFT = {
     "smuggled": [],
     "links": [],
     "trackers": None,
+    "remarks": [],
 }  # type: dict[str, object]
 
 
@@ -79,7 +80,7 @@ class Remains:
             "inputs_changed": find_changed_inputs(plan["workspace"], plan["inputs"], self._inputs),
             "metrics_file": self._copied_metrics(),
             "smuggled": (read_document(os.path.join(plan["run_dir"], "job.json")) or {}).get("smuggled") or [],
-            **read_trackers(self._tracked, check),
+            **leave_tracked(self._tracked, check),
         }
 
     def _is_unchanged(self, path: str) -> bool:

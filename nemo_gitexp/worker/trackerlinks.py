@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from .publicurl import public_url
 from .wandbhook import noted_urls
 
 TYPE_CHECKING = False
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 MOST_LOG_BYTES = 64 << 20
 _ADDRESS = re.compile(rb"https?://[^\s\x00-\x20\x1b\x7f\"'<>()]{1,2000}/runs/[A-Za-z0-9_.-]{1,200}")
+_SITE = re.compile(r"https?://[^/]")
 _RUN = re.compile(r"/runs/([^/?#]+)$")
 
 
@@ -25,8 +27,8 @@ def find_addresses(run_dir: str, env: Mapping[str, str], links: List[Dict[str, A
         env: the environment that the job was started with.
         links: of the runs whose files were found.
     """
-    found = dict.fromkeys(filter(None, map(without_credentials, [*noted_urls(run_dir), *printed_urls(run_dir)])))
-    server = without_credentials(env.get("MLFLOW_TRACKING_URI", ""))
+    found = dict.fromkeys(filter(None, map(public_address, [*noted_urls(run_dir), *printed_urls(run_dir)])))
+    server = public_address(env.get("MLFLOW_TRACKING_URI", ""))
     complete = list(links)
     for url in found:
         match = _RUN.search(url)
@@ -63,22 +65,10 @@ def printed_urls(run_dir: str) -> Iterator[str]:
                 return
 
 
-def without_credentials(url: str) -> Optional[str]:
-    """Return an http address without user, password and query, any of which may be a secret; None for anything else."""
-    if not url.startswith(("http://", "https://")):
-        return None
-    from urllib.parse import urlsplit, urlunsplit
-
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return None
-    if not parts.hostname:
-        return None
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    page = parts.fragment.partition("?")[0] if parts.fragment.startswith("/") else ""
-    return urlunsplit((parts.scheme, host + port, parts.path, "", page))
+def public_address(url: str) -> Optional[str]:
+    """Return an http address without anything secret in it; None for anything else."""
+    public = public_url(url)
+    return public if _SITE.match(public) else None
 
 
 def _has_loaded_mlflow(run_dir: str) -> bool:

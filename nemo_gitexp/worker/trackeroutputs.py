@@ -10,16 +10,17 @@ import hashlib
 import json
 import os
 import re
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple
 
 from .eventfiles import is_event_file
 from .mlflowfiles import META, is_mlflow_meta, is_mlflow_run, mlflow_metric_rows, read_mlflow_run
-from .stamped import stable_names
+from .pace import nothing_to_check, paced
+from .stamped import directories_above, stable_names
 from .wandbfiles import ENDING, read_wandb_run, wandb_metric_rows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Collection, Iterable, Mapping
+    from typing import Callable, Collection, Iterable, Mapping
 
 
 _WANDBS_OWN = re.compile(r"debug[\w.-]*\.log|settings|wandb-resume\.json")
@@ -36,12 +37,15 @@ class TrackedFiles(NamedTuple):
     digests: Dict[str, str]
 
 
-def tracked_files(root: str, files: Collection[str]) -> Optional[TrackedFiles]:
+def tracked_files(
+    root: str, files: Collection[str], check: Callable[[], None] = nothing_to_check
+) -> Optional[TrackedFiles]:
     """Return how the files of trackers in a directory are compared; None where there are none.
 
     Args:
         root: the directory.
         files: the regular files below it, POSIX paths.
+        check: called every now and then; what it raises ends the reading.
 
     Raises:
         OSError: one cannot be read.
@@ -55,14 +59,12 @@ def tracked_files(root: str, files: Collection[str]) -> Optional[TrackedFiles]:
     heads: Dict[str, str] = {}
     beside = {_above(_above(path)) for path in logs}  # links to logs, what `wandb` keeps about itself
     passed_over = {path for path in files if _WANDBS_OWN.fullmatch(_base(path)) and _above(path) in beside}
-    for number, path in enumerate(_in_order(root, logs, _wandb_start), 1):
-        run = read_wandb_run(os.path.join(root, path))
-        digests[f"wandb/run{number}"] = _digest(run.config, wandb_metric_rows(run), run.damaged)
+    for number, (_, path, digest) in enumerate(sorted(_wandb_digests(root, logs, check)), 1):
+        digests[f"wandb/run{number}"] = digest
         passed_over.update(name for name in files if name.startswith(_above(path) + "/"))
-    for number, path in enumerate(_in_order(root, runs, _mlflow_start), 1):
-        found = read_mlflow_run(os.path.join(root, _above(path)))
+    for number, (_, path, digest) in enumerate(sorted(_mlflow_digests(root, runs, check)), 1):
         name = f"mlflow/run{number}"
-        digests[name] = _digest(found.params, mlflow_metric_rows(found), found.damaged)
+        digests[name] = digest
         heads[_above(path)] = name
     if runs:
         passed_over.update(path for path in metas if is_mlflow_meta(os.path.join(root, path)))
@@ -73,7 +75,8 @@ def tracked_files(root: str, files: Collection[str]) -> Optional[TrackedFiles]:
             names[path] = path
         elif path.startswith(f"{head}/artifacts/"):
             names[path] = heads[head] + path[len(head) :]
-    stable = stable_names(names.values())
+    events = [name for name in names.values() if is_event_file(_base(name))]
+    stable = stable_names(names.values(), {above for name in events for above in directories_above(name)})
     return TrackedFiles({path: stable[name] for path, name in names.items()}, digests)
 
 
@@ -81,21 +84,31 @@ def _is_wandb_log(path: str) -> bool:
     return _base(path).startswith("run-") and path.endswith(ENDING) and "/" in path
 
 
-def _in_order(root: str, paths: Iterable[str], start: Any) -> List[str]:
-    return sorted(paths, key=lambda path: (start(os.path.join(root, path)), path))
+def _wandb_digests(root: str, logs: Iterable[str], check: Callable[[], None]) -> Iterator[Tuple[float, str, str]]:
+    """Yield when each run began, its path and what it logged: in the order of the first they have their numbers."""
+    for path in logs:
+        run = read_wandb_run(os.path.join(root, path), check)
+        yield run.started or 0, path, _digest(run.config, paced(wandb_metric_rows(run), check), run.damaged)
 
 
-def _wandb_start(path: str) -> float:
-    return read_wandb_run(path).started or 0
-
-
-def _mlflow_start(path: str) -> float:
-    return read_mlflow_run(os.path.dirname(path)).started or 0
+def _mlflow_digests(root: str, metas: Iterable[str], check: Callable[[], None]) -> Iterator[Tuple[float, str, str]]:
+    for path in metas:
+        run = read_mlflow_run(os.path.join(root, _above(path)), check)
+        yield run.started or 0, path, _digest(run.params, paced(mlflow_metric_rows(run), check), run.damaged)
 
 
 def _digest(config: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], damaged: int) -> str:
-    document = {"config": config, "rows": list(rows), "damaged": damaged}
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+    """Return the hash of `{"config": …, "damaged": …, "rows": […]}`, which is never in memory as a whole."""
+    encode = json.JSONEncoder(sort_keys=True).encode
+    digest = hashlib.sha256(_encoded(f'{{"config": {encode(config)}, "damaged": {damaged}, "rows": ['))
+    for count, row in enumerate(rows):
+        digest.update(_encoded((", " if count else "") + encode(row)))
+    digest.update(b"]}")
+    return digest.hexdigest()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _above(path: str) -> str:

@@ -9,6 +9,7 @@ from .manifest import allowance, walk_files
 from .stamped import tracker_of
 from .trackerenv import RUN_TAG, run_id_of
 from .trackerlinks import find_addresses
+from .watch import CancelledError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .shapes import Plan
 
 MOST_LINKS = 50
+MOST_SAID = 200
 
 
 class Places(NamedTuple):
@@ -40,26 +42,41 @@ class Job(NamedTuple):
     is_known: Callable[[str], bool]
 
 
-def read_trackers(job: Job, check: Callable[[], None]) -> Dict[str, object]:
-    """Write what the trackers were told into the run directory; return `links` and `trackers` for result.json.
+def leave_tracked(job: Job, check: Callable[[], None]) -> Dict[str, object]:
+    """Write what the trackers were told into the run directory; return `links`, `trackers`, `remarks` for result.json.
+
+    Nothing of a tracker decides whether a job has completed. So whatever goes wrong here, in files that programs of
+    others wrote and a job may have damaged, ends in a remark and one damaged record: never in an error.
 
     Args:
         job: which job.
-        check: called every now and then; what it raises ends the reading.
+        check: called every now and then; may raise CancelledError to end the reading.
 
     Raises:
-        OSError: what was read cannot be written.
+        CancelledError: as `check` raised it.
     """
+    try:
+        return _left(job, check)
+    except CancelledError:
+        raise
+    except Exception as fault:  # noqa: BLE001 - see above: readers of foreign files, fenced in this one place
+        said = " ".join(str(fault).split())[:MOST_SAID]
+        remark = f"left files of its trackers that could not be read ({type(fault).__name__}: {said})"
+        return {"links": [], "trackers": {"rows": 0, "damaged": 1}, "remarks": [remark]}
+
+
+def _left(job: Job, check: Callable[[], None]) -> Dict[str, object]:
     places = find_places(job)
     check()
     links: List[Dict[str, Any]] = []
     trackers: Optional[Dict[str, int]] = None
+    remarks: List[str] = []
     if any(places):
-        from .logged import read_logged
+        from .logged import leave_logged
 
-        links, trackers = read_logged(job.plan, places, check)
+        links, trackers, remarks = leave_logged(job.plan, places, check)
     links = find_addresses(job.plan["run_dir"], job.env, links)
-    return {"links": links[:MOST_LINKS], "trackers": trackers}
+    return {"links": links[:MOST_LINKS], "trackers": trackers, "remarks": remarks}
 
 
 def find_places(job: Job) -> Places:

@@ -13,6 +13,7 @@ import struct
 import zlib
 from typing import Any, NamedTuple
 
+from .pace import nothing_to_check, paced
 from .wire import (
     DamagedError,
     parse_double,
@@ -40,6 +41,7 @@ MOST_PARTS = 2048
 MOST_DOCUMENT_BYTES = 64 << 20
 MOST_NESTING = 32
 STEP = "_step"
+_NO_METRICS = ("_", "system/", "system.")
 
 
 class WandbRun(NamedTuple):
@@ -50,7 +52,7 @@ class WandbRun(NamedTuple):
     `exit_code` is None while the run lives, or when it was killed. `metadata` is wandb-metadata.json, empty without
     one. `config_file` is the path of config.yaml beside it, which holds `{key: {"value": …}}`, for who reads YAML;
     None without one. `damaged` counts records that could not be read, a cut-off end as one. `commit` is that of the
-    git repository that it ran in.
+    git repository that it ran in. `is_cut` says that the log was not read to its end, because that is enough.
     """
 
     path: str
@@ -73,6 +75,7 @@ class WandbRun(NamedTuple):
     is_offline: bool
     damaged: int
     commit: str
+    is_cut: bool = False
 
 
 def find_wandb_logs(place: str) -> List[str]:
@@ -90,19 +93,28 @@ def find_wandb_logs(place: str) -> List[str]:
     return sorted(found)
 
 
-def read_wandb_run(path: str) -> WandbRun:
+def read_wandb_run(path: str, check: Callable[[], None] = nothing_to_check, most: Optional[int] = None) -> WandbRun:
     """Return what the log `run-<id>.wandb` says, and the documents in `files` beside it.
+
+    Args:
+        path: of the log.
+        check: called every now and then; what it raises ends the reading.
+        most: after how many values of its history the log is put aside. None: it is read to its end.
 
     Raises:
         OSError: it cannot be read.
     """
     log = _Log()
     with open(path, "rb") as file:
-        for record in log.records(file):
+        for record in paced(log.records(file), check):
             try:
                 log.take(parse_fields(record))
             except (DamagedError, struct.error):
                 log.damaged += 1
+            if most is not None and log.values > most:
+                log.rows.pop()
+                log.is_cut = True
+                break
     directory = os.path.dirname(os.path.abspath(path))
     files = os.path.join(directory, "files")
     config_file = os.path.join(files, "config.yaml")
@@ -130,6 +142,7 @@ def read_wandb_run(path: str) -> WandbRun:
         is_offline=os.path.basename(directory).startswith("offline-"),
         damaged=log.damaged,
         commit=log.commit,
+        is_cut=log.is_cut,
     )
 
 
@@ -139,11 +152,16 @@ def wandb_metric_rows(run: WandbRun) -> Iterator[Dict[str, Any]]:
     Left out are media objects, wandb's own names, which begin with `_`, and measurements of the machine (`system/…`).
     """
     for row in run.rows:
-        numbers = dict(sorted(_numbers(plain_values(row), "")))
-        kept = {name: value for name, value in numbers.items() if not name.startswith(("_", "system/", "system."))}
-        kept.pop("step", None)  # the stream has W&B's
-        if kept:
-            yield {"step": row.get(STEP), **kept}
+        numbers = wandb_numbers(row)
+        if numbers:
+            yield {"step": row.get(STEP), **numbers}
+
+
+def wandb_numbers(values: Dict[str, Any]) -> Dict[str, float]:
+    """Return the numbers of a row of the history, or of the summary, by dotted names, without what rows leave out."""
+    numbers = sorted(_numbers(plain_values(values), ""))
+    # The stream has W&B's own step.
+    return {name: value for name, value in numbers if name != "step" and not name.startswith(_NO_METRICS)}
 
 
 def _numbers(values: Dict[str, Any], before: str) -> Iterator[Tuple[str, float]]:
@@ -177,7 +195,9 @@ class _Log:
         self.config: Dict[str, Any] = {}
         self.summary: Dict[str, Any] = {}
         self.rows: List[Dict[str, Any]] = []
+        self.values = 0
         self.damaged = 0
+        self.is_cut = False
 
     def records(self, file: BinaryIO) -> Iterator[bytes]:
         """Yield the records, parts put together; what is damaged costs the rest of its block, as in LevelDB."""
@@ -243,6 +263,7 @@ class _Log:
             row[STEP] = step
         if row:
             self.rows.append(row)
+            self.values += len(row)
 
     def _run(self, fields: Fields) -> None:
         for number, value in fields:

@@ -10,12 +10,15 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c as theirs
+from tracker_writers import framed
 
 from nemo_gitexp.worker.eventfiles import is_event_file, masked_crc32c, read_event_files
 from nemo_gitexp.worker.mlflowfiles import (
@@ -202,34 +205,47 @@ def test_lengths_that_no_file_has_are_damage_not_memory(tmp_path: Path) -> None:
     assert (read_event_files([str(events)]).damaged, read_wandb_run(str(log)).damaged) == (1, 1)
 
 
-def test_a_hundred_thousand_scalars_take_seconds(tmp_path: Path) -> None:
-    from tensorboard.compat.proto import event_pb2, summary_pb2
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(st.text(max_size=150), st.text("\x15a*\n", max_size=5)),
+            st.integers(-(2**63), 2**63 - 1),
+            st.floats(width=32, allow_nan=False),
+        )
+    )
+)
+def test_scalars_come_back_whatever_their_names_and_steps(scalars: list[tuple[str, int, float]]) -> None:
+    path = Path(HOSTILE.name) / "y.tfevents.1"
+    records = [event_pb2.Event(wall_time=1.0, file_version="brain.Event:2").SerializeToString()]
+    for tag, step, value in scalars:
+        summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, simple_value=value)])
+        records.append(event_pb2.Event(wall_time=2.0, step=step, summary=summary).SerializeToString())
+    path.write_bytes(b"".join(framed_event(record) for record in records))
+    found = read_event_files([str(path)])
+    assert [(scalar.tag, scalar.step, scalar.value) for scalar in found.scalars] == [
+        item for item in scalars if item[0]
+    ]
+    assert found.damaged == 0
 
+
+def framed_event(record: bytes) -> bytes:
+    head = struct.pack("<Q", len(record))
+    return head + checksum(head) + record + checksum(record)
+
+
+@given(st.binary(max_size=100))
+def test_checksums_are_those_of_tensorboard(content: bytes) -> None:
+    assert masked_crc32c(content) == theirs(content)
+
+
+def test_a_hundred_thousand_scalars_take_seconds(tmp_path: Path) -> None:
     value = summary_pb2.Summary.Value(tag="loss", simple_value=1.0)
     record = event_pb2.Event(wall_time=1.0, step=7, summary=summary_pb2.Summary(value=[value])).SerializeToString()
-    head = struct.pack("<Q", len(record))
     path = tmp_path / "x.tfevents.1"
-    path.write_bytes((head + checksum(head) + record + checksum(record)) * 100_000)
+    path.write_bytes(framed_event(record) * 100_000)
     began = time.process_time()
     assert read_events(path) == 100_000
     assert time.process_time() - began < 20
-
-
-def framed(records: Iterable[bytes]) -> bytes:
-    """Return a log of W&B's with these records, cut into the parts that its blocks ask for."""
-    log = bytearray(b":W&B\xe1\xbe\0")
-    for record in records:
-        left, is_first = record, True
-        while left or is_first:
-            room = 32 * 1024 - len(log) % (32 * 1024)
-            if room < 7:
-                log += bytes(room)
-                continue
-            part, left = left[: room - 7], left[room - 7 :]
-            kind = (2 if left else 1) if is_first else (3 if left else 4)
-            log += struct.pack("<IHB", zlib.crc32(part, zlib.crc32(bytes([kind]))), len(part), kind) + part
-            is_first = False
-    return bytes(log)
 
 
 def test_a_hundred_thousand_steps_of_wandb_take_seconds(tmp_path: Path) -> None:
@@ -303,8 +319,30 @@ def test_a_damaged_store_of_mlflow_gives_what_can_be_read(tmp_path: Path) -> Non
     (tmp_path / "metrics" / "loss").write_bytes(b"1 0.5 0\n1 0.4\n\xff\xfe\nx 0.1 2\n1 nan 3 data digest\n1 0.")
     (tmp_path / "meta.yaml").write_bytes(b"run_id: abc\nstart_time: soon\nstatus: 9\n")
     run = read_mlflow_run(str(tmp_path))
-    assert (run.run_id, run.started, run.status, run.damaged) == ("abc", None, "9", 2)
+    assert (run.run_id, run.started, run.status, run.damaged) == ("abc", None, "9", 3)
     assert [(point.value, point.step) for point in run.metrics["loss"][:2]] == [(0.5, 0), (0.4, 0)]
+
+
+@pytest.mark.parametrize(
+    "tail, values, damaged",
+    [
+        (b"2 0.9", [0.5], 1),
+        (b"2 0.9 1", [0.5], 1),  # of 12, perhaps
+        (b"2 0.9 12 data dige", [0.5, 0.9], 0),
+        (b"2 0.9 12\n", [0.5, 0.9], 0),
+        (b"2 0.9\n", [0.5, 0.9], 0),
+        (b"", [0.5], 0),
+        (b"2 0.9 " + b"1" * 5000 + b"\n", [0.5], 1),
+    ],
+)
+def test_a_line_of_mlflow_that_was_cut_off_is_no_value(
+    tmp_path: Path, tail: bytes, values: list[float], damaged: int
+) -> None:
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "loss").write_bytes(b"1 0.5 3\n" + tail)
+    (tmp_path / "meta.yaml").write_bytes(b"run_id: abc\n")
+    run = read_mlflow_run(str(tmp_path))
+    assert ([point.value for point in run.metrics["loss"]], run.damaged) == (values, damaged)
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x85\u2028\u2029"), max_size=300)  # breaks of YAML 1.1

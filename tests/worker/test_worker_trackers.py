@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from run_directory import Run
 from tensorboard.compat.proto import event_pb2, summary_pb2
+from tracker_writers import framed
+from wandb.proto import wandb_internal_pb2 as proto
 
 from nemo_gitexp.trackerids import tracker_ids
+from nemo_gitexp.worker.logged import leave_logged
 from nemo_gitexp.worker.outputs import hash_output
+from nemo_gitexp.worker.pace import nothing_to_check
 from nemo_gitexp.worker.stamped import stable_names
 from nemo_gitexp.worker.trackerenv import hand_over_ids
-from nemo_gitexp.worker.trackerlinks import without_credentials
+from nemo_gitexp.worker.trackerlinks import public_address
+from nemo_gitexp.worker.trackerplaces import Job, find_places, leave_tracked
+from nemo_gitexp.worker.watch import CancelledError
 
 IDS = {"run_id": "0123456789abcdef00000001", "name": "digits"}
 DUMPS = "import json, os; print(json.dumps({n: v for n, v in os.environ.items() if n[:5] in ('WANDB', 'MLFLO')}))"
@@ -141,12 +151,12 @@ def test_addresses_that_trackers_print_are_links(run: Run) -> None:
         ("https://host/a#access_token=1", "https://host/a"),
         ("file:///store", None),
         ("https://", None),
-        ("https://host:port/", None),
+        ("https://user:p/w@host/x", "https://host/x"),
         ("", None),
     ],
 )
 def test_an_address_holds_no_secret(url: str, safe: str | None) -> None:
-    assert without_credentials(url) == safe
+    assert public_address(url) == safe
 
 
 def event_file(path: Path, scalars: list[tuple[str, int, float]], wall_time: float = 1.0) -> Path:
@@ -261,6 +271,47 @@ def test_a_failed_job_keeps_what_it_had_logged(run: Run, tmp_path: Path) -> None
     assert (result["status"], logged(run)) == ("failed", [{"loss": 1.0, "step": 0}])
 
 
+@pytest.mark.parametrize("start", ["9" * 400, "²", "-5", "9" * 18])
+def test_a_time_that_is_none_costs_neither_the_run_nor_its_outputs(run: Run, tmp_path: Path, start: str) -> None:
+    made = tmp_path / "made"
+    mlflow_run(made / "work" / "mlruns", "a" * 32, {"loss": "1 0.5 0\n"})
+    meta = made / "work" / "mlruns" / "0" / ("a" * 32) / "meta.yaml"
+    meta.write_text(meta.read_text().replace("start_time: 5", f"start_time: {start}"))
+    (made / "outputs").mkdir()
+    (made / "outputs" / "model.bin").write_bytes(b"weights")
+    result = go(run, made)
+    assert (result["status"], [output["path"] for output in result["outputs"]]) == ("completed", ["model.bin"])
+    assert (logged(run), result["trackers"]) == ([{"loss": 0.5, "step": 0}], {"rows": 1, "damaged": 0})
+
+
+def test_trackers_that_cannot_be_read_cost_the_run_nothing_else(run: Run, tmp_path: Path) -> None:
+    out = event_file(tmp_path / "made" / "outputs" / "tb" / EVENTS, [("loss", 0, 1.0)])
+    in_the_way = "import os; os.mkdir(os.path.join(os.path.dirname(os.environ['OUT']), 'tracker-metrics.jsonl'))\n"
+    copying = f"import shutil; shutil.copytree({str(out.parent)!r}, os.environ['OUT'] + '/tb')"
+    result = run.go(script(in_the_way + copying), env={"OUT": str(run.outputs)}, tracker_ids=IDS)
+    assert (result["status"], [output["path"] for output in result["outputs"]]) == ("completed", ["tb"])
+    assert (result["links"], result["trackers"]) == ([], {"rows": 0, "damaged": 1})
+    (remark,) = result["remarks"]
+    assert remark.startswith("left files of its trackers that could not be read (IsADirectoryError: ")
+
+
+def raising(fault: Exception) -> Callable[[str], bool]:
+    def is_known(_: str) -> bool:
+        raise fault
+
+    return is_known
+
+
+def test_only_who_cancels_ends_the_reading_of_trackers(tmp_path: Path) -> None:
+    event_file(tmp_path / EVENTS, [("loss", 0, 1.0)])
+    places = {"outputs_dir": str(tmp_path / "outputs"), "run_dir": str(tmp_path / "run"), "workspace": str(tmp_path)}
+    plan = {**places, "cwd": str(tmp_path), "inputs": []}
+    left = leave_tracked(Job(plan, {}, 0.0, raising(ZeroDivisionError("odd"))), nothing_to_check)
+    assert left["remarks"] == ["left files of its trackers that could not be read (ZeroDivisionError: odd)"]
+    with pytest.raises(CancelledError):
+        leave_tracked(Job(plan, {}, 0.0, raising(CancelledError("ada"))), nothing_to_check)
+
+
 def digest(root: Path, path: str) -> str | None:
     report = hash_output(str(root), {"path": path, "keep": "dvc"})
     assert report is not None
@@ -298,3 +349,156 @@ def test_names_that_hold_the_time_are_numbered_in_its_order() -> None:
         "runs/version_0/a.txt",
     ]
     assert stable_names(reversed(paths))[paths[1]] == "runs/run1/events1"
+
+
+OPENED: list[str] | None = None
+
+
+def note_opened(event: str, arguments: tuple) -> None:
+    if OPENED is not None and event == "open" and isinstance(arguments[0], str):
+        OPENED.append(arguments[0])
+
+
+sys.addaudithook(note_opened)
+
+
+def test_for_the_digest_of_a_directory_each_run_is_read_once(tmp_path: Path) -> None:
+    global OPENED  # noqa: PLW0603 - hooks stay for good
+    mlflow_run(tmp_path / "o" / "mlruns", "a" * 32, {"loss": "1 0.5 0\n"})
+    log = tmp_path / "o" / "wandb" / "run-1" / "run-abc.wandb"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b":W&B\xe1\xbe\0")
+    OPENED = []
+    assert digest(tmp_path, "o")
+    opened, OPENED = OPENED, None
+    metric = tmp_path / "o" / "mlruns" / "0" / ("a" * 32) / "metrics" / "loss"
+    assert [opened.count(str(path)) for path in (log, metric)] == [2, 2]  # for its hashes, and for what was logged
+
+
+class Calls:
+    """A check that does something when it is called for the so manieth time."""
+
+    def __init__(self, number: int, then: Callable[[], None]) -> None:
+        self.left = number
+        self.then = then
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if not self.left:
+            self.then()
+
+
+def cancel() -> None:
+    raise CancelledError("ada")
+
+
+def many_steps(path: Path, kind: str) -> None:
+    """Write 3,000 steps as a tracker writes them; less than a megabyte."""
+    if kind == "tensorboard":
+        event_file(path / EVENTS, [("loss", step, 0.5) for step in range(3000)])
+        event_file(path / f"{EVENTS}.2", [])
+    elif kind == "mlflow":
+        mlflow_run(path / "mlruns", "a" * 32, {"loss": "".join(f"1 0.5 {step}\n" for step in range(3000))})
+    else:
+        (path / "wandb" / "run-1").mkdir(parents=True)
+        record = proto.Record(history=proto.HistoryRecord(item=[proto.HistoryItem(key="loss", value_json="0.5")]))
+        (path / "wandb" / "run-1" / "run-abc.wandb").write_bytes(
+            framed([*[record.SerializeToString()] * 3000, proto.Record(exit=proto.RunExitRecord()).SerializeToString()])
+        )
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb", "mlflow"])
+def test_of_too_many_values_the_first_are_kept_and_a_remark_says_so(tmp_path: Path, kind: str) -> None:
+    many_steps(tmp_path / "o", kind)
+    plan = {"outputs_dir": str(tmp_path / "o"), "run_dir": str(tmp_path), "tracked": True, "cwd": str(tmp_path)}
+    places = find_places(Job(plan, {}, 0.0, lambda _: False))
+    left = leave_logged(plan, places, nothing_to_check, most=2500)
+    assert (left.trackers, len(left.links)) == ({"rows": 2500, "damaged": 0}, 1)
+    assert left.remarks[0].startswith("logged more than 2,500 numbers into its trackers")
+    rows = [json.loads(line) for line in (tmp_path / "tracker-metrics.jsonl").read_text().splitlines()]
+    assert [row["loss"] for row in rows] == [0.5] * 2500
+    assert leave_logged(plan, places, nothing_to_check, most=3000) == (
+        left.links,
+        {"rows": 3000, "damaged": 0},
+        [],
+    )
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb", "mlflow"])
+def test_who_cancels_waits_for_no_reader(tmp_path: Path, kind: str) -> None:
+    many_steps(tmp_path / "o", kind)
+    files = sum(path.is_file() for path in tmp_path.rglob("*"))
+    with pytest.raises(CancelledError):
+        hash_output(str(tmp_path), {"path": "o", "keep": "dvc"}, Calls(files + 2, cancel))
+    plan = {"outputs_dir": str(tmp_path / "o"), "run_dir": str(tmp_path), "tracked": True, "cwd": str(tmp_path)}
+    job = Job(plan, {}, 0.0, lambda _: False)
+    with pytest.raises(CancelledError):
+        leave_tracked(job, Calls(7, cancel))
+    assert leave_tracked(job, nothing_to_check)["trackers"] == {"rows": 3000, "damaged": 0}
+
+
+def test_a_log_that_goes_while_outputs_are_hashed_costs_its_own_digest_alone(tmp_path: Path) -> None:
+    many_steps(tmp_path / "o", "wandb")
+    (tmp_path / "o" / "z.txt").write_text("the last")
+    log = tmp_path / "o" / "wandb" / "run-1" / "run-abc.wandb"
+    report = hash_output(str(tmp_path), {"path": "o", "keep": "dvc"}, Calls(2, log.unlink))
+    assert report is not None
+    assert (report["digest"], [row[0] for row in report["files"]]) == (None, ["wandb/run-1/run-abc.wandb", "z.txt"])
+
+
+@pytest.mark.parametrize(
+    "name, stable",
+    [
+        ("Nov30_21-55-00_host", "run1"),
+        ("Nov30_21-55-00_my-host.example_lr0.1", "run1_lr0.1"),
+        ("20301130-215500", "run1"),
+        ("run-20301130_215500-abc.log", "run-run1-abc.log"),
+        ("2030-11-30_21-55-00", "run1"),
+        ("1600000000.1234567", "run1"),
+        (EVENTS, "events1"),
+        ("step_0000001000", None),
+        ("ckpt_000000012345.pt", None),
+        ("Nov31_25-55-00_host", None),
+        ("20301330-215500", None),
+        ("1600000000", None),
+        ("events.out.tfevents.step", None),
+    ],
+)
+def test_only_real_times_in_names_that_loggers_write_are_replaced(name: str, stable: str | None) -> None:
+    assert stable_names([f"a/{name}/b"]) == {f"a/{name}/b": f"a/{stable or name}/b"}
+
+
+@given(
+    st.sampled_from(["step_{}", "step_{:08d}", "{:010d}.pt", "ckpt-{:012d}", "{}", "{:014d}", "iter_{:07d}_0000"]),
+    st.sampled_from(["{}/model", "Nov30_21-55-00_host_{}", "20301130-215500/{}", "{}_20301130-215500.txt"]),
+    st.tuples(*[st.one_of(st.integers(0, 10**14), st.integers(15 * 10**8, 2 * 10**9))] * 2),
+)
+def test_two_step_numbers_never_get_one_name(form: str, place: str, steps: tuple[int, int]) -> None:
+    one, other = (place.format(form.format(step)) for step in steps)
+    assert (stable_names([one])[one] == stable_names([other])[other]) is (one == other)
+
+
+def test_steps_beside_an_event_file_are_not_equal(tmp_path: Path) -> None:
+    for place, step in (("a", 1000), ("b", 2000)):
+        event_file(tmp_path / place / EVENTS, [("loss", 0, 1.0)])
+        (tmp_path / place / f"step_{step:010d}.json").write_text("{}")
+    assert digest(tmp_path, "a") != digest(tmp_path, "b")
+
+
+def test_only_directories_of_loggers_go_by_their_order(tmp_path: Path) -> None:
+    for place, time in (("a", "20301130-215500"), ("b", "20301201-010000")):
+        event_file(tmp_path / place / "fit" / time / "train" / EVENTS, [("loss", 0, 1.0)])
+        (tmp_path / place / "fit" / time / "notes.txt").write_text("x")
+    assert digest(tmp_path, "a") == digest(tmp_path, "b")
+    for place, time in (("a", "20301130-215500"), ("b", "20301201-010000")):
+        (tmp_path / place / f"{time}.txt").write_text("x")
+    assert digest(tmp_path, "a") != digest(tmp_path, "b")
+
+
+def test_months_are_in_the_order_of_the_year() -> None:
+    found = stable_names(["Dec01_00-00-01_host/x", "Nov30_23-59-59_host/x"])
+    assert found["Nov30_23-59-59_host/x"] == "run1/x"
+
+
+def test_a_number_never_makes_a_name_that_is_there() -> None:
+    assert stable_names(["run1/x", "20301130-215500/x"]) == {"run1/x": "run1/x", "20301130-215500/x": "run2/x"}
