@@ -41,6 +41,7 @@ from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming
 from nemo_gitexp.record import CodeState, ExperimentRecord, identity_of
+from nemo_gitexp.secretcheck import require_no_secrets
 from nemo_gitexp.settings import require_executor
 from nemo_gitexp.sitevalues import bind_site, public_url
 from nemo_gitexp.stages import AnyEntry, StagesEntry, python_of, simple_entries, visible_config
@@ -100,6 +101,7 @@ def plan_defined(site: Site, asked: Asked, defined: Defined, now: datetime, look
         _commit_data(repository, defined.definition)
         look = None
     require_harmless(defined.carried, snapshot_limits(site))
+    require_no_secrets(defined, asked.env, snapshot_limits(site).allows)
     look = look or begin_look(repository)
     # Before the snapshot: git is still looking at the files.
     interpreter, probe, environment = _environment(site, defined.entry, asked)
@@ -131,7 +133,9 @@ def _resolved(site: Site, asked: Asked, defined: Defined, snapshot: Snapshot, in
 
     places = [spec.path or DEFAULT_PLACE for spec in defined.definition.data]
     _require_scripts(site, defined, list_files(site.repository, snapshot.tree), places)
-    return resolve_calls(site, defined, snapshot, Surroundings(interpreter, asked.env), asked.seed)
+    made = resolve_calls(site, defined, snapshot, Surroundings(interpreter, asked.env), asked.seed)
+    require_no_secrets(made, asked.env, snapshot_limits(site).allows)
+    return made
 
 
 def _record(

@@ -6,7 +6,6 @@ Nothing is recorded or submitted here. What of an executor belongs to a site (ac
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +20,9 @@ from nemo_gitexp.attempt import this_python
 from nemo_gitexp.command import anchor_script
 from nemo_gitexp.entry import CallEntry, Entry, ScriptEntry, parse_command
 from nemo_gitexp.errors import ExecutorError, RecipeError
-from nemo_gitexp.git.snapshot import SECRET_CONTENT, SECRET_VARIABLE
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.recipes import describe_live
+from nemo_gitexp.secretwords import holds_secret, is_secret_variable, known_secrets
 from nemo_gitexp.topology import TaskShape
 
 _SHELLS = {"python": ".py"}
@@ -111,20 +110,20 @@ def read_shape(executor: Any, script_env: Mapping[str, str], group: str | None) 
         raise ExecutorError(f"{kind} has nodes={executor.nodes}, and there is one here", hint="nodes=1", executor=kind)
     launcher = _launcher(executor, kind)
     env = {**{str(key): str(value) for key, value in executor.env_vars.items()}, **script_env}
+    known = known_secrets({**os.environ, **env})
     return TaskShape(
         nodes=1,
         tasks_per_node=executor.ntasks_per_node if launcher else 1,
         launcher=launcher,
-        env=tuple(sorted((name, value) for name, value in env.items() if not is_secret(name, value))),
+        env=tuple(sorted((name, value) for name, value in env.items() if not is_secret(name, value, known))),
         group=group,
     )
 
 
-def is_secret(name: str, value: str) -> bool:
-    """Return whether a variable must not be recorded, by its name or by what its value looks like."""
+def is_secret(name: str, value: str, known: Mapping[str, str]) -> bool:
+    """Return whether a variable must not be recorded, by its name or by what its value holds (`known_secrets`)."""
     is_reference = value.startswith("${") and value.endswith("}")
-    looks_secret = SECRET_VARIABLE.search(name) is not None or SECRET_CONTENT.search(value.encode()) is not None
-    return (looks_secret and not is_reference) or re.search(r"://[^/@\s]+:[^/@\s]+@", value) is not None
+    return holds_secret(value, known) or (is_secret_variable(name) and not is_reference)
 
 
 def _require_serialisable(executor: Any, kind: str) -> None:

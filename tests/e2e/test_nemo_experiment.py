@@ -78,7 +78,7 @@ job = Job(id="given", task=run.Script(inline="echo given"), executor=run.LocalEx
 with Experiment("jobs", jobs=[job], clean_mode=True) as exp:
     exp.run()
 say("jobs", exp)
-secret = run.LocalExecutor(env_vars={"WANDB_API_KEY": "abc", "PLAIN": "1"})
+secret = run.LocalExecutor(env_vars={"WANDB_API_KEY": "abc-of-wandb", "PLAIN": "1", "COPY": "abc-of-wandb"})
 with Experiment("in-order", executor=secret, clean_mode=True) as exp:
     exp.add(run.Script(inline="date +%s%N > $GITEXP_OUTPUTS/at; echo $WANDB_API_KEY"), name="one")
     exp.add(run.Script(inline="date +%s%N > $GITEXP_OUTPUTS/at; echo $MY_TOKEN", env={"MY_TOKEN": "xyz"}), name="two")
@@ -238,10 +238,10 @@ def test_run_of_one_call_is_named_after_what_it_calls(made: Made) -> None:
 
 
 def test_secrets_reach_the_job_and_no_record(made: Made) -> None:
-    assert "not recorded, for they look like secrets: MY_TOKEN, WANDB_API_KEY" in made.ran.err
+    assert "not recorded, for they look like secrets: COPY, MY_TOKEN, WANDB_API_KEY" in made.ran.err
     stages = made.record("in order")["entry"]["stages"]
     assert [stage["shape"]["env"] for stage in stages] == [{"PLAIN": "1"}, {"PLAIN": "1"}]
-    assert "── one ──\nabc\n── two ──\nxyz\n" in made.ran.out
+    assert "── one ──\nabc-of-wandb\n── two ──\nxyz\n" in made.ran.out
     recorded = (made.document("in order")["experiment"], "--", "experiments")
     assert not made.work.git("grep", "-l", "-e", "xyz", "-e", "abc", *recorded, check=False)
 

@@ -259,6 +259,8 @@ class Raising(run.Plugin):
     def setup(self, task, executor):
         raise KeyError("no cluster")
 
+KEY = os.environ["WANDB_API_KEY"]
+
 def here(lr=0.1): ...
 
 class Odd:
@@ -287,6 +289,7 @@ def main():
         "script": refused(run.Script(inline="true"), plugins=[Wandb(name="x")]),
         "ignored": refused(run.Partial(scratch.train)),
         "elsewhere": refused(run.Partial(far.train)),
+        "header": refused(run.Partial(train, log=run.Config(Log, extra={"a": "Bearer " + KEY}))),
         "secret": refused(run.Partial(train, log=run.Config(Log, extra={"key": os.environ["WANDB_API_KEY"]}))),
     }
     answers["refs"] = os.popen("git for-each-ref refs/gitexp refs/heads/exp").read()
@@ -340,6 +343,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, dict[str, 
         ("script", "PluginError", "it needs a Partial", "plugin"),
         ("ignored", "MissingModuleError", "git ignores scratch.py", "module"),
         ("elsewhere", "UnportableFunctionError", "neither part of", "function"),
+        ("header", "SnapshotRefusedError", "log.extra.a is the value of WANDB_API_KEY", "key"),
         ("secret", "SnapshotRefusedError", "log.extra.key is the value of WANDB_API_KEY", "key"),
     ],
 )
