@@ -328,7 +328,8 @@ def _check_placeholders(record: ExperimentRecord, config: Mapping[str, JsonValue
     bind_site([config, [output.path for output in record.outputs]], site)
     for entry, known, seen in _scopes(record.entry, values, config):
         words = entry.argv if isinstance(entry, CommandEntry) else entry.arguments
-        bind_site(list(expand_placeholders(words, known, seen, strict=not record.ad_hoc)), site)
+        given = words if entry.verbatim else expand_placeholders(words, known, seen, strict=not record.ad_hoc)
+        bind_site(list(given), site)
 
 
 def _scopes(

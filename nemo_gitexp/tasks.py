@@ -18,7 +18,7 @@ from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
 from nemo_gitexp.asked import Unresolved
 from nemo_gitexp.attempt import this_python
 from nemo_gitexp.command import anchor_script
-from nemo_gitexp.entry import CallEntry, Entry, ScriptEntry, parse_command
+from nemo_gitexp.entry import CallEntry, Entry, ScriptEntry, parse_command, taken_verbatim
 from nemo_gitexp.errors import ExecutorError, RecipeError
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.recipes import describe_live
@@ -85,7 +85,7 @@ def _read_script(script: Any, name: str, root: Path, workdir: str, study: str) -
     else:
         config |= {"path": script.path, "args": [str(word) for word in script.args]} | ({"m": True} if script.m else {})
         words = [script.entrypoint, *(["-m"] if script.m else []), script.path, *map(str, script.args)]
-    entry = parse_command(words)
+    entry = taken_verbatim(parse_command(words))
     if isinstance(entry, ScriptEntry) and entry.python.interpreter == "python":
         entry = replace(entry, python=replace(entry.python, interpreter=this_python().interpreter))
     env = {str(key): str(value) for key, value in script.env.items()}

@@ -22,6 +22,8 @@ from nemo_gitexp import Experiment
 from nemo_run.run.job import Job
 from tasks import fail, train
 
+WORDS = json.loads(os.environ["WORDS"])
+
 def many(exp, lr):
     prep = exp.add(run.Partial(train, lr=lr), name="prep", tail_logs=True)
     group = exp.add([run.Partial(train, lr=0.1, where=Path("data")), run.Script(inline="echo in a group; echo $FOO")],
@@ -84,10 +86,28 @@ with Experiment("in-order", executor=secret, clean_mode=True) as exp:
     exp.add(run.Script(inline="date +%s%N > $GITEXP_OUTPUTS/at; echo $MY_TOKEN", env={"MY_TOKEN": "xyz"}), name="two")
     exp.run(sequential=True, detach=True, tail_logs=True)
 say("in order", exp)
+with Experiment("words", executor=EXECUTOR, clean_mode=True) as exp:
+    exp.add(run.Script(path="echo.py", args=WORDS, entrypoint="python"), name="script")
+    exp.add(run.Script(path="echo", m=True, args=WORDS, entrypoint="python"), name="module")
+    exp.add(run.Script(path="echo.sh", args=WORDS), name="shell")
+    exp.add(run.Script(inline="printf '%s\\n' '{name}' '{outputs}' '${seed}' '{{seed}}'"), name="inline")
+    exp.run()
+say("words", exp)
+exp.logs("shell")
+exp.logs("script")
+exp.logs("module")
+exp.logs("inline")
+exp = Experiment("word", executor=EXECUTOR, clean_mode=True)
+exp.add(run.Script(path="echo.sh", args=WORDS))
+exp.run()
+say("word", exp)
 exp = nemo_gitexp.run(run.Partial(train, lr=0.6), executor=EXECUTOR, seed=5)
 say("run", exp)
 """
 )
+
+
+WORDS = ["{name}", "{outputs}", "${seed}", "{{seed}}", "--out={outputs}", '{"a": 1}', "{config.lr}"]
 
 
 @dataclass(frozen=True)
@@ -108,8 +128,12 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    work = make_nemo_work(tmp_path_factory.mktemp("doors"), many=MANY)
-    return Made(work, run_program(work, "many.py"))
+    work = make_nemo_work(
+        tmp_path_factory.mktemp("doors"), many=MANY, echo="import sys\nprint(*sys.argv[1:], sep='\\n')"
+    )
+    work.write("echo.sh", 'printf "%s\\n" "$@"\n')
+    work.commit("echo")
+    return Made(work, run_program(work, "many.py", WORDS=json.dumps(WORDS)))
 
 
 def test_all_tasks_are_one_experiment_and_a_failing_one_stops_its_descendants_only(made: Made) -> None:
@@ -244,6 +268,20 @@ def test_secrets_reach_the_job_and_no_record(made: Made) -> None:
     assert "── one ──\nabc-of-wandb\n── two ──\nxyz\n" in made.ran.out
     recorded = (made.document("in order")["experiment"], "--", "experiments")
     assert not made.work.git("grep", "-l", "-e", "xyz", "-e", "abc", *recorded, check=False)
+
+
+def test_words_of_a_script_arrive_as_they_were_given(made: Made) -> None:
+    assert set(made.ran.said["words"]["states"].values()) == {"SUCCEEDED"}
+    for name, words in {"script": WORDS, "module": WORDS, "shell": WORDS, "inline": WORDS[:4]}.items():
+        assert "".join(f"{name} {word}\n" for word in words) in made.ran.err
+    entries = {stage["name"]: stage["entry"] for stage in made.record("words")["entry"]["stages"]}
+    assert (entries["script"]["args"], entries["script"]["verbatim"]) == (WORDS, True)
+    assert (entries["shell"]["argv"][2:], entries["shell"]["verbatim"]) == (WORDS, True)
+    assert "verbatim" not in entries["inline"]
+    alone = made.document("word")
+    assert made.work.gitexp("logs", alone["experiment"]).out.splitlines()[-len(WORDS) :] == WORDS
+    again = made.work.gitexp("reproduce", alone["experiment"], code=1)  # it has neither metrics nor outputs
+    assert "\n".join(WORDS) in again.out + again.err
 
 
 def test_what_nemo_run_prints_is_there_and_says_what_was_recorded(made: Made) -> None:
