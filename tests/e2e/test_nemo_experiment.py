@@ -320,6 +320,10 @@ latest = Experiment.from_title("jobs")
 latest.reset()
 latest.run()
 say("latest", latest)
+said = Experiment.from_id(sys.argv[2])
+said.reset()
+said.run()
+say("as said", said, told=[said.study, said.seed, said.purpose])
 many = Experiment.from_id(sys.argv[1]).reset()
 say("restored", many, tasks=[str(getattr(task, "lr", "")) for task in many._jobs[1].tasks],
     waits=[job.dependencies for job in many._jobs], env=[str(job.executor.env_vars) for job in many._jobs[-2:]])
@@ -333,7 +337,7 @@ say("rerun", many)
 def test_another_process_finds_it_by_id_or_title_and_can_run_it_again(made: Made) -> None:
     made.work.write("sub/later.py", LATER)
     first = made.ran.said["many"]
-    ran = run_program(made.work, "later.py", first["id"], cwd=made.work.root / "sub")
+    ran = run_program(made.work, "later.py", first["id"], made.ran.said["single"]["id"], cwd=made.work.root / "sub")
     (made.work.root / "sub" / "later.py").unlink()
     for what in ("later", "plain"):
         assert ran.said[what]["document"] == first["document"]
@@ -347,11 +351,17 @@ def test_another_process_finds_it_by_id_or_title_and_can_run_it_again(made: Made
     assert ran.said["log of nothing"]["error"]["hint"].startswith("the tasks are prep, grp, grp-0")
     assert ran.said["latest"]["document"]["experiment"] != made.document("jobs")["experiment"]
     assert ran.said["latest"]["document"]["config"] == made.document("jobs")["config"]
+    assert ran.said["as said"]["told"] == ["studied", 7, "To see it."]
+    told = {key: made.document("single")[key] for key in ("study", "seed", "purpose")}
+    assert {key: ran.said["as said"]["document"][key] for key in told} == told
     assert ran.said["restored"]["document"] is None
     assert ran.said["restored"]["waits"][1] == ["prep"]
     again = ran.said["rerun"]["document"]
     assert again["config_hash"] == first["document"]["config_hash"]
     assert again["experiment"] != first["document"]["experiment"]
+    assert (again["seed"], again["purpose"]) == (42, first["document"]["purpose"])
+    record = f"{again['experiment']}:experiments/{again['study']}/record/experiment.json"
+    assert json.loads(made.work.git("show", record))["seed_is_default"]
     assert ran.said["rerun"]["states"] == first["states"]
 
 
