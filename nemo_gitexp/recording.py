@@ -14,7 +14,7 @@ from pathlib import Path
 from nemo_gitexp.addresses import DEFAULT_PLACE
 from nemo_gitexp.asked import Asked, Defined, define
 from nemo_gitexp.catalog import Site
-from nemo_gitexp.command import live_paths, require_script
+from nemo_gitexp.command import live_paths, require_script, require_workdir
 from nemo_gitexp.definition import DEFAULT_SEED, OutputSpec, StudyDefinition
 from nemo_gitexp.entry import CommandEntry, Entry, expand_placeholders
 from nemo_gitexp.environment import Environment, available_cores, capture_environment
@@ -183,8 +183,10 @@ def _record(
 
 
 def _require_scripts(site: Site, defined: Defined, listing: bytes, inputs: Sequence[str]) -> None:
-    """Check that every script is part of what is recorded: the code, the record itself, an input."""
+    """Check that scripts and working directory are part of what is recorded: the code, the record itself, an input."""
     known = [*inputs, *(f"{record_directory(defined.study)}/{name}" for name in defined.carried)]
+    if defined.tracked is None:
+        require_workdir(defined.workdir, listing, known)
     for entry in simple_entries(defined.entry):
         require_script(entry, site.repository.root, defined.workdir, listing, known)
 

@@ -95,6 +95,11 @@ if sys.argv[1:] != ["clean"]:
         refused(what, run.Script(path="train.py", args=words, entrypoint="python"))
     refused("secret inline", run.Script(inline="curl postgres://u:pw@h/db"))
     refused("secret call", run.Partial(ignored_tasks.take, what={"Bearer word-of-a-secret": 1}))
+    os.makedirs("empty")
+    os.chdir("empty")
+    refused("empty directory", run.Partial(json.dumps, 1))
+    refused("empty directory of a script", ECHO)
+    os.chdir("..")
     refusal("direct", lambda: made().run(direct=True))
     refusal("inside a job", inside)
     refusal("seed", lambda: said_beside(seed="x"))
@@ -163,6 +168,8 @@ TYPES = {
     "secret name": "SnapshotRefusedError",
     "secret inline": "SnapshotRefusedError",
     "secret call": "SnapshotRefusedError",
+    "empty directory": "UsageError",
+    "empty directory of a script": "UsageError",
     "direct": "UsageError",
     "inside a job": "InsideJobError",
     "seed": "UsageError",
