@@ -64,7 +64,8 @@ def resolve_calls(
         defined: what.
         snapshot: the code.
         around: who resolves.
-        seed: what was asked for beside the configuration; a single call may name one itself.
+        seed: what was asked for beside the configuration; a single call whose `seed` nobody gave gets it, one that
+            was given names it itself.
 
     Side effects: a workspace below the site's root, and a process that imports the code; both are gone afterwards.
 
@@ -76,8 +77,15 @@ def resolve_calls(
     """
     if not defined.unresolved:
         return defined
+    wanted = defined.definition.seed if seed is None else seed
     orders = [
-        {"recipe": item.recipe, "config": item.config, "overrides": list(item.overrides)} for item in defined.unresolved
+        {
+            "recipe": item.recipe,
+            "config": item.config,
+            "overrides": list(item.overrides),
+            "seed": wanted if item.task is None else None,
+        }
+        for item in defined.unresolved
     ]
     search = [
         place for entry in simple_entries(defined.entry) if isinstance(entry, CallEntry) for place in entry.search
