@@ -181,12 +181,18 @@ def _ask(
     repository, python = site.repository, python_of(defined.entry)
     place = repository.state_dir / "tmp" / f"{owner_token()}.{uuid.uuid4().hex[:8]}"
     place.mkdir(parents=True)
-    order = place / "order.json"
+    order, answer = place / "order.json", place / "answer.json"
     try:
         trusted = [str(repository.common_dir), str(place)]
         order.write_text(
             json.dumps(
-                {**wanted, "workspace": str(workspace), "user_root": str(repository.root), "trusted_roots": trusted}
+                {
+                    **wanted,
+                    "workspace": str(workspace),
+                    "user_root": str(repository.root),
+                    "trusted_roots": trusted,
+                    "answer": str(answer),
+                }
             ),
             encoding="utf-8",
         )
@@ -201,7 +207,7 @@ def _ask(
                 f"{_named(defined)} has not returned after {around.patience_s:g} s",
                 hint="a recipe only describes a run",
             ) from fault
-        return _read_answer(order.with_name("answer.json"), done, _named(defined))
+        return _read_answer(answer, done, _named(defined))
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

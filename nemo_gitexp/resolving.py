@@ -1,6 +1,6 @@
 """Configurations of recipes and configured calls, made from the code of a workspace: in a process of its own.
 
-What is imported here runs user code. The order names the workspace and what is wanted, the answer is written beside it.
+What is imported here runs user code. The order names the workspace, what is wanted and where the answer goes.
 Where the user's live tree would be imported, the workspace is.
 """
 
@@ -27,8 +27,6 @@ from nemo_gitexp.worker.function import find_attribute, import_file
 from nemo_gitexp.worker.rebuild import TARGET
 from nemo_gitexp.worker.redirect import RedirectRule, editable_targets, redirect_editables, redirect_paths
 
-ANSWER = "answer.json"
-
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -36,9 +34,9 @@ def answer_order(order_path: str) -> None:
     """Write the answer to an order: `{"calls": [configuration]}`, or `{"error": {class, message, hint, facts}}`.
 
     Args:
-        order_path: a JSON file with `workspace, user_root, trusted_roots, search` and `calls`, each with `recipe`
-            (`file.py:name`, or null), `config` (what a call was given, or null), `overrides` (as typed) and `seed`
-            (what a parameter of that name gets that was not given, or null).
+        order_path: a JSON file with `workspace, user_root, trusted_roots, search, answer` (a path) and `calls`, each
+            with `recipe` (`file.py:name`, or null), `config` (what a call was given, or null), `overrides` (as typed)
+            and `seed` (what a parameter of that name gets that was not given, or null).
     """
     order = json.loads(Path(order_path).read_bytes())
     answer: dict[str, object]
@@ -49,7 +47,7 @@ def answer_order(order_path: str) -> None:
     except Exception as fault:  # noqa: BLE001 - what users' classes raise while they are looked at
         names = ", ".join(str(call["recipe"]) for call in order["calls"] if call["recipe"])
         answer = {"error": _described(_raised(names, f"{names or 'the call'} cannot be resolved", fault))}
-    Path(order_path).with_name(ANSWER).write_text(json.dumps(answer), encoding="utf-8")
+    Path(order["answer"]).write_text(json.dumps(answer), encoding="utf-8")
 
 
 def _described(fault: GitexpError) -> dict[str, object]:

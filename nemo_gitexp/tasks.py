@@ -47,6 +47,18 @@ class TaskParts:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+def require_task(given: Any) -> Any:
+    """Return a task as NeMo Run can take it: a lazy one is resolved.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    task = given.resolve() if getattr(given, "is_lazy", False) else given
+    if not isinstance(task, (nemo_run.Partial, nemo_run.Config, nemo_run.Script)):
+        raise RecipeError(f"a {type(task).__name__} is no task", hint="run.Partial(function, …), or run.Script(path=…)")
+    return task
+
+
 def read_task(task: Any, name: str, *, root: Path, workdir: str, study: str) -> TaskParts:
     """Return what is recorded of a `run.Partial` or `run.Script`.
 
@@ -62,12 +74,9 @@ def read_task(task: Any, name: str, *, root: Path, workdir: str, study: str) -> 
         CanonicalFormError, UnbuildableConfigError: it is given something that cannot be recorded.
         RecipeError: it is no task.
     """
+    task = require_task(task)
     if isinstance(task, nemo_run.Script):
         return _read_script(task, name, root, workdir, study)
-    if getattr(task, "is_lazy", False):
-        task = task.resolve()
-    if not isinstance(task, (nemo_run.Partial, nemo_run.Config)):
-        raise RecipeError(f"{name} is no task but a {type(task).__name__}", hint="run.Partial(function, …)", task=name)
     config, search = describe_live(task, root)
     target = str(config["_target_"])
     entry = CallEntry(target, this_python(), tuple(dict.fromkeys((*search, workdir))))
