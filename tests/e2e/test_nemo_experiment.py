@@ -284,6 +284,13 @@ def test_words_of_a_script_arrive_as_they_were_given(made: Made) -> None:
     assert "\n".join(WORDS) in again.out + again.err
 
 
+@pytest.mark.parametrize("what", ["words", "word", "single", "many"])
+def test_it_is_compared_with_the_work_tree(made: Made, what: str) -> None:
+    compared = made.work.gitexp("diff", made.document(what)["experiment"], "--worktree", "--json").json
+    assert (compared["b"], compared["code"]["files"]) == ("worktree", [])
+    assert [compared["config"][part] for part in ("changed", "only_a", "only_b")] == [{}, {}, {}]
+
+
 def test_what_nemo_run_prints_is_there_and_says_what_was_recorded(made: Made) -> None:
     out = made.ran.out
     assert "Entering Experiment many" in out
