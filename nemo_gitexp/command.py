@@ -88,7 +88,7 @@ def require_workdir(workdir: str, listing: bytes, inputs: Sequence[str]) -> None
     if place != "." and not is_there and not any(path.startswith(f"{place}/") for path in inputs):
         raise UsageError(
             f"git has no file in the working directory {place}",
-            hint=f"git add -f a file of {shlex.quote(place)}, or start from another directory",
+            hint=f"git add -f {shlex.quote(place)}/FILE, or start from another directory",
             path=place,
         )
 

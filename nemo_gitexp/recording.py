@@ -185,10 +185,10 @@ def _record(
 def _require_scripts(site: Site, defined: Defined, listing: bytes, inputs: Sequence[str]) -> None:
     """Check that scripts and working directory are part of what is recorded: the code, the record itself, an input."""
     known = [*inputs, *(f"{record_directory(defined.study)}/{name}" for name in defined.carried)]
-    if defined.tracked is None:
-        require_workdir(defined.workdir, listing, known)
     for entry in simple_entries(defined.entry):
         require_script(entry, site.repository.root, defined.workdir, listing, known)
+    if defined.tracked is None:
+        require_workdir(defined.workdir, listing, known)
 
 
 def _topology(site: Site, asked: Asked, defined: Defined, determinism: str, seed: int) -> Mapping[str, JsonValue]:

@@ -159,7 +159,7 @@ def test_a_seed_that_is_asked_for_is_that_of_the_call_where_nobody_gave_one(work
 def test_a_working_directory_of_which_git_has_nothing_is_refused(work: Work) -> None:
     before = work.refs("refs/")
     work.write("experiments/lost/experiment.yaml", f"{DEFINITION}workdir: nowhere\n")
-    work.write("experiments/lostly/experiment.yaml", "purpose: p\ncommand: python train.py\nworkdir: nowhere\n")
+    work.write("experiments/lostly/experiment.yaml", "purpose: p\ncommand: echo hello\nworkdir: nowhere\n")
     (work.root / "nowhere").mkdir()
     for study in ("lost", "lostly"):
         error = work.gitexp("run", study, "--json", code=2).json["error"]
