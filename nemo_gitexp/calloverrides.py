@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,9 +33,6 @@ from nemo_gitexp.worker.rebuild import (
     NoSuchTargetError,
     Rebuilder,
 )
-
-if typing.TYPE_CHECKING:
-    pass
 
 _MEANT = (TARGET, PARTIAL, ARGUMENTS, TYPES, SHARED)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nemo_gitexp.jsontext import JsonValue
     from nemo_gitexp.launch import Launcher
     from nemo_gitexp.listing import Entry
+    from nemo_gitexp.verbs.imports import ImportOptions
     from nemo_gitexp.verbs.launch import StarterFactory
     from nemo_gitexp.verbs.run import RunAnswer
 
@@ -595,18 +596,7 @@ def import_mlflow(
     from nemo_gitexp.verbs.imports import import_mlflow as verb
 
     options = ImportOptions(study, unfinished, plan)
-    now, say = datetime.now(UTC), _CALL.console.say
-    answer = verb(
-        _CALL.site(),
-        place,
-        _CALL.directory,
-        options,
-        experiments=experiment or (),
-        runs=runs or (),
-        now=now,
-        say=say,
-    )
-    _report_import(answer, plan=plan)
+    _import(verb, options, place, _CALL.directory, experiments=experiment or (), runs=runs or ())
 
 
 @imports.command("wandb", epilog="Example: nemo-gitexp import wandb wandb")
@@ -622,10 +612,7 @@ def import_wandb(
     from nemo_gitexp.verbs.imports import ImportOptions
     from nemo_gitexp.verbs.imports import import_wandb as verb
 
-    options = ImportOptions(study, unfinished, plan)
-    now, say = datetime.now(UTC), _CALL.console.say
-    answer = verb(_CALL.site(), places, _CALL.directory, options, runs=runs or (), now=now, say=say)
-    _report_import(answer, plan=plan)
+    _import(verb, ImportOptions(study, unfinished, plan), places, _CALL.directory, runs=runs or ())
 
 
 @imports.command("dvc", epilog="Example: nemo-gitexp import dvc")
@@ -642,9 +629,12 @@ def import_dvc(
     from nemo_gitexp.verbs.imports import ImportOptions
     from nemo_gitexp.verbs.imports import import_dvc as verb
 
-    options = ImportOptions(study, plan_only=plan)
-    answer = verb(_CALL.site(), revisions or [], options, now=datetime.now(UTC), say=_CALL.console.say)
-    _report_import(answer, plan=plan)
+    _import(verb, ImportOptions(study, plan_only=plan), revisions or [])
+
+
+def _import(verb: Callable[..., ImportAnswer], options: ImportOptions, *what: object, **only: object) -> None:
+    answer = verb(_CALL.site(), *what, options, **only, now=datetime.now(UTC), say=_CALL.console.say)
+    _report_import(answer, plan=options.plan_only)
 
 
 class _LogPrinter:

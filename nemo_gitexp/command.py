@@ -68,6 +68,31 @@ def live_paths(entry: Entry, root: Path) -> list[str]:
     return [value for value in values if value.startswith((f"{top}/", f"{root}/")) and os.path.lexists(value)]
 
 
+def require_workdir(workdir: str, listing: bytes, inputs: Sequence[str]) -> None:
+    """Check that the directory where the job starts will be there: git keeps none without a file in it.
+
+    Args:
+        workdir: relative to the root.
+        listing: the snapshot's files (`git.objects.list_files`).
+        inputs: paths of the declared data, which are there, too.
+
+    Raises:
+        UsageError: it will not.
+    """
+    place = posixpath.normpath(workdir)
+    above = [place, *(posixpath.join(*place.split("/")[:size]) for size in range(1, place.count("/") + 1))]
+    # A submodule, a link to a directory or an input may stand at the directory or above it.
+    is_there = f"\t{place}/".encode("utf-8", "surrogateescape") in listing or any(
+        path in inputs or _is_recorded(path, listing) for path in above
+    )
+    if place != "." and not is_there and not any(path.startswith(f"{place}/") for path in inputs):
+        raise UsageError(
+            f"git has no file in the working directory {place}",
+            hint=f"git add -f {shlex.quote(place)}/FILE, or start from another directory",
+            path=place,
+        )
+
+
 def require_script(entry: Entry, root: Path, workdir: str, listing: bytes, inputs: Sequence[str]) -> None:
     """Check that a script, or the file of a function or recipe, will be there when the job looks for it.
 

@@ -338,7 +338,7 @@ def _differences(given: object, made: object, path: _Path) -> Iterator[tuple[_Pa
 def _call_differences(given: object, made: object, path: _Path) -> Iterator[tuple[_Path, object]]:
     ours, theirs = _arguments(given), _arguments(made)
     for key, value in ours.items():
-        place = (*path, "_args_", key) if isinstance(key, int) else (*path, key)
+        place = (*path, ARGUMENTS, key) if isinstance(key, int) else (*path, key)
         is_left_out = isinstance(key, int) and key in _given(given) and key not in _given(made)
         if key not in theirs or (is_left_out and _is_same(value, theirs[key])):
             yield place, _Default(value)
@@ -353,7 +353,7 @@ def _partial_differences(
         yield path, given
         return
     for at, (ours, theirs) in enumerate(zip(given.args, made.args, strict=True)):
-        yield from _differences(ours, theirs, (*path, "_args_", at))
+        yield from _differences(ours, theirs, (*path, ARGUMENTS, at))
     for key, value in given.keywords.items():
         yield from _differences(value, made.keywords[key], (*path, key))
 

@@ -10,7 +10,7 @@ import posixpath
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
 from nemo_gitexp.errors import DefinitionError, NotRepeatableError, RecordError
@@ -37,11 +37,15 @@ class Python:
 
 @dataclass(frozen=True, slots=True)
 class ScriptEntry:
-    """`python train.py --lr 0.1`; `path` as typed, relative to the working directory or absolute."""
+    """`python train.py --lr 0.1`; `path` as typed, relative to the working directory or absolute.
+
+    `verbatim`, here and below: braces in its words are the program's own, no placeholders.
+    """
 
     path: str
     arguments: tuple[str, ...] = ()
     python: Python = Python()
+    verbatim: bool = False
     kind: ClassVar[str] = "script"
     wrapped: ClassVar[bool] = False
 
@@ -52,7 +56,7 @@ class ScriptEntry:
 
     def to_json(self) -> EntryJson:
         """Return what the record and the plan hold."""
-        return {**_python_json(self.kind, self.python, self.arguments), "path": self.path}
+        return {**_python_json(self.kind, self.python, self.arguments), "path": self.path, **_verbatim_json(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class ModuleEntry:
     module: str
     arguments: tuple[str, ...] = ()
     python: Python = Python()
+    verbatim: bool = False
     kind: ClassVar[str] = "module"
     wrapped: ClassVar[bool] = False
 
@@ -72,7 +77,7 @@ class ModuleEntry:
 
     def to_json(self) -> EntryJson:
         """Return what the record and the plan hold."""
-        return {**_python_json(self.kind, self.python, self.arguments), "module": self.module}
+        return {**_python_json(self.kind, self.python, self.arguments), "module": self.module, **_verbatim_json(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class CodeEntry:
     code: str
     arguments: tuple[str, ...] = ()
     python: Python = Python()
+    verbatim: bool = False
     kind: ClassVar[str] = "code"
     wrapped: ClassVar[bool] = False
 
@@ -92,7 +98,7 @@ class CodeEntry:
 
     def to_json(self) -> EntryJson:
         """Return what the record and the plan hold."""
-        return {**_python_json(self.kind, self.python, self.arguments), "code": self.code}
+        return {**_python_json(self.kind, self.python, self.arguments), "code": self.code, **_verbatim_json(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,7 @@ class FunctionEntry:
     call: tuple[tuple[str, str], ...] = ()
     returns: tuple[tuple[str, tuple[str, ...]], ...] = ()
     arguments: ClassVar[tuple[str, ...]] = ()
+    verbatim: ClassVar[bool] = False
     kind: ClassVar[str] = "function"
     wrapped: ClassVar[bool] = False
 
@@ -176,6 +183,7 @@ class CallEntry:
     search: tuple[str, ...] = ()
     recipe: str | None = None
     arguments: ClassVar[tuple[str, ...]] = ()
+    verbatim: ClassVar[bool] = False
     kind: ClassVar[str] = "call"
     wrapped: ClassVar[bool] = False
 
@@ -197,6 +205,7 @@ class CommandEntry:
     """Any other command (`bash x.sh`, `torchrun … train.py`): which interpreter runs is known only in the job."""
 
     argv: tuple[str, ...]
+    verbatim: bool = False
     kind: ClassVar[str] = "command"
     wrapped: ClassVar[bool] = True
 
@@ -219,7 +228,7 @@ class CommandEntry:
 
     def to_json(self) -> EntryJson:
         """Return what the record and the plan hold."""
-        return {"kind": self.kind, "argv": list(self.argv)}
+        return {"kind": self.kind, "argv": list(self.argv), **_verbatim_json(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +238,7 @@ class NotebookEntry:
     path: str
     python: Python = Python()
     arguments: ClassVar[tuple[str, ...]] = ()
+    verbatim: ClassVar[bool] = False
     kind: ClassVar[str] = "notebook"
     wrapped: ClassVar[bool] = False
 
@@ -249,6 +259,7 @@ class InteractiveEntry:
     why: str
     python: Python = Python()
     arguments: ClassVar[tuple[str, ...]] = ()
+    verbatim: ClassVar[bool] = False
     kind: ClassVar[str] = "interactive"
     wrapped: ClassVar[bool] = False
 
@@ -269,6 +280,7 @@ class ImportedEntry:
     tool: str
     python: Python = Python()
     arguments: ClassVar[tuple[str, ...]] = ()
+    verbatim: ClassVar[bool] = False
     kind: ClassVar[str] = "imported"
     wrapped: ClassVar[bool] = False
 
@@ -349,6 +361,15 @@ def command_words(entry: Entry) -> list[str]:
     return [entry.python.interpreter, *entry.python.flags, *what, *entry.arguments]
 
 
+def taken_verbatim(entry: Entry) -> Entry:
+    """Return an entry whose words a program gave for another one: where they hold braces, these are no placeholders."""
+    if isinstance(entry, CommandEntry):
+        return replace(entry, verbatim=any("{" in word for word in entry.argv))
+    if isinstance(entry, (ScriptEntry, ModuleEntry, CodeEntry)):
+        return replace(entry, verbatim=any("{" in word for word in entry.arguments))
+    return entry
+
+
 def reads_program_from_stdin(argv: Sequence[str]) -> bool:
     """Return whether a command is an interpreter waiting for its program: `python`, `python -`, `bash -s`."""
     program = posixpath.basename(argv[0])
@@ -368,17 +389,18 @@ def parse_entry(document: JsonValue) -> Entry:  # noqa: C901, PLR0911 - one line
     if not isinstance(document, Mapping):
         raise RecordError("the recorded entry point is no mapping")
     kind = document.get("kind")
+    verbatim = document.get("verbatim") is True
     if kind == "command":
-        return CommandEntry(_texts(document, "argv"))
+        return CommandEntry(_texts(document, "argv"), verbatim)
     if kind == "imported":
         return ImportedEntry(_text(document, "tool"))
     python = Python(_text(document, "interpreter"), _texts(document, "interpreter_flags"))
     if kind == "script":
-        return ScriptEntry(_text(document, "path"), _texts(document, "args"), python)
+        return ScriptEntry(_text(document, "path"), _texts(document, "args"), python, verbatim)
     if kind == "module":
-        return ModuleEntry(_text(document, "module"), _texts(document, "args"), python)
+        return ModuleEntry(_text(document, "module"), _texts(document, "args"), python, verbatim)
     if kind == "code":
-        return CodeEntry(_text(document, "code"), _texts(document, "args"), python)
+        return CodeEntry(_text(document, "code"), _texts(document, "args"), python, verbatim)
     if kind == "function":
         return _parse_function(document, python)
     if kind == "call":
@@ -482,6 +504,11 @@ def _python_json(kind: str, python: Python, arguments: tuple[str, ...]) -> Entry
     flags: list[JsonValue] = list(python.flags)
     args: list[JsonValue] = list(arguments)
     return {"kind": kind, "interpreter": python.interpreter, "interpreter_flags": flags, "args": args}
+
+
+def _verbatim_json(entry: PythonEntry | CommandEntry) -> EntryJson:
+    """Return the field only where it is set, so that old identities stay."""
+    return {"verbatim": True} if entry.verbatim else {}
 
 
 def _text(document: Mapping[str, JsonValue], key: str) -> str:

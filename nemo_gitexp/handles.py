@@ -34,12 +34,18 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """Which experiment it is: record commit, repository's root, where jobs run in it, and what was added, in order."""
+    """Which experiment it is: record commit, repository's root, where jobs run in it, and what was added, in order.
+
+    `study`, `seed` and `purpose` are what its program said; None: nothing.
+    """
 
     experiment: str
     root: str
     workdir: str
     added: tuple[Added, ...]
+    study: str | None = None
+    seed: int | None = None
+    purpose: str | None = None
 
 
 def write_handle(directory: Path, handle: Handle) -> None:
@@ -52,9 +58,17 @@ def find_handle(directory: Path) -> Handle | None:
     try:
         document = json.loads((directory / FILE).read_bytes())
         experiment, root, workdir = (str(document[key]) for key in ("experiment", "root", "workdir"))
-        return Handle(experiment, root, workdir, tuple(_added(item) for item in document["added"]))
+        study, purpose = (_text_or_none(document.get(key)) for key in ("study", "purpose"))
+        seed = None if document.get("seed") is None else int(document["seed"])
+        return Handle(
+            experiment, root, workdir, tuple(_added(item) for item in document["added"]), study, seed, purpose
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _added(item: Mapping[str, Any]) -> Added:

@@ -19,7 +19,6 @@ from nemo_gitexp.definition import DEFAULT_SEED, MAX_SEED, MetricGoal, MetricsSp
 from nemo_gitexp.entry import ImportedEntry
 from nemo_gitexp.errors import CanonicalFormError, DocumentError
 from nemo_gitexp.git.repository import CommitSha
-from nemo_gitexp.git.snapshot import SECRET_CONTENT, SECRET_SCAN_BYTES
 from nemo_gitexp.inputpin import InputPin
 from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue, render_json
 from nemo_gitexp.keypath import render_key
@@ -27,20 +26,13 @@ from nemo_gitexp.metrics import MetricRows, parse_metric_lines
 from nemo_gitexp.naming import ExperimentNaming, model_type
 from nemo_gitexp.record import TOOLS, CodeState, ExperimentRecord, Imported
 from nemo_gitexp.result import RunLeavings
+from nemo_gitexp.secretwords import holds_secret, is_secret_name
 from nemo_gitexp.versioning import config_hash, plain_config
 from nemo_gitexp.worker.publicurl import public_url
 from nemo_gitexp.yaml12 import parse_scalar
 
 EXECUTOR: Final = "imported"
 _NESTED = re.compile(r"[^.]+(?:\.[^.]+)+")
-_SECRET_NAME = re.compile(
-    r"(?:^|[^a-z])(?:passw(?:or)?d|passphrase|secret|credentials?|(?:api|access|private|secret)[_-]?key"
-    r"|(?:api|auth|access|bearer|hf|hub|wandb|github|gitlab|slack)[_-]?token)$",
-    re.IGNORECASE,
-)
-"""Names whose values are secrets; `max_tokens`, `tokenizer` and `pad_token` are ordinary parameters."""
-
-_URL_PASSWORD = re.compile(r"://[^/@\s]+:[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +288,7 @@ def public_config(config: Mapping[str, object]) -> tuple[dict[str, object], list
         if isinstance(value, float) and math.isnan(value):
             undefined.append(render_key(path))
             return "NaN"
-        if isinstance(value, str) and _holds_secret(value):
+        if isinstance(value, str) and holds_secret(value):
             secrets.append(render_key(path))
             return None
         return value
@@ -306,13 +298,11 @@ def public_config(config: Mapping[str, object]) -> tuple[dict[str, object], list
 
 
 def _is_secret(name: str, value: object) -> bool:
-    is_given = isinstance(value, str) and value.strip() not in ("", "None", "***")
-    return isinstance(value, str) and is_given and (_SECRET_NAME.search(name) is not None or _holds_secret(value))
-
-
-def _holds_secret(text: str) -> bool:
-    content = text[:SECRET_SCAN_BYTES].encode("utf-8", "replace")
-    return SECRET_CONTENT.search(content) is not None or _URL_PASSWORD.search(text[:SECRET_SCAN_BYTES]) is not None
+    """Return whether a parameter is left out: by its name whatever it is, but for what says that nothing was given."""
+    if isinstance(value, str) and holds_secret(value):
+        return True
+    is_given = value.strip() not in ("", "None", "***") if isinstance(value, str) else value not in (None, [], (), {})
+    return holds_secret(name) or (is_given and not isinstance(value, bool) and is_secret_name(name))
 
 
 def _config(run: ForeignRun) -> tuple[dict[str, JsonValue], list[str]]:

@@ -13,7 +13,7 @@ import nemo_run
 from nemo_gitexp.asked import Asked, Defined, tracked_definition
 from nemo_gitexp.attempt import Intent, this_environment
 from nemo_gitexp.described import restore_call
-from nemo_gitexp.errors import DuplicateTaskError, PipelineError, RecipeError, RecordError, UsageError
+from nemo_gitexp.errors import DuplicateTaskError, PipelineError, RecordError, UsageError
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.handles import Added
 from nemo_gitexp.jsontext import JsonValue
@@ -21,7 +21,7 @@ from nemo_gitexp.naming import require_name, slug
 from nemo_gitexp.packagers import require_honoured
 from nemo_gitexp.seeds import require_seed
 from nemo_gitexp.stages import Stage, StagesEntry, find_graph_faults, find_interpreter_faults, order_stages
-from nemo_gitexp.tasks import TaskParts, read_shape, read_task
+from nemo_gitexp.tasks import TaskParts, read_shape, read_task, require_task
 from nemo_gitexp.topology import TaskShape
 from nemo_gitexp.worker.rebuild import TARGET
 
@@ -68,14 +68,7 @@ def resolved(task: Any) -> Any:
     Raises:
         RecipeError: it is none.
     """
-    if isinstance(task, list):
-        return [resolved(each) for each in task]
-    found = task.resolve() if getattr(task, "is_lazy", False) else task
-    if not isinstance(found, (nemo_run.Partial, nemo_run.Config, nemo_run.Script)):
-        raise RecipeError(
-            f"a {type(found).__name__} is no task", hint="run.Partial(function, …), or run.Script(path=…)"
-        )
-    return found
+    return [require_task(each) for each in task] if isinstance(task, list) else require_task(task)
 
 
 def pairs_of(job: Any) -> list[tuple[Any, Any]]:

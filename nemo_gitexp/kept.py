@@ -22,6 +22,7 @@ from nemo_gitexp.launchers.nemo import users_home
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import inspect_run, list_run_directories, request_cancel, request_stage_cancel
+from nemo_gitexp.seeds import require_seed
 from nemo_gitexp.submitted import SubmittedExperiment, word_of
 
 _LOGGER = logging.getLogger("nemo_gitexp")
@@ -35,6 +36,9 @@ class KeptExperiment(SubmittedExperiment):
     `_added` is what was added, `_handle` is set for one of an earlier process, `_workdir` once jobs have a place.
     """
 
+    study: str | None
+    seed: int | None
+    purpose: str | None
     _added: tuple[Added, ...]
     _handle: Handle | None
     _workdir: str | None
@@ -69,7 +73,11 @@ class KeptExperiment(SubmittedExperiment):
             self._save_jobs()
             self._save_tunnels()
         root, workdir = self._site.repository.root, self._workdir or "."
-        write_handle(directory, Handle(self.document["experiment"], str(root), workdir, self._added))
+        seed = None if self.seed is None else require_seed(self.seed)
+        write_handle(
+            directory,
+            Handle(self.document["experiment"], str(root), workdir, self._added, self.study, seed, self.purpose),
+        )
 
     @property
     def documents(self) -> list[ExperimentDoc]:

@@ -269,8 +269,9 @@ def _expanded(
     for key in () if request.record.tracked else ("args", "argv"):
         words = document.get(key)
         if isinstance(words, list):
-            expanded = expand_placeholders([str(word) for word in words], values, seen, strict=strict)
-            document[key] = bind_site(expanded, request.site)
+            given = [str(word) for word in words]
+            expanded = given if entry.verbatim else expand_placeholders(given, values, seen, strict=strict)
+            document[key] = bind_site(list(expanded), request.site)
     return document
 
 

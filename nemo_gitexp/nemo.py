@@ -83,6 +83,8 @@ class Experiment(KeptExperiment):
         self._begin(open_site(repository, os.environ), again=again)
         self._added = self._handle.added if self._handle else ()
         self._workdir = self._handle.workdir if self._handle else None
+        if self._handle:
+            self.study, self.seed, self.purpose = self._handle.study, self._handle.seed, self._handle.purpose
         self._given: list[Any] = []
         self._is_bound = True
 

@@ -17,6 +17,7 @@ from nemo_run.core.packaging.hybrid import HybridPackager
 from nemo_run.core.packaging.pattern import PatternPackager
 
 from nemo_gitexp.errors import ExecutorError, SnapshotRefusedError
+from nemo_gitexp.git.ignored import find_ignored
 from nemo_gitexp.git.repository import Repository
 
 _GIT = nemo_run.GitArchivePackager
@@ -129,9 +130,7 @@ class _Look:
         files = [os.path.realpath(file) for file in _matching(pattern, top)]
         outside = [file for file in files if not file.startswith(top + os.sep)]
         inside = [os.path.relpath(file, top) for file in files if file.startswith(top + os.sep)]
-        question = ("ls-files", "--others", "--ignored", "--exclude-standard", "-z", "--", *inside)
-        ignored = [path for path in self._repository.text(*question).split("\0") if path] if inside else []
-        for file in (*outside, *ignored):
+        for file in (*outside, *find_ignored(self._repository, inside)):
             raise self._refusal(
                 packager, option, f"ships {file}, which git does not have", hint=f"git add -f {file}, or leave"
             )

@@ -25,16 +25,14 @@ from nemo_gitexp.errors import (
     GitexpError,
     MissingModuleError,
     RecipeError,
-    SnapshotRefusedError,
     UnportableFunctionError,
 )
 from nemo_gitexp.functions import is_defined_on_import, search_directory
 from nemo_gitexp.git.objects import NewCommit, commit_tree
 from nemo_gitexp.git.repository import Identity
-from nemo_gitexp.git.snapshot import SECRET_CONTENT, SECRET_VARIABLE, Snapshot
+from nemo_gitexp.git.snapshot import Snapshot
 from nemo_gitexp.git.worktree import add_worktree, remove_worktree
 from nemo_gitexp.jsontext import JsonValue
-from nemo_gitexp.keypath import render_key
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.plainform import main_module_name
 from nemo_gitexp.seeds import agreed_seed
@@ -66,7 +64,8 @@ def resolve_calls(
         defined: what.
         snapshot: the code.
         around: who resolves.
-        seed: what was asked for beside the configuration; a single call may name one itself.
+        seed: what was asked for beside the configuration; a single call whose `seed` nobody gave gets it, one that
+            was given names it itself.
 
     Side effects: a workspace below the site's root, and a process that imports the code; both are gone afterwards.
 
@@ -74,15 +73,19 @@ def resolve_calls(
         RecipeError: a recipe that does not give a call.
         MissingModuleError: code that the snapshot or the interpreter has not.
         ConflictingConfigError: the configuration names another seed.
-        SnapshotRefusedError: it holds a secret.
         GitexpError: what cannot be recorded or built again; an override that does not fit.
     """
     if not defined.unresolved:
         return defined
-    for item in defined.unresolved:
-        _require_no_secrets(item.config or {}, around.env)
+    wanted = defined.definition.seed if seed is None else seed
     orders = [
-        {"recipe": item.recipe, "config": item.config, "overrides": list(item.overrides)} for item in defined.unresolved
+        {
+            "recipe": item.recipe,
+            "config": item.config,
+            "overrides": list(item.overrides),
+            "seed": wanted if item.task is None else None,
+        }
+        for item in defined.unresolved
     ]
     search = [
         place for entry in simple_entries(defined.entry) if isinstance(entry, CallEntry) for place in entry.search
@@ -92,34 +95,7 @@ def resolve_calls(
             found = _ask(site, defined, workspace, around, {"calls": orders, "search": list(dict.fromkeys(search))})
         except MissingModuleError as fault:
             raise _explained(fault, site.repository.root, search, around.interpreter) from fault
-    for config in found:
-        _require_no_secrets(config, around.env)
     return _filled_in(defined, found, seed)
-
-
-SHORTEST_SECRET = 8
-
-
-def _require_no_secrets(config: Mapping[str, JsonValue], env: Mapping[str, str]) -> None:
-    """Check that nothing in a configuration is what a variable keeps secret, or looks like a key of a known kind."""
-    kept = {text: name for name, text in env.items() if SECRET_VARIABLE.search(name) and len(text) >= SHORTEST_SECRET}
-    for key, text in _texts_in(config, ()):
-        if text in kept or SECRET_CONTENT.search(text.encode()):
-            what = f"the value of {kept[text]}" if text in kept else "what looks like a secret"
-            raise SnapshotRefusedError(
-                f"{key} is {what}, and would be recorded", hint="let the job read it from its environment", key=key
-            )
-
-
-def _texts_in(value: JsonValue, path: tuple[str | int, ...]) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield render_key(path), value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _texts_in(item, (*path, key))
-    elif isinstance(value, list):
-        for at, item in enumerate(value):
-            yield from _texts_in(item, (*path, at))
 
 
 def describe_live(call: object, root: Path) -> tuple[dict[str, JsonValue], tuple[str, ...]]:
@@ -205,12 +181,18 @@ def _ask(
     repository, python = site.repository, python_of(defined.entry)
     place = repository.state_dir / "tmp" / f"{owner_token()}.{uuid.uuid4().hex[:8]}"
     place.mkdir(parents=True)
-    order = place / "order.json"
+    order, answer = place / "order.json", place / "answer.json"
     try:
         trusted = [str(repository.common_dir), str(place)]
         order.write_text(
             json.dumps(
-                {**wanted, "workspace": str(workspace), "user_root": str(repository.root), "trusted_roots": trusted}
+                {
+                    **wanted,
+                    "workspace": str(workspace),
+                    "user_root": str(repository.root),
+                    "trusted_roots": trusted,
+                    "answer": str(answer),
+                }
             ),
             encoding="utf-8",
         )
@@ -225,7 +207,7 @@ def _ask(
                 f"{_named(defined)} has not returned after {around.patience_s:g} s",
                 hint="a recipe only describes a run",
             ) from fault
-        return _read_answer(order.with_name("answer.json"), done, _named(defined))
+        return _read_answer(answer, done, _named(defined))
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from nemo_gitexp.addresses import DEFAULT_PLACE
 from nemo_gitexp.asked import Asked, Defined, define
 from nemo_gitexp.catalog import Site
-from nemo_gitexp.command import live_paths, require_script
+from nemo_gitexp.command import live_paths, require_script, require_workdir
 from nemo_gitexp.definition import DEFAULT_SEED, OutputSpec, StudyDefinition
 from nemo_gitexp.entry import CommandEntry, Entry, expand_placeholders
 from nemo_gitexp.environment import Environment, available_cores, capture_environment
@@ -41,6 +41,7 @@ from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming
 from nemo_gitexp.record import CodeState, ExperimentRecord, identity_of
+from nemo_gitexp.secretcheck import require_no_secrets
 from nemo_gitexp.settings import require_executor
 from nemo_gitexp.sitevalues import bind_site
 from nemo_gitexp.stages import AnyEntry, StagesEntry, python_of, simple_entries, visible_config
@@ -101,6 +102,7 @@ def plan_defined(site: Site, asked: Asked, defined: Defined, now: datetime, look
         _commit_data(repository, defined.definition)
         look = None
     require_harmless(defined.carried, snapshot_limits(site))
+    require_no_secrets(defined, asked.env, snapshot_limits(site).allows)
     look = look or begin_look(repository)
     # Before the snapshot: git is still looking at the files.
     interpreter, probe, environment = _environment(site, defined.entry, asked)
@@ -132,7 +134,9 @@ def _resolved(site: Site, asked: Asked, defined: Defined, snapshot: Snapshot, in
 
     places = [spec.path or DEFAULT_PLACE for spec in defined.definition.data]
     _require_scripts(site, defined, list_files(site.repository, snapshot.tree), places)
-    return resolve_calls(site, defined, snapshot, Surroundings(interpreter, asked.env), asked.seed)
+    made = resolve_calls(site, defined, snapshot, Surroundings(interpreter, asked.env), asked.seed)
+    require_no_secrets(made, asked.env, snapshot_limits(site).allows)
+    return made
 
 
 def _record(
@@ -180,10 +184,12 @@ def _record(
 
 
 def _require_scripts(site: Site, defined: Defined, listing: bytes, inputs: Sequence[str]) -> None:
-    """Check that every script is part of what is recorded: the code, the record itself, an input."""
+    """Check that scripts and working directory are part of what is recorded: the code, the record itself, an input."""
     known = [*inputs, *(f"{record_directory(defined.study)}/{name}" for name in defined.carried)]
     for entry in simple_entries(defined.entry):
         require_script(entry, site.repository.root, defined.workdir, listing, known)
+    if defined.tracked is None:
+        require_workdir(defined.workdir, listing, known)
 
 
 def _topology(site: Site, asked: Asked, defined: Defined, determinism: str, seed: int) -> Mapping[str, JsonValue]:
@@ -325,7 +331,8 @@ def _check_placeholders(record: ExperimentRecord, config: Mapping[str, JsonValue
     bind_site([config, [output.path for output in record.outputs]], site)
     for entry, known, seen in _scopes(record.entry, values, config):
         words = entry.argv if isinstance(entry, CommandEntry) else entry.arguments
-        bind_site(list(expand_placeholders(words, known, seen, strict=not record.ad_hoc)), site)
+        given = words if entry.verbatim else expand_placeholders(words, known, seen, strict=not record.ad_hoc)
+        bind_site(list(given), site)
 
 
 def _scopes(

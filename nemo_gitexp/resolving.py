@@ -1,6 +1,6 @@
 """Configurations of recipes and configured calls, made from the code of a workspace: in a process of its own.
 
-What is imported here runs user code. The order names the workspace and what is wanted, the answer is written beside it.
+What is imported here runs user code. The order names the workspace, what is wanted and where the answer goes.
 Where the user's live tree would be imported, the workspace is.
 """
 
@@ -27,15 +27,16 @@ from nemo_gitexp.worker.function import find_attribute, import_file
 from nemo_gitexp.worker.rebuild import TARGET
 from nemo_gitexp.worker.redirect import RedirectRule, editable_targets, redirect_editables, redirect_paths
 
-ANSWER = "answer.json"
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def answer_order(order_path: str) -> None:
     """Write the answer to an order: `{"calls": [configuration]}`, or `{"error": {class, message, hint, facts}}`.
 
     Args:
-        order_path: a JSON file with `workspace, user_root, trusted_roots, search` and `calls`, each with `recipe`
-            (`file.py:name`, or null), `config` (what a call was given, or null) and `overrides` (as typed).
+        order_path: a JSON file with `workspace, user_root, trusted_roots, search, answer` (a path) and `calls`, each
+            with `recipe` (`file.py:name`, or null), `config` (what a call was given, or null), `overrides` (as typed)
+            and `seed` (what a parameter of that name gets that was not given, or null).
     """
     order = json.loads(Path(order_path).read_bytes())
     answer: dict[str, object]
@@ -46,7 +47,7 @@ def answer_order(order_path: str) -> None:
     except Exception as fault:  # noqa: BLE001 - what users' classes raise while they are looked at
         names = ", ".join(str(call["recipe"]) for call in order["calls"] if call["recipe"])
         answer = {"error": _described(_raised(names, f"{names or 'the call'} cannot be resolved", fault))}
-    Path(order_path).with_name(ANSWER).write_text(json.dumps(answer), encoding="utf-8")
+    Path(order["answer"]).write_text(json.dumps(answer), encoding="utf-8")
 
 
 def _described(fault: GitexpError) -> dict[str, object]:
@@ -95,16 +96,39 @@ def _forbid_launching() -> None:
 def _resolve(call: Mapping[str, Any], workspace: Path) -> dict[str, JsonValue]:
     """Return the configuration of one call, defaults filled in, overrides applied."""
     overrides: Sequence[str] = call["overrides"]
+    seeding = _seeding(call.get("seed"), overrides)
     if call["config"] is None:
         recipe = str(call["recipe"])
-        made, overrides = _call_recipe(_find_recipe(recipe, workspace), recipe, overrides)
+        found = _find_recipe(recipe, workspace)
+        own = seeding if not _is_description(found) and _takes_seed(found) else []
+        made, overrides = _call_recipe(found, recipe, [*overrides, *own])
     else:
         recipe = str(call["config"].get(TARGET))
         made = restore_call(call["config"])
-    described = describe_call(_as_partial(made, recipe))
+    partial = _as_partial(made, recipe)
+    if "seed" not in partial.__arguments__ and _takes_seed(partial.__fn_or_cls__) and not _seeds(overrides):
+        overrides = [*overrides, *seeding]
+    described = describe_call(partial)
     described = override_call(described, overrides) if overrides else described
     require_complete(described)
     return described
+
+
+def _seeding(seed: int | None, overrides: Sequence[str]) -> list[str]:
+    """Return what gives a seed that is asked for beside the configuration; nothing where one was typed."""
+    return [] if seed is None or _seeds(overrides) else [f"seed={seed}"]
+
+
+def _seeds(overrides: Sequence[str]) -> bool:
+    return any(parse_override(token).path == ("seed",) for token in overrides)
+
+
+def _takes_seed(called: Any) -> bool:
+    try:
+        parameter = inspect.signature(called).parameters.get("seed")
+    except (TypeError, ValueError):  # no function, or one written in C
+        return False
+    return parameter is not None and parameter.kind in _NAMED
 
 
 # ----------------------------------------------------------------------------------------------------------- recipes
@@ -189,8 +213,7 @@ def _own_arguments(
         if item.action == "set" and len(item.path) == 1 and item.path[0] in parameters
     }
     arguments = {item.path[0]: item.value for item in own.values()}
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    needed = [item.name for item in parameters.values() if item.default is item.empty and item.kind in named]
+    needed = [item.name for item in parameters.values() if item.default is item.empty and item.kind in _NAMED]
     missing = [name for name in needed if name not in arguments]
     if missing:
         hint = " ".join(f"{name}=VALUE" for name in missing)

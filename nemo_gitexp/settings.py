@@ -39,7 +39,7 @@ class Settings:
         max_untracked_file_mb: a larger untracked file is refused by the snapshot.
         max_untracked_total_mb: more untracked files than this in all are refused.
         reproduce_cost_limit: device-hours above which `reproduce` asks for `--yes`.
-        secrets_allowed: path patterns (fnmatch) that the snapshot does not search for secrets.
+        secrets_allowed: patterns (fnmatch) of paths, and of dotted keys of a configuration, that may hold secrets.
         executors: profiles by name; `local` always exists.
         site: the values of `${site:NAME}`.
         sources: where each setting came from, by its name (`executors.NAME`, `site.NAME` for tables).

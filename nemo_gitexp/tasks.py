@@ -6,7 +6,6 @@ Nothing is recorded or submitted here. What of an executor belongs to a site (ac
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +18,11 @@ from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
 from nemo_gitexp.asked import Unresolved
 from nemo_gitexp.attempt import this_python
 from nemo_gitexp.command import anchor_script
-from nemo_gitexp.entry import CallEntry, Entry, ScriptEntry, parse_command
+from nemo_gitexp.entry import CallEntry, Entry, ScriptEntry, parse_command, taken_verbatim
 from nemo_gitexp.errors import ExecutorError, RecipeError
-from nemo_gitexp.git.snapshot import SECRET_CONTENT, SECRET_VARIABLE
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.recipes import describe_live
+from nemo_gitexp.secretwords import holds_secret, is_secret_variable, known_secrets
 from nemo_gitexp.topology import TaskShape
 
 _SHELLS = {"python": ".py"}
@@ -48,6 +47,18 @@ class TaskParts:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+def require_task(given: Any) -> Any:
+    """Return a task as NeMo Run can take it: a lazy one is resolved.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    task = given.resolve() if getattr(given, "is_lazy", False) else given
+    if not isinstance(task, (nemo_run.Partial, nemo_run.Config, nemo_run.Script)):
+        raise RecipeError(f"a {type(task).__name__} is no task", hint="run.Partial(function, …), or run.Script(path=…)")
+    return task
+
+
 def read_task(task: Any, name: str, *, root: Path, workdir: str, study: str) -> TaskParts:
     """Return what is recorded of a `run.Partial` or `run.Script`.
 
@@ -63,12 +74,9 @@ def read_task(task: Any, name: str, *, root: Path, workdir: str, study: str) -> 
         CanonicalFormError, UnbuildableConfigError: it is given something that cannot be recorded.
         RecipeError: it is no task.
     """
+    task = require_task(task)
     if isinstance(task, nemo_run.Script):
         return _read_script(task, name, root, workdir, study)
-    if getattr(task, "is_lazy", False):
-        task = task.resolve()
-    if not isinstance(task, (nemo_run.Partial, nemo_run.Config)):
-        raise RecipeError(f"{name} is no task but a {type(task).__name__}", hint="run.Partial(function, …)", task=name)
     config, search = describe_live(task, root)
     target = str(config["_target_"])
     entry = CallEntry(target, this_python(), tuple(dict.fromkeys((*search, workdir))))
@@ -86,7 +94,7 @@ def _read_script(script: Any, name: str, root: Path, workdir: str, study: str) -
     else:
         config |= {"path": script.path, "args": [str(word) for word in script.args]} | ({"m": True} if script.m else {})
         words = [script.entrypoint, *(["-m"] if script.m else []), script.path, *map(str, script.args)]
-    entry = parse_command(words)
+    entry = taken_verbatim(parse_command(words))
     if isinstance(entry, ScriptEntry) and entry.python.interpreter == "python":
         entry = replace(entry, python=replace(entry.python, interpreter=this_python().interpreter))
     env = {str(key): str(value) for key, value in script.env.items()}
@@ -111,20 +119,20 @@ def read_shape(executor: Any, script_env: Mapping[str, str], group: str | None) 
         raise ExecutorError(f"{kind} has nodes={executor.nodes}, and there is one here", hint="nodes=1", executor=kind)
     launcher = _launcher(executor, kind)
     env = {**{str(key): str(value) for key, value in executor.env_vars.items()}, **script_env}
+    known = known_secrets({**os.environ, **env})
     return TaskShape(
         nodes=1,
         tasks_per_node=executor.ntasks_per_node if launcher else 1,
         launcher=launcher,
-        env=tuple(sorted((name, value) for name, value in env.items() if not is_secret(name, value))),
+        env=tuple(sorted((name, value) for name, value in env.items() if not is_secret(name, value, known))),
         group=group,
     )
 
 
-def is_secret(name: str, value: str) -> bool:
-    """Return whether a variable must not be recorded, by its name or by what its value looks like."""
+def is_secret(name: str, value: str, known: Mapping[str, str]) -> bool:
+    """Return whether a variable must not be recorded, by its name or by what its value holds (`known_secrets`)."""
     is_reference = value.startswith("${") and value.endswith("}")
-    looks_secret = SECRET_VARIABLE.search(name) is not None or SECRET_CONTENT.search(value.encode()) is not None
-    return (looks_secret and not is_reference) or re.search(r"://[^/@\s]+:[^/@\s]+@", value) is not None
+    return holds_secret(value, known) or (is_secret_variable(name) and not is_reference)
 
 
 def _require_serialisable(executor: Any, kind: str) -> None:

@@ -68,20 +68,39 @@ def test_nesting_loses_no_parameter(flat: dict[str, int]) -> None:
         ("aws-secret-access-key", "abc"),
         ("harmless", "AKIAABCDEFGHIJKLMNOP"),
         ("url", "postgres://ada:hunter2@host/db"),
+        ("db_password", 83749283),
+        ("api-key", ["k1", "k2"]),
+        ("secrets", {"db": "hunter2"}),
+        ("passwords", ["hunter2"]),
+        ("token", "abc"),
+        ("auth", {"pin": 1234}),
     ],
 )
-def test_secrets_are_left_out_and_named(name: str, value: str) -> None:
+def test_secrets_are_left_out_and_named(name: str, value: object) -> None:
     config, secrets, _ = public_config({"lr": 0.1, name: value, "deep": {"in": [{name: value}]}})
-    assert value not in str(config)
+    assert str(value) not in str(config)
     assert config["lr"] == 0.1
     assert len(secrets) == 2
     item = prepared(config={name: value})
-    assert value not in render_record(item.record).decode() + str(item.config)
+    assert str(value) not in render_record(item.record).decode() + str(item.config)
     assert "look like secrets, left out" in item.remarks[0]
 
 
 @pytest.mark.parametrize(
-    "name,value", [("max_tokens", 512), ("tokenizer", "bpe"), ("pad_token", "<pad>"), ("api_key", None), ("key", "C#")]
+    "name,value",
+    [
+        ("max_tokens", 512),
+        ("tokenizer", "bpe"),
+        ("pad_token", "<pad>"),
+        ("token_count", 7),
+        ("tokens", [1, 2]),
+        ("api_key", None),
+        ("use_auth", True),
+        ("auth", False),
+        ("secrets", []),
+        ("password", ""),
+        ("key", "C#"),
+    ],
 )
 def test_ordinary_parameters_are_no_secrets(name: str, value: object) -> None:
     assert public_config({name: value}) == ({name: value}, [], [])

@@ -169,14 +169,14 @@ class Resolver:
         place = self.orders / str(next(self.numbers))
         place.mkdir(parents=True)
         order = place / "order.json"
+        answer = place / "answer.json"
         shape = {"workspace": str(self.workspace), "user_root": "/nowhere", "trusted_roots": [], "search": search}
-        order.write_text(json.dumps({**shape, "calls": [call]}))
+        order.write_text(json.dumps({**shape, "answer": str(answer), "calls": [call]}))
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{order}\n")
         self.process.stdin.flush()
         assert self.process.stdout.readline() == "done\n"
-        answer = place / "answer.json"
         return json.loads(answer.read_bytes()) if answer.exists() else None
 
     def config(self, recipe: str, *overrides: str, search: str = ".") -> dict[str, Any]:

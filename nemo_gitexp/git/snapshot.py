@@ -23,28 +23,13 @@ from nemo_gitexp.git.objects import list_gitlinks
 from nemo_gitexp.git.repository import CommitSha, Repository, Running, TreeSha
 from nemo_gitexp.git.worktree import list_worktrees
 from nemo_gitexp.owners import owner_token
+from nemo_gitexp.secretwords import SCAN_CHARACTERS, holds_key
 
 MEGABYTE = 1_000_000
-SECRET_SCAN_BYTES = 1_000_000
-"""How much of a changed file is searched for secrets; keys stand in small files."""
-
 SECRET_NAMES = re.compile(
     r"(?:^|/)(?:\.env(?:\.(?!example|sample|template)[^/]*)?|\.netrc|\.pgpass|id_(?:rsa|dsa|ecdsa|ed25519)|[^/]*\.(?:pem|p12|pfx|key)"
     r"|credentials\.json|\.aws/credentials|\.dockercfg|\.npmrc|\.pypirc|kubeconfig)$"
 )
-SECRET_CONTENT = re.compile(
-    rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
-    rb"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
-    rb"|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_[A-Za-z0-9_]{50,}\b|\bglpat-[A-Za-z0-9_-]{20,}\b"
-    rb"|\bhf_[A-Za-z0-9]{30,}\b|\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}\b|\bxox[abprs]-[A-Za-z0-9-]{20,}\b"
-    rb"|\bAIza[0-9A-Za-z_-]{35}\b|\bnvapi-[A-Za-z0-9_-]{40,}\b|\bpypi-[A-Za-z0-9_-]{60,}\b"
-)
-
-SECRET_VARIABLE = re.compile(
-    r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|(?:^|_)AUTH(?:_|$)|(?:^|_)PWD$", re.IGNORECASE
-)
-"""Names of variables whose values go to the job of this launch, and never into a record."""
-
 _STATUS_CALL = (
     *("status", "--porcelain=v2", "-z", "--branch", "--untracked-files=all"),
     *("--no-renames", "--ignore-submodules=none"),
@@ -61,6 +46,10 @@ class SnapshotLimits:
     max_untracked_file_bytes: int = 10 * MEGABYTE
     max_untracked_total_bytes: int = 50 * MEGABYTE
     secrets_allowed: tuple[str, ...] = ()
+
+    def allows(self, path: str) -> bool:
+        """Return whether a file, or a key of a configuration, is not searched for secrets."""
+        return any(fnmatch.fnmatchcase(path, pattern) for pattern in self.secrets_allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +300,7 @@ def require_harmless(carried: Mapping[str, bytes], limits: SnapshotLimits) -> No
             hint="let the function read its data from a file: dvc add …",
             paths=large,
         )
-    suspects = [name for name, text in carried.items() if not _allowed(name, limits) and SECRET_CONTENT.search(text)]
+    suspects = [name for name, text in carried.items() if not limits.allows(name) and holds_key(text)]
     if suspects:
         raise SnapshotRefusedError(
             f"the function holds what looks like a secret: {_named(suspects)}",
@@ -335,17 +324,13 @@ def _refuse_large(root: Path, untracked: Sequence[str], limits: SnapshotLimits) 
 
 
 def _refuse_secrets(root: Path, paths: Sequence[str], limits: SnapshotLimits) -> None:
-    suspects = [path for path in paths if not _allowed(path, limits) and _looks_secret(root / path, path)]
+    suspects = [path for path in paths if not limits.allows(path) and _looks_secret(root / path, path)]
     if suspects:
         raise SnapshotRefusedError(
             f"these look like secrets: {_named(suspects)}",
             hint=f"{_ignoring(suspects)}, or allow it: secrets_allowed in [tool.nemo-gitexp]",
             paths=suspects,
         )
-
-
-def _allowed(path: str, limits: SnapshotLimits) -> bool:
-    return any(fnmatch.fnmatchcase(path, pattern) for pattern in limits.secrets_allowed)
 
 
 def _looks_secret(file: Path, path: str) -> bool:
@@ -355,6 +340,6 @@ def _looks_secret(file: Path, path: str) -> bool:
         return True
     try:
         with file.open("rb") as stream:
-            return SECRET_CONTENT.search(stream.read(SECRET_SCAN_BYTES)) is not None
+            return holds_key(stream.read(SCAN_CHARACTERS))
     except OSError:
         return False

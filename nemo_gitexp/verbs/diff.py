@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,6 +12,7 @@ from nemo_gitexp.catalog import Site, read_current
 from nemo_gitexp.comparison import compare_experiments
 from nemo_gitexp.definition import MetricGoal
 from nemo_gitexp.documents import DiffDoc, ExperimentDoc, FileChangeDoc
+from nemo_gitexp.entry import ScriptEntry
 from nemo_gitexp.environment import parse_environment
 from nemo_gitexp.errors import UnknownExperimentError
 from nemo_gitexp.git.changes import list_changes
@@ -18,7 +20,8 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.lookup import baseline_tips, find_experiment
 from nemo_gitexp.record import ExperimentRecord, parse_document
 from nemo_gitexp.result import experiment_document, mapping, sequence
-from nemo_gitexp.store import Experiment, read_environment, verify_experiment
+from nemo_gitexp.stages import simple_entries
+from nemo_gitexp.store import Experiment, read_environment, record_directory, verify_experiment
 from nemo_gitexp.tips import Tip, list_tips
 
 if TYPE_CHECKING:
@@ -87,8 +90,8 @@ def diff_worktree(site: Site, a: str | None, env: Mapping[str, str], now: dateti
     first = _side(site, find_experiment(site.repository, a or "latest"))
     record, root = first.record, site.repository.root
     asked = Asked(cwd=root, env=env, study=record.study)
-    if record.tracked is not None:
-        return _compare_present(site, first, _tracked_plan(site, first, env, now))
+    if record.tracked is not None or (record.ad_hoc and record.type != "adhoc"):
+        return _compare_present(site, first, _programs_plan(site, first, env, now))
     if record.ad_hoc:
         # There is no definition: the present state runs the same words, in the same way.
         asked = Asked(
@@ -103,7 +106,7 @@ def diff_worktree(site: Site, a: str | None, env: Mapping[str, str], now: dateti
     return _compare_present(site, first, plan_experiment(site, asked, now))
 
 
-def _tracked_plan(site: Site, side: _Side, env: Mapping[str, str], now: datetime) -> Plan:
+def _programs_plan(site: Site, side: _Side, env: Mapping[str, str], now: datetime) -> Plan:
     """Return what the same program would record now; its configuration only itself knows, so the recorded one."""
     from nemo_gitexp.asked import Asked, Defined, tracked_definition
     from nemo_gitexp.recording import plan_defined
@@ -134,8 +137,17 @@ def _tracked_plan(site: Site, side: _Side, env: Mapping[str, str], now: datetime
         workdir=record.workdir,
         tracked=record.tracked,
         topology=record.topology,
+        carried=dict.fromkeys(_carried_scripts(record), b""),
     )
     return plan_defined(site, asked, defined, now)
+
+
+def _carried_scripts(record: ExperimentRecord) -> list[str]:
+    """Return the names of scripts that the record itself holds: nothing runs, so that what is in them plays no part."""
+    own = f"{record_directory(record.study)}/"
+    entries = [entry for entry in simple_entries(record.entry) if isinstance(entry, ScriptEntry)]
+    paths = [posixpath.normpath(posixpath.join(record.workdir, entry.path)) for entry in entries]
+    return [path.removeprefix(own) for path in paths if path.startswith(own)]
 
 
 def _compare_present(site: Site, first: _Side, plan: Plan) -> DiffAnswer:

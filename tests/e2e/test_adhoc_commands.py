@@ -171,3 +171,29 @@ def test_scripts_in_submodules_links_and_packages_are_found(work: Work, tmp_path
     for script in ("lib/train.py", "pack", "link/inner.py", "./train.py", "src/../train.py"):
         ran = work.gitexp("run", "--record-only", "--json", "--", "python", script).json
         assert ran["status"] == "recorded", script
+
+
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        (["--token", "hf_" + "a1" * 17], "token is what looks like a secret"),
+        (["--db", "postgres://u:pw@h/db"], "db is a URL with a password"),
+        (["--header", "Bearer word-of-a-secret"], "header is the value of MY_API_TOKEN"),
+        (["--db-password", "hunter22"], "db-password is a secret by its name"),
+    ],
+)
+def test_a_secret_among_the_words_is_refused_and_nothing_recorded(work: Work, words: list[str], said: str) -> None:
+    work.env["MY_API_TOKEN"] = "word-of-a-secret"
+    refused = work.gitexp("run", "--", "python", "train.py", *words, code=3)
+    assert said in refused.err
+    assert "in an environment variable" in refused.err
+    assert words[1].removeprefix("Bearer ") not in refused.err
+    assert work.refs() == {}
+
+
+def test_ordinary_words_are_no_secrets_and_a_key_can_be_allowed(work: Work) -> None:
+    work.env["MAX_TOKENS"] = "50000000"
+    ordinary = ["max_tokens=50000000", "tokenizer=bert", "--pad-token", "<pad>", "--token-count", "50000000"]
+    assert config_of(work, "python", "train.py", *ordinary)
+    work.write("pyproject.toml", '[tool.nemo-gitexp]\nsecrets_allowed = ["db-password", "entry.*"]\n')
+    assert config_of(work, "python", "train.py", "--db-password", "hunter22")

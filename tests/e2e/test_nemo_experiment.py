@@ -22,6 +22,8 @@ from nemo_gitexp import Experiment
 from nemo_run.run.job import Job
 from tasks import fail, train
 
+WORDS = json.loads(os.environ["WORDS"])
+
 def many(exp, lr):
     prep = exp.add(run.Partial(train, lr=lr), name="prep", tail_logs=True)
     group = exp.add([run.Partial(train, lr=0.1, where=Path("data")), run.Script(inline="echo in a group; echo $FOO")],
@@ -78,16 +80,34 @@ job = Job(id="given", task=run.Script(inline="echo given"), executor=run.LocalEx
 with Experiment("jobs", jobs=[job], clean_mode=True) as exp:
     exp.run()
 say("jobs", exp)
-secret = run.LocalExecutor(env_vars={"WANDB_API_KEY": "abc", "PLAIN": "1"})
+secret = run.LocalExecutor(env_vars={"WANDB_API_KEY": "abc-of-wandb", "PLAIN": "1", "COPY": "abc-of-wandb"})
 with Experiment("in-order", executor=secret, clean_mode=True) as exp:
     exp.add(run.Script(inline="date +%s%N > $GITEXP_OUTPUTS/at; echo $WANDB_API_KEY"), name="one")
     exp.add(run.Script(inline="date +%s%N > $GITEXP_OUTPUTS/at; echo $MY_TOKEN", env={"MY_TOKEN": "xyz"}), name="two")
     exp.run(sequential=True, detach=True, tail_logs=True)
 say("in order", exp)
+with Experiment("words", executor=EXECUTOR, clean_mode=True) as exp:
+    exp.add(run.Script(path="echo.py", args=WORDS, entrypoint="python"), name="script")
+    exp.add(run.Script(path="echo", m=True, args=WORDS, entrypoint="python"), name="module")
+    exp.add(run.Script(path="echo.sh", args=WORDS), name="shell")
+    exp.add(run.Script(inline="printf '%s\\n' '{name}' '{outputs}' '${seed}' '{{seed}}'"), name="inline")
+    exp.run()
+say("words", exp)
+exp.logs("shell")
+exp.logs("script")
+exp.logs("module")
+exp.logs("inline")
+exp = Experiment("word", executor=EXECUTOR, clean_mode=True)
+exp.add(run.Script(path="echo.sh", args=WORDS))
+exp.run()
+say("word", exp)
 exp = nemo_gitexp.run(run.Partial(train, lr=0.6), executor=EXECUTOR, seed=5)
 say("run", exp)
 """
 )
+
+
+WORDS = ["{name}", "{outputs}", "${seed}", "{{seed}}", "--out={outputs}", '{"a": 1}', "{config.lr}"]
 
 
 @dataclass(frozen=True)
@@ -108,8 +128,12 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    work = make_nemo_work(tmp_path_factory.mktemp("doors"), many=MANY)
-    return Made(work, run_program(work, "many.py"))
+    work = make_nemo_work(
+        tmp_path_factory.mktemp("doors"), many=MANY, echo="import sys\nprint(*sys.argv[1:], sep='\\n')"
+    )
+    work.write("echo.sh", 'printf "%s\\n" "$@"\n')
+    work.commit("echo")
+    return Made(work, run_program(work, "many.py", WORDS=json.dumps(WORDS)))
 
 
 def test_all_tasks_are_one_experiment_and_a_failing_one_stops_its_descendants_only(made: Made) -> None:
@@ -238,12 +262,33 @@ def test_run_of_one_call_is_named_after_what_it_calls(made: Made) -> None:
 
 
 def test_secrets_reach_the_job_and_no_record(made: Made) -> None:
-    assert "not recorded, for they look like secrets: MY_TOKEN, WANDB_API_KEY" in made.ran.err
+    assert "not recorded, for they look like secrets: COPY, MY_TOKEN, WANDB_API_KEY" in made.ran.err
     stages = made.record("in order")["entry"]["stages"]
     assert [stage["shape"]["env"] for stage in stages] == [{"PLAIN": "1"}, {"PLAIN": "1"}]
-    assert "── one ──\nabc\n── two ──\nxyz\n" in made.ran.out
+    assert "── one ──\nabc-of-wandb\n── two ──\nxyz\n" in made.ran.out
     recorded = (made.document("in order")["experiment"], "--", "experiments")
     assert not made.work.git("grep", "-l", "-e", "xyz", "-e", "abc", *recorded, check=False)
+
+
+def test_words_of_a_script_arrive_as_they_were_given(made: Made) -> None:
+    assert set(made.ran.said["words"]["states"].values()) == {"SUCCEEDED"}
+    for name, words in {"script": WORDS, "module": WORDS, "shell": WORDS, "inline": WORDS[:4]}.items():
+        assert "".join(f"{name} {word}\n" for word in words) in made.ran.err
+    entries = {stage["name"]: stage["entry"] for stage in made.record("words")["entry"]["stages"]}
+    assert (entries["script"]["args"], entries["script"]["verbatim"]) == (WORDS, True)
+    assert (entries["shell"]["argv"][2:], entries["shell"]["verbatim"]) == (WORDS, True)
+    assert "verbatim" not in entries["inline"]
+    alone = made.document("word")
+    assert made.work.gitexp("logs", alone["experiment"]).out.splitlines()[-len(WORDS) :] == WORDS
+    again = made.work.gitexp("reproduce", alone["experiment"], code=1)  # it has neither metrics nor outputs
+    assert "\n".join(WORDS) in again.out + again.err
+
+
+@pytest.mark.parametrize("what", ["words", "word", "single", "many"])
+def test_it_is_compared_with_the_work_tree(made: Made, what: str) -> None:
+    compared = made.work.gitexp("diff", made.document(what)["experiment"], "--worktree", "--json").json
+    assert (compared["b"], compared["code"]["files"]) == ("worktree", [])
+    assert [compared["config"][part] for part in ("changed", "only_a", "only_b")] == [{}, {}, {}]
 
 
 def test_what_nemo_run_prints_is_there_and_says_what_was_recorded(made: Made) -> None:
@@ -282,6 +327,10 @@ latest = Experiment.from_title("jobs")
 latest.reset()
 latest.run()
 say("latest", latest)
+said = Experiment.from_id(sys.argv[2])
+said.reset()
+said.run()
+say("as said", said, told=[said.study, said.seed, said.purpose])
 many = Experiment.from_id(sys.argv[1]).reset()
 say("restored", many, tasks=[str(getattr(task, "lr", "")) for task in many._jobs[1].tasks],
     waits=[job.dependencies for job in many._jobs], env=[str(job.executor.env_vars) for job in many._jobs[-2:]])
@@ -295,7 +344,7 @@ say("rerun", many)
 def test_another_process_finds_it_by_id_or_title_and_can_run_it_again(made: Made) -> None:
     made.work.write("sub/later.py", LATER)
     first = made.ran.said["many"]
-    ran = run_program(made.work, "later.py", first["id"], cwd=made.work.root / "sub")
+    ran = run_program(made.work, "later.py", first["id"], made.ran.said["single"]["id"], cwd=made.work.root / "sub")
     (made.work.root / "sub" / "later.py").unlink()
     for what in ("later", "plain"):
         assert ran.said[what]["document"] == first["document"]
@@ -309,11 +358,17 @@ def test_another_process_finds_it_by_id_or_title_and_can_run_it_again(made: Made
     assert ran.said["log of nothing"]["error"]["hint"].startswith("the tasks are prep, grp, grp-0")
     assert ran.said["latest"]["document"]["experiment"] != made.document("jobs")["experiment"]
     assert ran.said["latest"]["document"]["config"] == made.document("jobs")["config"]
+    assert ran.said["as said"]["told"] == ["studied", 7, "To see it."]
+    told = {key: made.document("single")[key] for key in ("study", "seed", "purpose")}
+    assert {key: ran.said["as said"]["document"][key] for key in told} == told
     assert ran.said["restored"]["document"] is None
     assert ran.said["restored"]["waits"][1] == ["prep"]
     again = ran.said["rerun"]["document"]
     assert again["config_hash"] == first["document"]["config_hash"]
     assert again["experiment"] != first["document"]["experiment"]
+    assert (again["seed"], again["purpose"]) == (42, first["document"]["purpose"])
+    record = f"{again['experiment']}:experiments/{again['study']}/record/experiment.json"
+    assert json.loads(made.work.git("show", record))["seed_is_default"]
     assert ran.said["rerun"]["states"] == first["states"]
 
 

@@ -21,6 +21,8 @@ from nemo_run.run.job import Job
 import ignored_tasks
 ECHO = run.Script(inline="echo hello")
 QUIET = {"clean_mode": True}
+SECRETS = {"secret key": ["--token", "hf_" + "a1" * 17], "secret URL": ["--db", "postgres://u:pw@h/db"],
+           "secret value": ["--header", "Bearer word-of-a-secret"], "secret name": ["--db-password=hunter22"]}
 
 @dataclass(kw_only=True)
 class Raising(run.Plugin):
@@ -88,6 +90,16 @@ if sys.argv[1:] != ["clean"]:
     refused("missing script", run.Script(path="nothing.py", entrypoint="python"))
     refused("other interpreter", run.Script(path="train.py", entrypoint="python3.99"),
             run.Script(path="train.py", entrypoint="python"))
+    os.environ["MY_API_TOKEN"] = "word-of-a-secret"
+    for what, words in SECRETS.items():
+        refused(what, run.Script(path="train.py", args=words, entrypoint="python"))
+    refused("secret inline", run.Script(inline="curl postgres://u:pw@h/db"))
+    refused("secret call", run.Partial(ignored_tasks.take, what={"Bearer word-of-a-secret": 1}))
+    os.makedirs("empty")
+    os.chdir("empty")
+    refused("empty directory", run.Partial(json.dumps, 1))
+    refused("empty directory of a script", ECHO)
+    os.chdir("..")
     refusal("direct", lambda: made().run(direct=True))
     refusal("inside a job", inside)
     refusal("seed", lambda: said_beside(seed="x"))
@@ -150,6 +162,14 @@ TYPES = {
     "ignored module": "MissingModuleError",
     "missing script": "UsageError",
     "other interpreter": "UsageError",
+    "secret key": "SnapshotRefusedError",
+    "secret URL": "SnapshotRefusedError",
+    "secret value": "SnapshotRefusedError",
+    "secret name": "SnapshotRefusedError",
+    "secret inline": "SnapshotRefusedError",
+    "secret call": "SnapshotRefusedError",
+    "empty directory": "UsageError",
+    "empty directory of a script": "UsageError",
     "direct": "UsageError",
     "inside a job": "InsideJobError",
     "seed": "UsageError",
@@ -203,6 +223,7 @@ def test_it_is_refused_by_a_typed_error_with_a_hint(made: Made, what: str) -> No
     assert (error["type"], error["is_ours"]) == (TYPES[what], True), error
     assert error["hint"]
     assert not error["message"].endswith(".")
+    assert not any(word in str(error) for word in ("hf_a1", "u:pw", "word-of", "hunter22"))
     assert said["is_clean"], "NeMo Run's context was left behind"
 
 

@@ -86,6 +86,15 @@ seed: 5
 outputs: [weights.txt]
 metrics: {loss: {goal: min}}
 """
+SEEDS = """\
+import nemo_run as run
+def go(seed: int = 0): ...
+def must(seed: int): ...
+def default(): return run.Partial(go)
+def required(): return run.Partial(must)
+def own(seed: int = 1): return run.Partial(go, seed=seed)
+def given(): return run.Partial(go, seed=7)
+"""
 IGNORED = "import nemo_run as run\nfrom scratch import train\ndef r(): return run.Partial(train)\n"
 
 
@@ -97,6 +106,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
         "experiments/wide/experiment.yaml": DEFINITION,
         ".gitignore": "scratch.py\nmine.py\n",
         "ignored.py": IGNORED,
+        "seeds.py": SEEDS,
+        "experiments/seeded/experiment.yaml": "purpose: p\nrecipe: seeds.py:default\nseed: 5\n",
     }
     place = tmp_path_factory.mktemp("recipes")
     work = make_work(place / "work", place / "home", files=files)
@@ -127,6 +138,35 @@ def test_a_recipe_is_recorded_with_the_edited_code_run_and_reproduced_bit_for_bi
     verdict = work.gitexp("reproduce", ran["experiment"], "--require", "bitwise", "--json").json
     assert (verdict["verdict"], verdict["met"]) == ("bitwise", True)
     work.git("checkout", "-q", "training.py")
+
+
+def test_a_seed_that_is_asked_for_is_that_of_the_call_where_nobody_gave_one(work: Work) -> None:
+    def planned(*words: str) -> dict[str, Any]:
+        return work.gitexp("run", "--plan", "--json", *words).json
+
+    for recipe in ("default", "required", "own"):
+        plan = planned(f"seeds.py:{recipe}", "--seed", "3")
+        assert (plan["seed"], plan["config"]["seed"]) == (3, 3), recipe
+    assert planned("seeds.py:default")["config"]["seed"] == 0
+    assert planned("seeds.py:default", "seed=3", "--seed", "3")["seed"] == 3
+    of_a_study = planned("seeded")
+    assert (of_a_study["seed"], of_a_study["config"]["seed"]) == (5, 5)
+    for words in (["seeds.py:default", "seed=4"], ["seeds.py:given"]):
+        error = work.gitexp("run", "--plan", "--json", *words, "--seed", "3", code=2).json["error"]
+        assert error["type"] == "ConflictingConfigError"
+
+
+def test_a_working_directory_of_which_git_has_nothing_is_refused(work: Work) -> None:
+    before = work.refs("refs/")
+    work.write("experiments/lost/experiment.yaml", f"{DEFINITION}workdir: nowhere\n")
+    work.write("experiments/lostly/experiment.yaml", "purpose: p\ncommand: echo hello\nworkdir: nowhere\n")
+    (work.root / "nowhere").mkdir()
+    for study in ("lost", "lostly"):
+        error = work.gitexp("run", study, "--json", code=2).json["error"]
+        assert (error["type"], error["message"]) == ("UsageError", "git has no file in the working directory nowhere")
+    assert work.refs("refs/") == before
+    work.git("clean", "-qfd", "experiments")
+    (work.root / "nowhere").rmdir()
 
 
 def test_a_study_names_its_recipe_and_what_it_is_given(work: Work) -> None:
@@ -259,6 +299,8 @@ class Raising(run.Plugin):
     def setup(self, task, executor):
         raise KeyError("no cluster")
 
+KEY = os.environ["WANDB_API_KEY"]
+
 def here(lr=0.1): ...
 
 class Odd:
@@ -287,6 +329,7 @@ def main():
         "script": refused(run.Script(inline="true"), plugins=[Wandb(name="x")]),
         "ignored": refused(run.Partial(scratch.train)),
         "elsewhere": refused(run.Partial(far.train)),
+        "header": refused(run.Partial(train, log=run.Config(Log, extra={"a": "Bearer " + KEY}))),
         "secret": refused(run.Partial(train, log=run.Config(Log, extra={"key": os.environ["WANDB_API_KEY"]}))),
     }
     answers["refs"] = os.popen("git for-each-ref refs/gitexp refs/heads/exp").read()
@@ -340,6 +383,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, dict[str, 
         ("script", "PluginError", "it needs a Partial", "plugin"),
         ("ignored", "MissingModuleError", "git ignores scratch.py", "module"),
         ("elsewhere", "UnportableFunctionError", "neither part of", "function"),
+        ("header", "SnapshotRefusedError", "log.extra.a is the value of WANDB_API_KEY", "key"),
         ("secret", "SnapshotRefusedError", "log.extra.key is the value of WANDB_API_KEY", "key"),
     ],
 )
