@@ -9,6 +9,7 @@ loaded, and never loads it.
 from __future__ import annotations
 
 import collections
+import copy
 import enum
 import functools
 import inspect
@@ -163,7 +164,7 @@ class _CallRebuilder(Rebuilder):
         return made(target, *positional, bind_args=False, **named)
 
 
-def _defaults(target: Callable[..., object]) -> dict[str, object]:
+def _defaults(target: Any) -> dict[str, object]:
     """Return the defaults of a function, by name: Fiddle tells calls apart by whether they share a default object."""
     try:
         parameters = inspect.signature(target).parameters.values()
@@ -227,9 +228,25 @@ def _is_equal(call: object, made: object) -> bool:
     if any(isinstance(item, functools.partial) for item in _all_parts(call)):
         return True
     try:
-        return bool(made == call)
+        return bool(made == call or made == in_recorded_order(call))
     except (TypeError, ValueError, RuntimeError):
         return True
+
+
+def in_recorded_order(call: Any) -> Any:
+    """Return a copy of a call whose mappings have their keys in the order of config.json.
+
+    Two mappings are equal whatever the order of their keys, but Fiddle numbers what stands in several places as it
+    meets it.
+    """
+    parts = list(_all_parts(call))
+    copied = copy.deepcopy(call, {id(item): item for item in parts if not _parts(item)})
+    for item in _all_parts(copied):
+        if type(item) is dict:
+            ordered = sorted(item.items())
+            item.clear()
+            item.update(ordered)
+    return copied
 
 
 def _arguments(call: object) -> dict[str | int, object]:
@@ -297,11 +314,19 @@ def _shared_places(call: object, *, with_leaves: bool = False) -> dict[str, Json
                 shared[key] = first[id(value)]
                 return
             first[id(value)] = key
-        for name, part in _parts(value):
-            walk(part, (*path, *_place(value, name)))
+        defaults = _defaults(getattr(value, "__fn_or_cls__", None)) if is_buildable(value) else {}
+        for name, part in _in_order_of_names(value):
+            if str(name) not in defaults or part is not defaults[str(name)]:  # which is one object wherever it stands
+                walk(part, (*path, *_place(value, name)))
 
     walk(call, ())
     return shared
+
+
+def _in_order_of_names(value: object) -> list[tuple[str | int, object]]:
+    """Return what a value holds; of a mapping in an order that does not depend on how it was made."""
+    parts = _parts(value)
+    return sorted(parts, key=lambda part: str(part[0])) if type(value) is dict else parts
 
 
 def _place(owner: object, name: str | int) -> _Path:

@@ -202,7 +202,7 @@ def describe(spec: Any) -> dict[str, Any]:
 
 def restore(spec: Any, config: str) -> dict[str, Any]:
     """Return what becomes of a config.json, beside the call that it was written for."""
-    from nemo_gitexp.described import describe_call, restore_call
+    from nemo_gitexp.described import describe_call, in_recorded_order, restore_call
     from nemo_gitexp.jsontext import parse_json
     from nemo_gitexp.versioning import config_hash
 
@@ -210,7 +210,7 @@ def restore(spec: Any, config: str) -> dict[str, Any]:
     call, made = build_call(spec), restore_call(document)
     has_no_answer = any(word in json.dumps(spec) for word in ("functools", "array", "tensor"))  # to what is equal
     return {
-        "is_equal": has_no_answer or bool(made == call),
+        "is_equal": has_no_answer or bool(made == call or made == in_recorded_order(call)),
         "unlike": unlike(call, made),
         "is_described_alike": describe_call(made) == document,
         "hash": config_hash(describe_call(call)),

@@ -165,6 +165,25 @@ def test_objects_that_stand_in_several_places_do_so_again(asked: tuple[Asked, As
     assert apart["hash"] != told["hash"]
 
 
+@pytest.mark.parametrize(
+    "pool, arguments",
+    [
+        ([["deque", []]], {"model": ["dict", {"a": ["pool", 0], "b": ["pool", 0]}], "optim": MODEL, "extra": MODEL}),
+        ([], {"model": ["dict", {"b": MODEL, "a": MODEL}]}),
+        (
+            [["list", []], ["dict", {"a": ["pool", 0]}]],
+            {"optim": ["dict", {"a": ["pool", 1]}], "lr": ["run.Config", "placed", [["pool", 0], ["pool", 1]], {}]},
+        ),
+    ],
+    ids=["beside defaults", "out of order", "one in another"],
+)
+def test_what_is_shared_is_so_again(asked: tuple[Asked, Asked], pool: list[Any], arguments: dict[str, Any]) -> None:
+    spec = {"pool": pool, "call": ["run.Partial", "train", [], arguments]}
+    told = asked[0](spec)
+    made = asked[1](spec, told["config"])
+    assert made == {"is_equal": True, "is_described_alike": True, "unlike": [], "hash": told["hash"]}
+
+
 def test_defaults_left_out_and_written_out_are_the_same_configuration(asked: tuple[Asked, Asked]) -> None:
     given = ["run.Config", "Model", [], {"hidden": ["plain", 64], "activation": ["enum", "Activation", "RELU"]}]
     assert asked[0](call(model=MODEL))["hash"] == asked[1](call(model=given, lr=["plain", 0.1]))["hash"]

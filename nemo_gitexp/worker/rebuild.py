@@ -23,7 +23,7 @@ import uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Mapping, Sequence
+    from typing import Any, Callable, Iterator, Mapping, Sequence
 
     from .shapes import JsonValue
 
@@ -82,6 +82,7 @@ class Rebuilder:
         self._hints: dict[int, tuple[object, dict[str, Any]]] = {}
         self._tags: dict[str, str] = {}
         self._shared: dict[str, str] = {}
+        self._first_places: dict[str, tuple[str | int, ...]] = {}
         self._memory: dict[str, Any] = {}
 
     def whole(self, value: JsonValue) -> Any:
@@ -91,6 +92,8 @@ class Rebuilder:
             self._tags = {key: str(tag) for key, tag in types_.items()} if isinstance(types_, dict) else {}
             self._shared = {key: str(first) for key, first in shared.items()} if isinstance(shared, dict) else {}
             value = {key: item for key, item in value.items() if key not in (TYPES, SHARED)}
+            places = _places(value, ()) if self._shared else ()
+            self._first_places = {dotted(path): path for path in places if dotted(path) in self._shared.values()}
         return self.restore(value, None, ())
 
     def restore(self, value: JsonValue, hint: Any, path: tuple[str | int, ...]) -> Any:
@@ -101,6 +104,7 @@ class Rebuilder:
         first = self._shared.get(key, key)
         if first in self._memory:
             return self._memory[first]
+        path = self._first_places.get(first, path)  # so that what it holds is found where it stands first, too
         tag = self._tags.get(key, self._tags.get(first))
         made = self._restored(value, hint, path) if tag in (None, GIVEN) else self._tagged(value, str(tag), path)
         if first in self._shared.values():
@@ -259,6 +263,14 @@ def _order(detail: str) -> list[str]:
     import json
 
     return [str(key) for key in json.loads(detail)]
+
+
+def _places(value: JsonValue, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, ...]]:
+    """Yield the path of everything that a configuration holds."""
+    yield path
+    items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        yield from _places(item, (*path, name))
 
 
 def dotted(path: Sequence[str | int]) -> str:
