@@ -82,6 +82,7 @@ class Rebuilder:
         self._hints: dict[int, tuple[object, dict[str, Any]]] = {}
         self._tags: dict[str, str] = {}
         self._shared: dict[str, str] = {}
+        self._firsts: frozenset[str] = frozenset()
         self._first_places: dict[str, tuple[str | int, ...]] = {}
         self._memory: dict[str, Any] = {}
 
@@ -92,8 +93,9 @@ class Rebuilder:
             self._tags = {key: str(tag) for key, tag in types_.items()} if isinstance(types_, dict) else {}
             self._shared = {key: str(first) for key, first in shared.items()} if isinstance(shared, dict) else {}
             value = {key: item for key, item in value.items() if key not in (TYPES, SHARED)}
-            places = _places(value, ()) if self._shared else ()
-            self._first_places = {dotted(path): path for path in places if dotted(path) in self._shared.values()}
+            self._firsts = frozenset(self._shared.values())
+            named = ((dotted(path), path) for path in _places(value, ())) if self._firsts else ()
+            self._first_places = {key: path for key, path in named if key in self._firsts}
         return self.restore(value, None, ())
 
     def restore(self, value: JsonValue, hint: Any, path: tuple[str | int, ...]) -> Any:
@@ -107,7 +109,7 @@ class Rebuilder:
         path = self._first_places.get(first, path)  # so that what it holds is found where it stands first, too
         tag = self._tags.get(key, self._tags.get(first))
         made = self._restored(value, hint, path) if tag in (None, GIVEN) else self._tagged(value, str(tag), path)
-        if first in self._shared.values():
+        if first in self._firsts:
             self._memory[first] = made
         return made
 
