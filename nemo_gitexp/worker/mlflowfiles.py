@@ -22,7 +22,7 @@ MOST_TEXT_BYTES = 1 << 20
 MOST_METRIC_BYTES = 256 << 20
 MOST_DIGITS = 20
 _MOMENT = re.compile(r"[0-9]{1,17}")
-_KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*):(?: (.*)|)$")
+_KEY = re.compile(r"(['\"]?)([A-Za-z_][A-Za-z0-9_]*)\1:(?: (.*)|)$")  # 'no', 'y' and their like stand in quotes
 _ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)", re.DOTALL)
 _ESCAPES = {"0": "\0", "a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b"}
 _ESCAPES.update({"N": "\x85", "_": "\xa0", "L": "\u2028", "P": "\u2029"})
@@ -181,7 +181,7 @@ def parse_flat_yaml(text: str) -> Dict[str, str]:
             continue
         if key:
             values[key] = _scalar(lines)
-        key, lines = match.group(1), [match.group(2) or ""]
+        key, lines = match.group(2), [match.group(3) or ""]
     return values
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c as theirs
@@ -349,6 +349,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x85\u2028\u202
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,10}", fullmatch=True), TEXTS, max_size=5))
+@example({"no": "", "y": "n", "null": "true", "_": "''"})
 def test_meta_yaml_is_read_as_pyyaml_writes_it(values: dict[str, str]) -> None:
     import yaml
 
