@@ -1,22 +1,25 @@
 """Several worker processes of one run: who verifies, who waits, who writes the result.
 
 Only a plan with a `topology` of more than one process asks for this. Ranks come from the launcher's environment
-(torchrun's names, then Slurm's); the files `verified.<restart>.<node>.json` and `refused.…` in the shared run
-directory are the only thing that the processes tell each other.
+(torchrun's names, then Slurm's); files in the shared run directory are the only thing that the processes tell each
+other: `verified.<start>.<node>.json`, `refused.…` and `failed.<start>.rank<N>.json`. A start is a job of the scheduler's
+and how often that was started again: a chain has several jobs.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 
 from .documents import read_document, write_document
+from .segments import restart_count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Mapping
 
-    from .shapes import ErrorReport, Plan
+    from .shapes import ErrorReport, JobEnd, JsonValue, Plan
 
 POLL_S = 0.2
 MOST_WAIT_S = 1800.0
@@ -34,7 +37,7 @@ class Ranks:
         topology = plan.get("topology") or {"nodes": 1, "tasks_per_node": 1, "launcher": None}
         self._run_dir = plan["run_dir"]
         self._nodes = topology["nodes"]
-        self._restart = env.get("SLURM_RESTART_COUNT", "0")
+        self._start = f"{env.get('SLURM_JOB_ID') or 0}-{restart_count(env)}"
         is_alone = self._nodes * topology["tasks_per_node"] <= 1
         self.rank = 0 if is_alone else _number(env, "RANK", "SLURM_PROCID")
         self._local_rank = 0 if is_alone else _number(env, "LOCAL_RANK", "SLURM_LOCALID")
@@ -62,6 +65,17 @@ class Ranks:
             word = "refused" if refusal else "verified"
             write_document(self._mark(word, self._node), dict(refusal or {}))
 
+    def tell_failure(self, end: JobEnd, error: ErrorReport | None) -> None:
+        """Tell rank 0 that this rank failed by itself: whoever starts the ranks then ends all others."""
+        failed = {"rank": self.rank, "exit_code": end["exit_code"], "signal": end["signal"], "error": error}
+        write_document(self._failure(str(self.rank)), {**failed, "at": time.time()})
+
+    def find_failure(self) -> dict[str, JsonValue] | None:
+        """Return what the rank that failed first has told, None when none has."""
+        said = [read_document(path) for path in glob.glob(self._failure("*"))]
+        found = [document for document in said if document is not None]
+        return min(found, key=lambda document: float(str(document.get("at"))), default=None)
+
     def wait(self, is_cancelled: Callable[[], object]) -> ErrorReport | None:
         """Wait until all nodes have verified; return the first refusal, if there is one."""
         deadline = time.monotonic() + MOST_WAIT_S
@@ -78,8 +92,12 @@ class Ranks:
             time.sleep(POLL_S)
         return None
 
+    def _failure(self, rank: str) -> str:
+        directory = self._run_dir if rank != "*" else glob.escape(self._run_dir)
+        return os.path.join(directory, f"failed.{self._start}.rank{rank}.json")
+
     def _mark(self, word: str, node: int) -> str:
-        return os.path.join(self._run_dir, f"{word}.{self._restart}.{node}.json")
+        return os.path.join(self._run_dir, f"{word}.{self._start}.{node}.json")
 
 
 def _number(env: Mapping[str, str], *names: str) -> int:
