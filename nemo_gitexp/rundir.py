@@ -166,6 +166,19 @@ def write_beside(path: Path, content: bytes) -> None:
         raise
 
 
+def write_once(path: Path, content: bytes) -> bool:
+    """Write a file unless it is there already, whole or not at all; return whether it was this call that did."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        beside.unlink(missing_ok=True)
+    return True
+
+
 def save_document(path: Path, content: bytes) -> Path:
     """Write a file for people, by rename, and return its path; its directory is made.
 
