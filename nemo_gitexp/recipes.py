@@ -99,7 +99,8 @@ def resolve_many(
     search = list(dict.fromkeys(place for entry in entries if isinstance(entry, CallEntry) for place in entry.search))
     with _code_workspace(site, snapshot) as workspace:
         try:
-            found = _ask(site, open_calls[0][0], workspace, around, {"calls": orders, "search": search})
+            wish = {"calls": orders, "search": search, "apart": len(open_calls) > 1}
+            found = _ask(site, open_calls[0][0], workspace, around, wish)
         except MissingModuleError as fault:
             raise _explained(fault, site.repository.root, search, around.interpreter) from fault
     answers = iter(found)

@@ -142,27 +142,30 @@ def sweep(
     _require_sense(asked, options)
     with nullcontext() if options.plan_only else make_launcher() as launcher:
         known = _find_sweep(site, asked.study, options.resume_id) if options.resume else []
-        sweep_id = known[0].record.sweep if known else uuid.uuid4().hex[:12]
         if options.resume and not asked.overrides:
+            sweep_id = known[0].record.sweep
             if launcher is None:
-                return _answer(site, sweep_id, [_seen(site, item) for item in _chosen(site, known)], planned=True)
+                seen = [Child({}, document_of(site, item.tip), ENDED) for item, _ in _chosen(site, known)]
+                return _answer(site, sweep_id, seen, planned=True)
             children = _resumed(site, asked, options, known, now)
         else:
             who = site.repository.begin_identities()
-            plans = plan_many(site, _wanted(site, replace(asked, sweep=sweep_id), options), now, look)
+            plans = plan_many(site, _wanted(site, asked, options), now, look)
             if launcher is None:
                 return _planned(site, plans, again=options.again)
             require_local(site.settings, plans[0].record.executor)
-            tips = [item.tip for item in known]
-            claims = claim_plans(site, plans, who, again=options.again, adopted=tips)
+            if not options.again:
+                known = known or _repeated(site, plans)
+            sweep_id = known[0].record.sweep if known else uuid.uuid4().hex[:12]
+            plans = [replace(plan, record=replace(plan.record, sweep=sweep_id)) for plan in plans]
+            claims = claim_plans(site, plans, who, again=options.again, adopted=[item.tip for item in known])
             children = _children(plans, claims, options)
             for note in dict.fromkeys(note for plan in plans for note in plan.notes):
                 board.say(note)
-        sweep_id = _sweep_of(children, sweep_id)
         _name_values(children)
         _say_begin(board, children, sweep_id)
         interrupted = Sweep(site, children, launcher, options.jobs or 1, board).run()
-    return _answer(site, sweep_id, children, interrupted=interrupted)
+    return _answer(site, _sweep_of(children, sweep_id), children, interrupted=interrupted)
 
 
 def _require_sense(asked: Asked, options: SweepOptions) -> None:
@@ -247,6 +250,28 @@ def _planned_document(plan: Plan) -> ExperimentDoc:
 # ----------------------------------------------------------------------------------------------------------- resuming
 
 
+def _repeated(site: Site, plans: Sequence[Plan]) -> list[Experiment]:
+    """Return the experiments of the latest sweep that these combinations repeat or extend: they hold all of its own."""
+    wanted = {plan.record.identity for plan in plans} - {None}
+    study = plans[0].record.study
+    tips = [tip for tip in list_tips(site.repository, remotes=False) if tip.study == study]
+    if not any(tip.identity in wanted for tip in tips):
+        return []
+    sweeps = _group_sweeps(site, tips)
+    held = (group for group in reversed(sweeps.values()) if {item.record.identity for item in group} <= wanted)
+    return next(held, [])
+
+
+def _group_sweeps(site: Site, tips: Sequence[Tip]) -> dict[str, list[Experiment]]:
+    """Return the experiments of each sweep, oldest first, in the order in which sweeps were last added to."""
+    ordered = sorted(tips, key=lambda tip: (tip.created, len(tip.name), tip.name))
+    groups: dict[str, list[Experiment]] = {}
+    for item in read_experiments_or_faults(site.repository, ordered):
+        if not isinstance(item, RecordError) and item.record.sweep:
+            groups[item.record.sweep] = [*groups.pop(item.record.sweep, []), item]
+    return groups
+
+
 def _find_sweep(site: Site, study: str | None, sweep_id: str | None) -> list[Experiment]:
     """Return the experiments of a sweep, oldest first; of the latest one where none is named.
 
@@ -254,21 +279,16 @@ def _find_sweep(site: Site, study: str | None, sweep_id: str | None) -> list[Exp
         UnknownExperimentError: there is none.
     """
     tips = [tip for tip in list_tips(site.repository, remotes=False) if study in (None, tip.study)]
-    tips.sort(key=lambda tip: (tip.created, len(tip.name), tip.name))
-    read = read_experiments_or_faults(site.repository, tips)
-    swept = [item for item in read if not isinstance(item, RecordError) and item.record.sweep]
-    wanted = sweep_id or (swept[-1].record.sweep if swept else None)
-    found = [item for item in swept if wanted and (item.record.sweep or "").startswith(wanted)]
-    names = sorted({str(item.record.sweep) for item in found})
-    if not found:
+    sweeps = _group_sweeps(site, tips)
+    names = [name for name in sweeps if name.startswith(sweep_id or "")]
+    if not names:
         which = f"sweep {sweep_id}" if sweep_id else "sweep"
         of = f" of {study}" if study else ""
-        raise UnknownExperimentError(
-            f"there is no {which}{of} here", hint="nemo-gitexp log --columns sweep,name,status"
-        )
-    if len(names) > 1:
+        hint = "nemo-gitexp log --columns sweep,name,status"
+        raise UnknownExperimentError(f"there is no {which}{of} here", hint=hint)
+    if len(names) > 1 and sweep_id is not None:
         raise UnknownExperimentError(f"{sweep_id} begins several sweeps: {', '.join(names)}", hint="type more of it")
-    return found
+    return sweeps[names[-1]]
 
 
 def _chosen(site: Site, experiments: Sequence[Experiment]) -> list[tuple[Experiment, str]]:
@@ -316,17 +336,13 @@ def _resumed(
     return children
 
 
-def _seen(site: Site, chosen: tuple[Experiment, str]) -> Child:
-    return Child({}, document_of(site, chosen[0].tip), ENDED)
-
-
 # --------------------------------------------------------------------------------------------------------- the answer
 
 
 def _sweep_of(children: Sequence[Child], sweep_id: str | None) -> str | None:
-    """Return the sweep of the experiments: the new one, where nothing is new the earlier one."""
+    """Return the sweep of the experiments: of those that are new, else the one that all were made in."""
     found = {child.document["sweep"] for child in children}
-    return next(iter(found)) if len(found) == 1 and sweep_id not in found else sweep_id
+    return sweep_id if sweep_id in found or len(found) != 1 else next(iter(found))
 
 
 def _name_values(children: Sequence[Child]) -> None:
