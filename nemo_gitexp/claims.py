@@ -44,7 +44,7 @@ def claim_plans(
 
     Args:
         site: where.
-        plans: of one snapshot, see `recording.plan_many`; two of one identity become one claim, the same object.
+        plans: of one snapshot, see `recording.plan_many`; no two of one identity.
         who: the user, whom git was asked for earlier.
         again: whatever ran before is run once more.
         within_study: an experiment of another study does not count.
@@ -53,19 +53,17 @@ def claim_plans(
     Raises:
         GitexpError: nothing was recorded.
     """
-    numbers = _first_of_equals(plans)
-    unique = [plan for number, plan in enumerate(plans) if numbers[number] == number]
     with taking_turns(site.turns):  # two of the same at once must not both run
         tips = list_tips(site.repository)
-        found = [None] * len(unique) if again else find_earlier_ones(site, unique, tips, within_study=within_study)
+        found = [None] * len(plans) if again else find_earlier_ones(site, plans, tips, within_study=within_study)
         waiting = {tip.identity: tip for tip in _unfinished(site, adopted) if tip.identity}
         missing = [
-            plan for plan, earlier in zip(unique, found, strict=True)
+            plan for plan, earlier in zip(plans, found, strict=True)
             if earlier is None and plan.record.identity not in waiting
         ]  # fmt: skip
         recorded = iter(record_plans(site, missing, who))
         claims: list[Claim] = []
-        for plan, earlier in zip(unique, found, strict=True):
+        for plan, earlier in zip(plans, found, strict=True):
             if earlier is not None:
                 claims.append(Claim(earlier[0], earlier=earlier[1]))
             elif plan.record.identity in waiting:
@@ -73,8 +71,7 @@ def claim_plans(
                 claims.append(_claimed(site, "adopted", experiment))
             else:
                 claims.append(_claimed(site, "new", next(recorded)))
-    made = dict(zip(dict.fromkeys(numbers), claims, strict=True))
-    return [made[number] for number in numbers]
+    return claims
 
 
 def claim_unfinished(site: Site, tips: Sequence[Tip]) -> list[Claim]:
@@ -94,15 +91,6 @@ def _unfinished(site: Site, tips: Sequence[Tip]) -> list[Tip]:
     return [tip for tip in now if tip.status in (None, "lost") and tip.record not in live]
 
 
-def _first_of_equals(plans: Sequence[Plan]) -> list[int]:
-    """Return for each plan the number of the first one of the same identity."""
-    seen: dict[str, int] = {}
-    return [
-        number if plan.record.identity is None else seen.setdefault(plan.record.identity, number)
-        for number, plan in enumerate(plans)
-    ]
-
-
 def same_run_key(record: ExperimentRecord) -> tuple[str, ...]:
-    """Return what two records of one sweep have in common if they stand for one combination."""
+    """Return what two records have in common if they stand for one combination."""
     return (record.identity,) if record.identity else (record.config_hash, str(record.seed))

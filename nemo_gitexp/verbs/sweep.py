@@ -150,7 +150,8 @@ def sweep(
             children = _resumed(site, asked, options, known, now)
         else:
             who = site.repository.begin_identities()
-            plans = plan_many(site, _wanted(site, asked, options), now, look)
+            wanted = plan_many(site, _wanted(site, asked, options), now, look)
+            plans = list({same_run_key(plan.record): plan for plan in wanted}.values())
             if launcher is None:
                 return _planned(site, plans, again=options.again)
             require_local(site.settings, plans[0].record.executor)
@@ -213,11 +214,10 @@ def _seed(value: JsonValue) -> int:
 
 
 def _children(plans: Sequence[Plan], claims: Sequence[Claim], options: SweepOptions) -> list[Child]:
-    """Return a child for each claim; combinations that come to the same experiment are one."""
-    unique = {id(claim): (plan, claim) for plan, claim in zip(plans, claims, strict=True)}
+    """Return a child for each claim."""
     return [
         child_of(claim, {}, _conditions(plan.interpreter, plan.probe_interpreter, options))
-        for plan, claim in unique.values()
+        for plan, claim in zip(plans, claims, strict=True)
     ]
 
 
