@@ -153,8 +153,7 @@ class SweepBoard:
         rows = [(child.status, child.values, self._metrics(child)) for child in running]
         style = replace(self._console.error_style, width=size.columns - 1)
         text = render_progress(rows, [child.status for child in children], elapsed_s, style=style)
-        self.clear()
-        write(sys.stderr, text)
+        write(sys.stderr, self._taken_away() + text)
         self._lines = text.count("\n")
 
     def ended(self, child: Child, children: Sequence[Child]) -> None:
@@ -177,8 +176,11 @@ class SweepBoard:
     def clear(self) -> None:
         """Take the table away."""
         if self._lines:
-            write(sys.stderr, f"\x1b[{self._lines}A\r\x1b[J")
+            write(sys.stderr, self._taken_away())
             self._lines = 0
+
+    def _taken_away(self) -> str:
+        return f"\x1b[{self._lines}A\r\x1b[J" if self._lines else ""
 
     def _metrics(self, child: Child) -> Mapping[str, Number]:
         """Return the latest metrics of a combination that runs."""

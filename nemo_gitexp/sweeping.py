@@ -31,11 +31,11 @@ from nemo_gitexp.execution import (
 )
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.launch import Launcher
-from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, inspect_run, leave_cancelled, request_cancel
 from nemo_gitexp.store import Experiment, verify_experiment
 from nemo_gitexp.tidy import tidy
+from nemo_gitexp.tips import REMOTE_PREFIX, list_tips
 
 WAITING, RUNNING, ELSEWHERE, ENDED = "waiting", "running", "elsewhere", "ended"
 
@@ -97,7 +97,9 @@ def child_of(claim: Claim, values: Mapping[str, JsonValue], conditions: Conditio
         return Child(values, document, WAITING, claim.experiment, claim.paths, conditions, is_adopted=is_adopted)
     if claim.earlier is None:
         raise RuntimeError("a claim is an experiment or an earlier one")
-    if claim.outcome == "duplicate":
+    # One that somebody runs in another clone will end there, and be seen here after a `pull`.
+    is_remote = claim.earlier["ref"].startswith(REMOTE_PREFIX)
+    if claim.outcome == "duplicate" or is_remote:
         return Child(values, claim.earlier, ENDED, was_known=True)
     return Child(values, claim.earlier, ELSEWHERE, conditions=conditions)
 
@@ -161,19 +163,24 @@ class Sweep:
             return False
         child = waiting[0]
         experiment, paths, conditions = _claimed(child)
-        if paths.cancel.exists():  # somebody cancelled it while it waited
-            leave_cancelled(paths)
-        else:
-            try:
-                if child.is_adopted:
-                    verify_experiment(self._site.repository, experiment)
-                start_run(self._site, experiment, paths, conditions, self._launcher, Silence())
-            except (GitexpError, OSError) as fault:
-                self._give_up(child, fault)
-                return True
-            announce(self._site, experiment, paths, self._board)
+        try:
+            if child.is_adopted:
+                verify_experiment(self._site.repository, experiment)
+            start_run(self._site, experiment, paths, conditions, self._launcher, Silence())
+        except (GitexpError, OSError) as fault:
+            self._give_up(child, fault)
+            return True
         child.stage = RUNNING
+        announce(self._site, experiment, paths, self._board)
         return True
+
+    def _drop_cancelled(self) -> None:
+        """See to those that somebody cancelled while they waited: they never start."""
+        for child in self._in(WAITING):
+            _, paths, _ = _claimed(child)
+            if paths.cancel.exists():
+                leave_cancelled(paths)
+                child.stage = RUNNING  # and has ended
 
     def _finish_ended(self) -> bool:
         """Record the results of those that have ended; return whether there was one."""
@@ -181,6 +188,7 @@ class Sweep:
         if is_time:
             self._next_look = time.monotonic() + LOOK_S
             self._look_elsewhere()
+            self._drop_cancelled()
         found = False
         for child in self._in(RUNNING):
             _, paths, _ = _claimed(child)
@@ -217,8 +225,8 @@ class Sweep:
         others = self._in(ELSEWHERE)
         if not others:
             return
-        tips = [find_experiment(self._site.repository, child.document["experiment"]) for child in others]
-        now, live = refresh(self._site, tips)
+        tips = {str(tip.record): tip for tip in list_tips(self._site.repository, remotes=False)}
+        now, live = refresh(self._site, [tips[child.document["experiment"]] for child in others])
         left = [tip for tip in now if tip.record not in live and tip.status in (None, "lost")]
         claims = {claim.experiment.sha: claim for claim in claim_unfinished(self._site, left) if claim.experiment}
         for child, tip in zip(others, now, strict=True):

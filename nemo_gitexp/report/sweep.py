@@ -21,6 +21,7 @@ from nemo_gitexp.report.terminal import (
     render_table,
     safe_text,
     short_hash,
+    shorten,
     value_text,
 )
 
@@ -62,12 +63,17 @@ def render_progress(
 ) -> str:
     """Return the table of those that run, and a line about all."""
     cells = [
-        (Cell(status, STATUS_TINTS.get(status, "")), values_text(values), metrics_line(metrics))
+        (
+            Cell(status, STATUS_TINTS.get(status, "")),
+            values_text(values),
+            shorten(metrics_line(metrics), max(10, style.width // 2)),
+        )
         for status, values, metrics in rows
     ]
     table = render_table(Table((), cells, shrink=1, indent=2), style)
     ended = sum(status not in ("waiting", "running", "launched") for status in statuses)
-    return f"{table}{ended}/{len(statuses)}  {counts_text(statuses)}  {human_duration(elapsed_s)}\n"
+    line = f"{ended}/{len(statuses)}  {counts_text(statuses)}  {human_duration(elapsed_s)}"
+    return f"{table}{shorten(line, style.width)}\n"
 
 
 def render_sweep(

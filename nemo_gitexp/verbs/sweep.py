@@ -14,7 +14,7 @@ from nemo_gitexp.claims import Claim, claim_plans, claim_unfinished, same_run_ke
 from nemo_gitexp.comparison import Goal
 from nemo_gitexp.definition import MetricGoal
 from nemo_gitexp.documents import SCHEMA, ExperimentDoc
-from nemo_gitexp.duplicates import find_earlier_ones
+from nemo_gitexp.duplicates import ONGOING, find_earlier_ones
 from nemo_gitexp.ensemble import SEED_KEY, Member, compare_configurations, compare_metric
 from nemo_gitexp.errors import GitexpError, RecordError, UnknownExperimentError, UsageError
 from nemo_gitexp.execution import Conditions
@@ -23,7 +23,7 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.ranking import Ranked, Spread, best_seed, rank, varying
 from nemo_gitexp.recording import Plan, plan_many, renew_experiments
 from nemo_gitexp.result import experiment_document
-from nemo_gitexp.settings import require_local
+from nemo_gitexp.settings import require_executor, require_local
 from nemo_gitexp.store import Experiment, read_experiments_or_faults
 from nemo_gitexp.sweepgrammar import combine, parse_axes
 from nemo_gitexp.sweeping import ENDED, Board, Child, Sweep, child_of
@@ -165,8 +165,15 @@ def sweep(
                 board.say(note)
         _name_values(children)
         _say_begin(board, children, sweep_id)
-        interrupted = Sweep(site, children, launcher, options.jobs or 1, board).run()
+        interrupted = Sweep(site, children, launcher, _width(site, children, options), board).run()
     return _answer(site, _sweep_of(children, sweep_id), children, interrupted=interrupted)
+
+
+def _width(site: Site, children: Sequence[Child], options: SweepOptions) -> int:
+    """Return how many may run at the same time: as asked, else locally one, and all where a scheduler queues them."""
+    kinds = {require_executor(site.settings, child.experiment.record.executor).get("type", "local")
+             for child in children if child.experiment is not None}  # fmt: skip
+    return options.jobs or (1 if kinds <= {"local"} else len(children))
 
 
 def _require_sense(asked: Asked, options: SweepOptions) -> None:
@@ -321,17 +328,19 @@ def _resumed(
         for claim in claim_unfinished(site, [item.tip for item in current])
         if claim.experiment
     }
+    entries = list_entries(site, *refresh(site, [item.tip for item in current]))
     children = []
-    for item in current:
+    for item, found in zip(current, entries, strict=True):
+        if isinstance(found, RecordError):
+            raise found
         entry = item.record.entry
         interpreter = resolve_interpreter(site, entry, asked.env)
         probe = probe_interpreter(entry, asked.env, site.repository.root)
         conditions = _conditions(interpreter, probe, options)
         claim = claims.get(item.sha)
         if claim is None:
-            document = document_of(site, item.tip)
-            is_over = document["status"] not in ("launched", "running", "requeued")
-            claim = Claim("duplicate" if is_over else "ongoing", earlier=document)
+            is_over = found.standing.status not in ONGOING
+            claim = Claim("duplicate" if is_over else "ongoing", earlier=found.document)
         children.append(child_of(claim, {}, conditions))
     return children
 
