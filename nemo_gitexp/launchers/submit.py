@@ -14,11 +14,13 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.launchers.nemo import QUIET, nemo_home, redirect_output, without_torch
+from nemo_gitexp.profiles import ExecutorProfile, parse_profile
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.runs import read_state_file
 from nemo_gitexp.submission import Submission, Tunnel, render_submission
@@ -88,9 +90,8 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     from nemo_run.config import set_nemorun_home
 
     from nemo_gitexp.launchers.executors import build_executor
-    from nemo_gitexp.profiles import parse_profile
 
-    profile = parse_profile(name, table)
+    profile = _with_job_dir(parse_profile(name, table), paths)
     if NEMO_RUN_DIRECTORY in str(paths.root):
         # It replaces that in its own scripts, also within paths, and then finds nothing (measured).
         raise LaunchError(
@@ -117,6 +118,15 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     )
     write_beside(paths.submitted, render_submission(submission))
     return submission
+
+
+def _with_job_dir(profile: ExecutorProfile, paths: RunPaths) -> ExecutorProfile:
+    """Return the profile with a directory on the other host for NeMo Run's files, where it names none."""
+    way = profile.tunnel
+    if way is None or way.kind != "ssh" or way.job_dir is not None:
+        return profile
+    place = profile.place.root if not profile.place.shared and profile.place.root else str(paths.root)
+    return replace(profile, tunnel=replace(way, job_dir=f"{place}/tunnel"))
 
 
 def _add_tasks(
@@ -157,14 +167,14 @@ def _topology(part: RunPaths) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _tunnel(profile: Any) -> Tunnel:
+def _tunnel(profile: ExecutorProfile) -> Tunnel:
     way = profile.tunnel
     if way is None or way.kind != "ssh":
         return Tunnel()
     return Tunnel(way.host, way.user or "", way.port, way.identity)
 
 
-def _withdraw(experiment: Any, profile: Any) -> None:
+def _withdraw(experiment: Any, profile: ExecutorProfile) -> None:
     """Cancel what was submitted before something else of the run was refused."""
     from nemo_gitexp.scheduler import cancel_jobs
     from nemo_gitexp.shells import shell_of
