@@ -72,7 +72,7 @@ def build_executor(bound: ExecutorProfile, topology: Mapping[str, JsonValue]) ->
     require_extra(bound)
     known = _fields_of(bound.kind)
     ready = _ready(bound, known, topology)
-    if faults := check_profile(ready):
+    if faults := [*find_faults(ready, known, is_bound=True), *find_missing(ready, known)]:
         raise profile_error(bound.name, faults)
     arguments: dict[str, Any] = {
         **ready.options,
