@@ -189,7 +189,6 @@ def find_missing(profile: ExecutorProfile, known: KindFields) -> list[Fault]:
     tunnel = profile.tunnel
     if tunnel is not None and tunnel.kind == "ssh":
         missing += [] if tunnel.host else ["tunnel.host"]
-        missing += [] if tunnel.job_dir or profile.place.root else ["tunnel.job_dir"]
     return [(key, "is missing", None) for key in missing]
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -90,7 +91,10 @@ def check_keys(site: Site, name: str, env: Mapping[str, str]) -> Iterator[Findin
 
 
 def _built(site: Site, profile: ExecutorProfile) -> Finding:
-    topology = profile_topology(profile, {"environment": {}})
+    topology, tunnel = profile_topology(profile, {"environment": {}}), profile.tunnel
+    if tunnel is not None and tunnel.job_dir is None:
+        # As a launch sets it: NeMo Run's files go where the run's are.
+        profile = replace(profile, tunnel=replace(tunnel, job_dir=str(site.run_root)))
     try:
         fault = ask_build(profile, site.settings.site, topology)
     except GitexpError as error:

@@ -88,6 +88,8 @@ def test_ssh_tunnel_is_not_connected_and_knows_where(monkeypatch):
     assert tunnel.job_dir == "/scratch/me/nemo"
     named = parse_profile("x", {"type": "slurm", "tunnel": {"host": "h", "user": "u", "job_dir": "/j"}})
     assert build_tunnel(named).job_dir == "/j"
+    with pytest.raises(SettingsError, match=r"tunnel\.job_dir is missing"):
+        build_tunnel(parse_profile("x", {"type": "slurm", "tunnel": {"host": "h"}}))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_references_may_stand_where_a_number_is_wanted():
 
 def test_what_must_be_given_is_named():
     missing = [key for key, _, _ in check_profile(parse_profile("x", {"type": "slurm", "tunnel": {"type": "ssh"}}))]
-    assert missing == ["account", "tunnel.host", "tunnel.job_dir"]
+    assert missing == ["account", "tunnel.host"]
     missing = [key for key, _, _ in check_profile(parse_profile("x", {"type": "slurm", "shared": False}))]
     assert missing == ["account", "root"]
     assert check_profile(parse_profile("x", {"type": "docker", "image": "i"})) == []
@@ -214,3 +216,19 @@ def test_what_nemo_run_itself_refuses_is_one_error(monkeypatch):
     monkeypatch.setattr(module.DockerExecutor, "__init__", refuses)
     with pytest.raises(LaunchError, match=r"executor x: NeMo Run's DockerExecutor refuses it: no such runtime$"):
         built({"type": "docker", "image": "i"})
+
+
+@pytest.mark.skipif(missing_extra("kubeflow") is not None, reason="nemo_run's extra kubeflow is not installed")
+def test_kubernetes_has_nodes_processes_and_devices(tmp_path, monkeypatch):
+    (tmp_path / "config").write_text(
+        'apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}]\n'
+        "users: [{name: u, user: {token: t}}]\ncontexts: [{name: x, context: {cluster: c, user: u}}]\n"
+        "current-context: x\n"
+    )
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    shape = {"nodes": 2, "tasks_per_node": 4, "devices": 4, "launcher": "torchrun", "image": DIGEST}
+    executor = built({"type": "kubeflow", **shape, "namespace": "n"})
+    assert (executor.num_nodes, executor.nprocs_per_node, executor.gpus_per_node) == (2, 4, 4)
+    assert (executor.image, executor.namespace) == (DIGEST, "n")
+    (group,) = built({"type": "kuberay", **shape}).worker_groups
+    assert (group.replicas, group.gpus_per_worker) == (2, 4)
