@@ -3,7 +3,7 @@
 # The interpreter of .venv; empty: the first candidate that is Python 3.11, 3.12 or 3.13.
 PYTHON          ?=
 CANDIDATES      := python3.11 python3.12 python3.13 python3 python
-SYSTEM_PACKAGES := git-lfs
+SYSTEM_PACKAGES := git-lfs slurm-wlm munge openssh-server rsync bubblewrap
 PYTEST_ARGS     ?=
 
 BIN   := .venv/bin
