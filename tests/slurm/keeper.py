@@ -1,6 +1,6 @@
 """Keep the daemons of one test cluster: they live as long as whoever holds this process's standard input open.
 
-`python keeper.py PLAN` starts what PLAN lists (JSON: `directory`, `env`, and `daemons`, each `{name, argv, waits_for}`),
+`python keeper.py PLAN` starts what PLAN lists (JSON: `directory`, `env`, `daemons`, each `{name, argv, waits_for}`),
 in that order, each after the file its predecessor must have made (`waits_for`, may be null). When standard input
 ends, which it does however the tests end (also by `kill -9`), or SIGTERM comes, or a daemon dies, every process that
 descends from this one is killed, jobs included, and the directory is removed. The exit status is 1 when a daemon died.
