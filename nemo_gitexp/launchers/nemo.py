@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_gitexp.handover import accept, take_order
+from nemo_gitexp.launchers.executors import local_arguments
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.runs import conclude, end_orphans, give_up_stage, read_state_file
 from nemo_gitexp.worker.machine import started_document
@@ -197,10 +198,7 @@ def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
 def local_shape(part: RunPaths) -> dict[str, Any]:
     """Return the arguments of the LocalExecutor that starts a worker's processes, as its plan says."""
     topology = read_state_file(part.plan).get("topology")
-    shape = topology if isinstance(topology, dict) else {}
-    if not shape.get("launcher"):
-        return {}
-    return {"launcher": shape["launcher"], "ntasks_per_node": shape["tasks_per_node"]}
+    return local_arguments(topology if isinstance(topology, dict) else {})
 
 
 def worker_line(variable: str) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nemo_gitexp.errors import GitexpError, LaunchError
+from nemo_gitexp.launchers.executors import build_executor
 from nemo_gitexp.launchers.nemo import QUIET, nemo_home, redirect_output, without_torch
 from nemo_gitexp.profiles import ExecutorProfile, parse_profile
 from nemo_gitexp.rundir import RunPaths, write_beside
@@ -91,8 +92,6 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     """
     from nemo_run.config import set_nemorun_home
 
-    from nemo_gitexp.launchers.executors import build_executor
-
     profile = _with_job_dir(parse_profile(name, table), paths)
     if NEMO_RUN_DIRECTORY in str(paths.root):
         # It replaces that in its own scripts, also within paths, and then finds nothing (measured).
@@ -106,7 +105,7 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     set_nemorun_home(str(home))
     plan = read_state_file(paths.plan)
     with nemo_run.Experiment("gitexp", executor=nemo_run.LocalExecutor(), **QUIET) as experiment:
-        tasks = _add_tasks(nemo_run, experiment, paths, plan, lambda part: build_executor(profile, _topology(part)))
+        tasks = _add_tasks(nemo_run, experiment, paths, plan, lambda part: _executor(profile, part))
         try:
             experiment.run(detach=True)
         except (Exception, SystemExit):
@@ -183,9 +182,14 @@ def _ordered(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return done
 
 
-def _topology(part: RunPaths) -> Mapping[str, Any]:
-    found = read_state_file(part.plan).get("topology")
-    return found if isinstance(found, Mapping) else {}
+def _executor(profile: ExecutorProfile, part: RunPaths) -> Any:
+    """Return the executor of one worker: of the recorded shape, on the site of the profile."""
+    topology = read_state_file(part.plan).get("topology")
+    executor = build_executor(profile, topology if isinstance(topology, Mapping) else {})
+    if profile.kind == "slurm":
+        executor.dependency_type = "afterany"  # after a failure, too: its worker is to say that it was skipped
+        executor.job_name_prefix = executor.job_name_prefix or "gitexp-"
+    return executor
 
 
 def _tunnel(profile: ExecutorProfile) -> Tunnel:
