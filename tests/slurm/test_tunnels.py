@@ -41,16 +41,21 @@ def story(request, cluster, tmp_path_factory):
     told = SimpleNamespace(work=work, room=room, cluster=cluster, detached=detached)
     told.job = {name: answer["jobs"][0] for name, answer in detached.items()}
     told.sha = {name: answer["experiment"] for name, answer in detached.items()}
-    for job in told.job.values():
-        cluster.wait_state(job, "RUNNING")
+    for name in ("limit", "outside", "ours", "held", "drained"):
+        wait_until(lambda found=run_directories(work, told.sha[name])[0]: (found / "child.json").exists())
     cluster.end_limit(told.job["limit"])
     cluster.drain("n2")
+    waiting = start_run(work, "second", "--lr", "0.9", options=("--detach",))
     cluster.cancel(told.job["outside"])
     logs = Started(work.start("logs", "-f", told.sha["held"]))
     told.cancelled = work.gitexp("--json", "cancel", told.sha["ours"]).json
-    told.running = {name: wait_status(work, told.sha[name], "running") for name in ("held", "drained")}
+    told.waiting = waiting.answer()
+    cluster.cancel(told.waiting["jobs"][0])
     told.listed = work.gitexp("--json", "status").json["experiments"]
     go.touch()
+    wait_until(lambda: (run_directories(work, told.sha["drained"])[0] / "result.json").exists())
+    looks = [Started(work.start("--json", "status", told.sha["drained"])) for _ in range(2)]
+    told.looks = [look.answer() for look in looks]
     told.logs = logs.process.communicate(timeout=60)[0].decode().splitlines()
     told.logs_code = logs.process.returncode
     told.followed, told.failing = followed.answer(), failing.answer(code=1)
@@ -102,6 +107,12 @@ def test_a_job_that_somebody_else_cancels_is_recorded_as_cancelled(story):
     assert story.cluster.wait_state(story.job["outside"])["JobState"] == "CANCELLED"
 
 
+def test_a_job_that_is_cancelled_before_it_began_is_cancelled_too(story):
+    assert story.waiting["status"] == "launched"
+    found = wait_status(story.work, story.waiting["experiment"], "cancelled", "failed", "lost")
+    assert (found["status"], found["started"]) == ("cancelled", None)
+
+
 def test_variables_arrive_as_they_are_and_the_secret_one_stays_nowhere(story):
     wait_status(story.work, story.sha["drained"], "completed")
     fetched = story.room / "fetched"
@@ -135,11 +146,10 @@ def test_a_job_over_its_time_limit_says_so(story):
     assert story.cluster.wait_state(story.job["limit"], "TIMEOUT", timeout_s=90)
     found = wait_status(story.work, story.sha["limit"], "failed", "cancelled", "lost", "completed")
     assert found["status"] == "failed"
-    assert "time limit" in found["error"]["message"]
+    assert found["error"]["type"] == "TimeLimitError"
 
 
 def test_two_who_look_at_once_make_one_result(story):
-    sha = story.sha["held"]
-    wait_until(lambda: shown(story.work, sha)["result"] is not None)
-    branch = story.detached["held"]["ref"]
-    assert len(story.work.git("rev-list", f"{sha}..{branch}").splitlines()) == 1
+    assert [document["experiments"][0]["status"] for document in story.looks] == ["completed", "completed"]
+    made = story.work.git("rev-list", f"{story.sha['drained']}..{story.detached['drained']['ref']}")
+    assert len(made.splitlines()) == 1
