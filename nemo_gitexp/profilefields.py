@@ -158,7 +158,7 @@ def find_faults(profile: ExecutorProfile, known: KindFields) -> list[Fault]:
             near = nearest(key, words)
             faults.append((key, f"{unknown_key(near)} ({known.name})", near))
         else:
-            faults += [(where, what, None) for where, what in _mismatches(key, value, rule.type)]
+            faults += [(where, what, None) for where, what in _mismatches(key, converted(value, rule.type), rule.type)]
     return faults
 
 
@@ -247,7 +247,10 @@ def _plural(kind: FieldType) -> str:
 
 
 def converted(value: JsonValue, kind: FieldType) -> JsonValue:
-    """Return a bound value as a field takes it: the text that a reference stood for becomes the number it says."""
+    """Return a value as a field takes it: a text becomes the number it says.
+
+    Of what references stand for and of git's configuration there are texts alone.
+    """
     if isinstance(value, str) and not _fits(value, kind):
         for wanted in kind[1:] if isinstance(kind, (list, tuple)) and kind[0] == "either" else [kind]:
             found = _number(value, wanted)
