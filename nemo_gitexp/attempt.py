@@ -16,6 +16,7 @@ from pathlib import Path
 from nemo_gitexp.asked import Asked, Defined
 from nemo_gitexp.catalog import Site, read_current, recorded_document
 from nemo_gitexp.claims import Claim, claim_plans
+from nemo_gitexp.destination import require_local
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.duplicates import find_earlier
 from nemo_gitexp.entry import Python
@@ -26,7 +27,6 @@ from nemo_gitexp.recording import Plan, plan_defined, plan_many, record_plan
 from nemo_gitexp.report.remarks import experiment_remarks
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
-from nemo_gitexp.settings import require_local
 from nemo_gitexp.stages import StagesEntry
 from nemo_gitexp.store import Experiment
 
@@ -84,7 +84,7 @@ def record_sweep(site: Site, attempts: Sequence[Attempt], *, again: bool) -> lis
     intents = [attempt.intent for attempt in attempts]
     plans = plan_many(site, [(intent.asked, intent.defined) for intent in intents], intents[0].now)
     for plan in plans:
-        require_local(site.settings, plan.record.executor)
+        require_local(site, plan.record.executor)
     claims = claim_plans(site, plans, who, again=again, within_study=False)
     return [attempt.take(plan, claim) for attempt, plan, claim in zip(attempts, plans, claims, strict=True)]
 
@@ -123,7 +123,7 @@ class Attempt:
         """
         who = site.repository.begin_identities()
         plan = plan_defined(site, self.intent.asked, self.intent.defined, self.intent.now)
-        require_local(site.settings, plan.record.executor)
+        require_local(site, plan.record.executor)
         with taking_turns(site.turns):  # two of the same at once must not both run
             earlier = (
                 None if again else find_earlier(site, plan, self._watcher.say, within_study=self.intent.within_study)

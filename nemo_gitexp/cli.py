@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -78,8 +79,12 @@ class Call:
             self._site = open_site(self.repository(), os.environ)
         return self._site
 
-    def launcher(self) -> AbstractContextManager[Launcher]:
-        """Start the supervisor."""
+    def launcher(self, executor: str | None = None) -> AbstractContextManager[Launcher]:
+        """Start the process that launches: the one of the executor, or of local runs where none is named."""
+        if executor is not None and executor != "local":
+            from nemo_gitexp.destination import require_destination, start_launcher
+
+            return start_launcher(self.site(), require_destination(self.site(), executor, os.environ))
         from nemo_gitexp.launch import Supervisor
 
         return Supervisor(self.repository().state_dir)
@@ -270,7 +275,9 @@ def run(
         plan_only=plan, record_only=record_only, detach=detach, again=again, keep=keep, reuse=not no_reuse
     )
     watcher = TerminalWatcher(_CALL.console)
-    answer = verb(_CALL.site(), asked, options, _starter(detach=detach), watcher, now=datetime.now(UTC), look=look)
+    answer = verb(
+        _CALL.site(), asked, options, _starter(executor, detach=detach), watcher, now=datetime.now(UTC), look=look
+    )
     watcher.clear()
     if answer.outcome == "ongoing" and sys.stdin.isatty() and sys.stderr.isatty() and not _CALL.console.json:
         answer = _offer_to_follow(answer, watcher)
@@ -441,7 +448,7 @@ def reproduce(
     if bisect:
         _CALL.failure_code = EXIT_CANNOT_BISECT
     watcher = TerminalWatcher(_CALL.console)
-    answer = verb(_CALL.site(), exp, options, _CALL.launcher, watcher, os.environ)
+    answer = verb(_CALL.site(), exp, options, functools.partial(_CALL.launcher, executor), watcher, os.environ)
     watcher.clear()
     if answer.interrupted:
         _CALL.exit_code = EXIT_INTERRUPTED
@@ -460,7 +467,7 @@ def status(
     from nemo_gitexp.report.experiment import render_status
     from nemo_gitexp.verbs.follow import status as verb
 
-    documents = verb(_CALL.site(), exps or [])
+    documents = verb(_CALL.site(), exps or [], lambda text: _CALL.console.say(f"warning: {text}"))
     _answer_many(
         documents, render_status(documents, style=_CALL.console.style) if documents else "nothing is running\n"
     )
@@ -741,6 +748,30 @@ def _import(verb: Callable[..., ImportAnswer], options: ImportOptions, *what: ob
     _report_import(answer, plan=options.plan_only)
 
 
+@app.command(epilog="Example: nemo-gitexp config")
+def config() -> None:
+    """Show every setting, its value, and where it comes from; nothing secret is shown."""
+    from nemo_gitexp.report.config import render_config
+    from nemo_gitexp.verbs.config import config as verb
+    from nemo_gitexp.verbs.config import config_document
+
+    settings = verb(_CALL.site())
+    rows = [(item.name, item.value, item.source) for item in settings]
+    _CALL.console.answer(render_config(rows, style=_CALL.console.style), config_document(settings))
+
+
+@app.command(epilog="Examples: nemo-gitexp doctor    nemo-gitexp doctor --executor a100")
+def doctor(executor: Executor = None) -> None:
+    """Say whether this machine, and an executor's site, can do the job, and what to install; submits nothing."""
+    from nemo_gitexp.report.doctor import render_diagnosis
+    from nemo_gitexp.verbs.doctor import doctor as verb
+
+    answer = verb(_CALL.site(), executor, os.environ)
+    text = render_diagnosis(answer.machine, answer.executors, style=_CALL.console.style)
+    _CALL.console.answer(text, answer.to_json())
+    _CALL.exit_code = 0 if answer.is_fine else EXIT_NO
+
+
 class _LogPrinter:
     """Writes a job's log to stdout: for `logs` it is the answer."""
 
@@ -764,8 +795,9 @@ def _config_of(base: str | None) -> Mapping[str, JsonValue] | None:
     return document_of(site, find_experiment(site.repository, base))["config"]
 
 
-def _starter(*, detach: bool) -> StarterFactory:
-    return _CALL.background if detach else _CALL.launcher
+def _starter(executor: str | None = None, *, detach: bool) -> StarterFactory:
+    is_local = executor is None or executor == "local"
+    return _CALL.background if detach and is_local else functools.partial(_CALL.launcher, executor)
 
 
 def _report_run(answer: RunAnswer) -> None:

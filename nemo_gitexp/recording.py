@@ -18,7 +18,7 @@ from nemo_gitexp.catalog import Site
 from nemo_gitexp.command import live_paths, require_script, require_workdir
 from nemo_gitexp.definition import DEFAULT_SEED, OutputSpec, StudyDefinition
 from nemo_gitexp.entry import CommandEntry, Entry, expand_placeholders
-from nemo_gitexp.environment import Environment, available_cores, capture_environment
+from nemo_gitexp.environment import Environment, capture_environment
 from nemo_gitexp.errors import (
     GitCommandError,
     SnapshotRefusedError,
@@ -42,13 +42,12 @@ from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming
 from nemo_gitexp.record import CodeState, ExperimentRecord, identity_of
+from nemo_gitexp.recordedtopology import ChosenShape, choose_shape, recorded_topology
 from nemo_gitexp.secretcheck import require_no_secrets
-from nemo_gitexp.settings import require_executor
 from nemo_gitexp.sitevalues import bind_site
 from nemo_gitexp.stages import AnyEntry, StagesEntry, command_of, python_of, simple_entries, visible_config
 from nemo_gitexp.store import Draft, Experiment, record_directory, write_experiments
 from nemo_gitexp.tips import write_branch
-from nemo_gitexp.topology import shaped, topology
 from nemo_gitexp.versioning import config_hash
 from nemo_gitexp.worker.publicurl import public_url
 
@@ -120,8 +119,9 @@ def plan_many(
     Side effects and errors: as `plan_defined`.
     """
     repository, (first, _) = site.repository, wanted[0]
+    shared = _Shared(site)
     for asked, defined in wanted:
-        require_executor(site.settings, _executor(asked, defined.definition))
+        shared.shape(asked, defined)
         _require_reason(asked, defined.definition)
     if first.commit_data:
         for definition in _unlike([defined.definition for _, defined in wanted], lambda item: item.data):
@@ -131,7 +131,6 @@ def plan_many(
         require_harmless(defined.carried, snapshot_limits(site))
         require_no_secrets(defined, asked.env, snapshot_limits(site).allows)
     look = look or begin_look(repository)
-    shared = _Shared(site)
     for asked, defined in wanted:  # before the snapshot: git is still looking at the files
         shared.environment(defined.entry, asked)
     snapshot = take_snapshot(repository, snapshot_limits(site), look)
@@ -148,7 +147,7 @@ def _plan(site: Site, asked: Asked, defined: Defined, shared: _Shared, now: date
     interpreter, probe, environment = shared.environment(defined.entry, asked)
     record = _record(site, asked, defined, shared, environment.key if environment else None, now)
     _check_placeholders(record, defined.config, site.settings.site)
-    notes = [*_notes(record), *_live_notes(record, site.repository.root)]
+    notes = [*shared.shape(asked, defined).notes, *_notes(record), *_live_notes(record, site.repository.root)]
     return Plan(
         record=record,
         config=defined.config,
@@ -196,6 +195,7 @@ class _Shared:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._environments: list[tuple[object, tuple[Path | None, Path | None, Environment | None]]] = []
+        self._shapes: list[tuple[object, ChosenShape]] = []
         self._pins: list[tuple[object, list[InputPin]]] = []
         self._codes: list[tuple[object, CodeState]] = []
         self._snapshot: Snapshot | None = None
@@ -217,6 +217,12 @@ class _Shared:
         command = command_of(entry)
         key = (python_of(entry), command.argv[:1] if command else None, entry.wrapped)
         return _once(self._environments, key, lambda: _environment(self._site, entry, asked))
+
+    def shape(self, asked: Asked, defined: Defined) -> ChosenShape:
+        """Return the shape that is recorded for the executor."""
+        name = _executor(asked, defined.definition)
+        key = (name, defined.topology is None, defined.shape is None)
+        return _once(self._shapes, key, lambda: choose_shape(self._site, name, defined, asked.env))
 
     def pins(self, definition: StudyDefinition, env: Mapping[str, str]) -> list[InputPin]:
         """Return the pins of the declared data."""
@@ -267,7 +273,7 @@ def _record(
         seed_is_default=asked.seed is None and definition.seed is None,
         determinism=determinism,
         determinism_reason=definition.determinism_reason or (asked.message if determinism == "off" else None),
-        topology=_topology(site, asked, defined, determinism, seed),
+        topology=recorded_topology(site, asked, defined, shared.shape(asked, defined), determinism, seed),
         inputs=tuple(pins),
         environment_key=environment_key,
         entry=defined.entry,
@@ -289,13 +295,6 @@ def _require_scripts(site: Site, defined: Defined, listing: bytes, inputs: Seque
         require_script(entry, site.repository.root, defined.workdir, listing, known)
     if defined.tracked is None:
         require_workdir(defined.workdir, listing, known)
-
-
-def _topology(site: Site, asked: Asked, defined: Defined, determinism: str, seed: int) -> Mapping[str, JsonValue]:
-    if defined.topology is not None:
-        return defined.topology
-    found = topology(determinism, asked.env, site.settings.threads or available_cores(), seed)
-    return found if defined.shape is None else shaped(found, defined.shape)
 
 
 def _outputs(defined: Defined) -> tuple[OutputSpec, ...]:

@@ -17,6 +17,7 @@ from nemo_gitexp.collect import discard_run
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import GitexpError
 from nemo_gitexp.execution import (
+    ASK_S,
     CANCEL_PATIENCE_S,
     LOOK_S,
     POLL_S,
@@ -33,6 +34,7 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, inspect_run, leave_cancelled, request_cancel
+from nemo_gitexp.scheduled import look_at_runs
 from nemo_gitexp.store import Experiment, verify_experiment
 from nemo_gitexp.tidy import tidy
 from nemo_gitexp.tips import REMOTE_PREFIX, list_tips
@@ -174,6 +176,13 @@ class Sweep:
         announce(self._site, experiment, paths, self._board)
         return True
 
+    def _ask_schedulers(self) -> None:
+        """Ask the schedulers that have some of the runs, once for all of them."""
+        submitted = [paths for child in self._in(RUNNING) if (paths := child.paths) and paths.submitted.exists()]
+        if submitted:
+            look_at_runs(submitted, lambda text: self._board.say(f"warning: {text}"))
+            self._next_look = time.monotonic() + ASK_S
+
     def _drop_cancelled(self) -> None:
         """See to those that somebody cancelled while they waited: they never start."""
         for child in self._in(WAITING):
@@ -187,6 +196,7 @@ class Sweep:
         is_time = time.monotonic() > self._next_look
         if is_time:
             self._next_look = time.monotonic() + LOOK_S
+            self._ask_schedulers()
             self._look_elsewhere()
             self._drop_cancelled()
         found = False

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_gitexp.handover import accept, take_order
+from nemo_gitexp.launchers.executors import local_arguments
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.runs import conclude, end_orphans, give_up_stage, read_state_file
 from nemo_gitexp.worker.machine import started_document
@@ -113,7 +114,7 @@ def take_run(paths: RunPaths) -> bool:
 
 def import_nemo_run(home: Path) -> Any:
     """Import NeMo Run, its own files in `home`, and return it; the environment is the user's own again afterwards."""
-    with _without_torch(), _variable("NEMORUN_HOME", str(home)):
+    with without_torch(), _variable("NEMORUN_HOME", str(home)):
         import nemo_run
     return nemo_run
 
@@ -168,7 +169,7 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 
 @contextmanager
-def _without_torch() -> Iterator[None]:
+def without_torch() -> Iterator[None]:
     """Hide torch during an import: NeMo Run's YAML serializer only tries it, at 1.5 s and 200 MB (measured)."""
     sys.modules["torch"] = None  # type: ignore[assignment]
     try:
@@ -178,7 +179,7 @@ def _without_torch() -> Iterator[None]:
 
 
 def redirect_output(paths: RunPaths) -> None:
-    """Send what this process and NeMo Run say to the log of the run's supervisor."""
+    """Let this process write into the run's own log of its launcher."""
     descriptor = os.open(paths.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -218,10 +219,7 @@ def supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
 def local_shape(part: RunPaths) -> dict[str, Any]:
     """Return the arguments of the LocalExecutor that starts a worker's processes, as its plan says."""
     topology = read_state_file(part.plan).get("topology")
-    shape = topology if isinstance(topology, dict) else {}
-    if not shape.get("launcher"):
-        return {}
-    return {"launcher": shape["launcher"], "ntasks_per_node": shape["tasks_per_node"]}
+    return local_arguments(topology if isinstance(topology, dict) else {})
 
 
 def worker_line(variable: str) -> str:

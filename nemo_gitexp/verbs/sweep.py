@@ -13,6 +13,7 @@ from nemo_gitexp.catalog import Site, document_of, list_entries, refresh
 from nemo_gitexp.claims import Claim, claim_plans, claim_unfinished, same_run_key
 from nemo_gitexp.comparison import Goal
 from nemo_gitexp.definition import MetricGoal
+from nemo_gitexp.destination import fitting_launcher, require_destination
 from nemo_gitexp.documents import SCHEMA, ExperimentDoc
 from nemo_gitexp.duplicates import ONGOING, find_earlier_ones
 from nemo_gitexp.ensemble import SEED_KEY, Member, compare_configurations, compare_metric
@@ -23,7 +24,6 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.ranking import Ranked, Spread, best_seed, rank, varying
 from nemo_gitexp.recording import Plan, plan_many, renew_experiments
 from nemo_gitexp.result import experiment_document
-from nemo_gitexp.settings import require_executor, require_local
 from nemo_gitexp.store import Experiment, read_experiments_or_faults
 from nemo_gitexp.sweepgrammar import combine, parse_axes
 from nemo_gitexp.sweeping import ENDED, Board, Child, Sweep, child_of
@@ -32,9 +32,9 @@ from nemo_gitexp.versioning import config_hash
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from pathlib import Path
 
     from nemo_gitexp.git.snapshot import Look
+    from nemo_gitexp.profiles import ExecutorProfile
     from nemo_gitexp.verbs.launch import LauncherFactory
 
 _BEST_FIRST = ("completed", "running", "launched", "requeued", "recorded", "lost", "failed", "skipped", "cancelled")
@@ -147,33 +147,29 @@ def sweep(
             if launcher is None:
                 seen = [Child({}, document_of(site, item.tip), ENDED) for item, _ in _chosen(site, known)]
                 return _answer(site, sweep_id, seen, planned=True)
-            children = _resumed(site, asked, options, known, now)
+            profile = require_destination(site, known[-1].record.executor, asked.env)
+            children = _resumed(site, asked, _common(options, profile), known, now)
         else:
             who = site.repository.begin_identities()
             wanted = plan_many(site, _wanted(site, asked, options), now, look)
             plans = list({same_run_key(plan.record): plan for plan in wanted}.values())
             if launcher is None:
                 return _planned(site, plans, again=options.again)
-            require_local(site.settings, plans[0].record.executor)
+            profile = require_destination(site, plans[0].record.executor, asked.env)
             if not options.again:
                 known = known or _repeated(site, plans)
             sweep_id = known[0].record.sweep if known else uuid.uuid4().hex[:12]
             plans = [replace(plan, record=replace(plan.record, sweep=sweep_id)) for plan in plans]
             claims = claim_plans(site, plans, who, again=options.again, adopted=[item.tip for item in known])
-            children = _children(plans, claims, options)
+            children = _children(plans, claims, _common(options, profile))
             for note in dict.fromkeys(note for plan in plans for note in plan.notes):
                 board.say(note)
         _name_values(children)
         _say_begin(board, children, sweep_id)
-        interrupted = Sweep(site, children, launcher, _width(site, children, options), board).run()
+        width = options.jobs or (1 if profile.kind == "local" else len(children))
+        with fitting_launcher(site, launcher, profile) as fitting:
+            interrupted = Sweep(site, children, fitting, width, board).run()
     return _answer(site, _sweep_of(children, sweep_id), children, interrupted=interrupted)
-
-
-def _width(site: Site, children: Sequence[Child], options: SweepOptions) -> int:
-    """Return how many may run at the same time: as asked, else locally one, and all where a scheduler queues them."""
-    kinds = {require_executor(site.settings, child.experiment.record.executor).get("type", "local")
-             for child in children if child.experiment is not None}  # fmt: skip
-    return options.jobs or (1 if kinds <= {"local"} else len(children))
 
 
 def _require_sense(asked: Asked, options: SweepOptions) -> None:
@@ -220,16 +216,21 @@ def _seed(value: JsonValue) -> int:
     return value
 
 
-def _children(plans: Sequence[Plan], claims: Sequence[Claim], options: SweepOptions) -> list[Child]:
+def _children(plans: Sequence[Plan], claims: Sequence[Claim], common: Conditions) -> list[Child]:
     """Return a child for each claim."""
     return [
-        child_of(claim, {}, _conditions(plan.interpreter, plan.probe_interpreter, options))
+        child_of(
+            claim,
+            {},
+            replace(common, interpreter=plan.interpreter, probe_interpreter=plan.probe_interpreter),
+        )
         for plan, claim in zip(plans, claims, strict=True)
     ]
 
 
-def _conditions(interpreter: Path | None, probe: Path | None, options: SweepOptions) -> Conditions:
-    return Conditions(interpreter, probe, keep=options.keep, reuse=options.reuse)
+def _common(options: SweepOptions, profile: ExecutorProfile) -> Conditions:
+    """Return what is common to how all combinations are run."""
+    return Conditions(None, keep=options.keep, reuse=options.reuse, profile=profile)
 
 
 def _planned(site: Site, plans: Sequence[Plan], *, again: bool) -> SweepAnswer:
@@ -310,15 +311,12 @@ def _chosen(site: Site, experiments: Sequence[Experiment]) -> list[tuple[Experim
     return [min(group, key=lambda pair: _BEST_FIRST.index(pair[1])) for group in groups.values()]
 
 
-def _resumed(
-    site: Site, asked: Asked, options: SweepOptions, known: Sequence[Experiment], now: datetime
-) -> list[Child]:
+def _resumed(site: Site, asked: Asked, common: Conditions, known: Sequence[Experiment], now: datetime) -> list[Child]:
     """Return the combinations of an earlier sweep: what has ended stays, what was cancelled is recorded once more.
 
     The state of the work tree does not matter: they are run as they were recorded.
     """
     chosen = _chosen(site, known)
-    require_local(site.settings, chosen[0][0].record.executor)
     cancelled = [item for item, status in chosen if status == "cancelled"]
     who = site.repository.begin_identities()
     renewed = dict(zip([item.sha for item in cancelled], renew_experiments(site, cancelled, now, who), strict=True))
@@ -336,7 +334,7 @@ def _resumed(
         entry = item.record.entry
         interpreter = resolve_interpreter(site, entry, asked.env)
         probe = probe_interpreter(entry, asked.env, site.repository.root)
-        conditions = _conditions(interpreter, probe, options)
+        conditions = replace(common, interpreter=interpreter, probe_interpreter=probe)
         claim = claims.get(item.sha)
         if claim is None:
             is_over = found.standing.status not in ONGOING
