@@ -89,8 +89,10 @@ class Call:
 
         return Supervisor(self.repository().state_dir)
 
-    def nursery(self) -> AbstractContextManager[Launcher]:
-        """Start the process that supervises many runs."""
+    def nursery(self, executor: str | None = None) -> AbstractContextManager[Launcher]:
+        """Start the process that launches many runs: the one of the executor, or of local runs where none is named."""
+        if executor is not None and executor != "local":
+            return self.launcher(executor)
         from nemo_gitexp.launch import Nursery
 
         return Nursery(self.repository().state_dir)
@@ -354,7 +356,15 @@ def sweep(
     options = SweepOptions(jobs, zipped, plan, resume, sweep_id, again, keep, reuse=not no_reuse)
     board = SweepBoard(_CALL.console)
     try:
-        answer = verb(_CALL.site(), asked, options, _CALL.nursery, board, now=datetime.now(UTC), look=look)
+        answer = verb(
+            _CALL.site(),
+            asked,
+            options,
+            functools.partial(_CALL.nursery, executor),
+            board,
+            now=datetime.now(UTC),
+            look=look,
+        )
     finally:
         board.clear()
     _report_sweep(answer)
