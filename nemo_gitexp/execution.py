@@ -51,7 +51,14 @@ ASK_S = 3.0
 CANCEL_PATIENCE_S = 30.0
 
 
-class Watcher(Protocol):
+class Talk(Protocol):
+    """Whoever is told what is being done."""
+
+    def say(self, line: str) -> None:
+        """Take one line about it."""
+
+
+class Watcher(Talk, Protocol):
     """Whoever looks on while a job runs; every method is called from one thread."""
 
     def log(self, text: bytes) -> None:
@@ -59,9 +66,6 @@ class Watcher(Protocol):
 
     def progress(self, elapsed_s: float, row: MetricRow | None) -> None:
         """Take the time since submission and the latest metrics."""
-
-    def say(self, line: str) -> None:
-        """Take one line about what is being done."""
 
 
 class Silence:
@@ -187,20 +191,25 @@ def _stage_keys(site: Site, experiment: Experiment, conditions: Conditions) -> d
     return stage_keys(site.repository, record, experiment.config, key)
 
 
-def after_start(site: Site, experiment: Experiment, paths: RunPaths, watcher: Watcher) -> None:
+def after_start(site: Site, experiment: Experiment, paths: RunPaths, watcher: Talk) -> None:
     """Do what can wait until the job is on its way: tell other clones by a fact, tidy up.
 
     The job goes on whatever comes of it, and so does whoever follows it.
     """
+    announce(site, experiment, paths, watcher)
+    try:
+        tidy(site)
+    except (GitexpError, OSError) as fault:
+        watcher.say(f"warning: what killed processes left was not tidied up: {fault}")
+
+
+def announce(site: Site, experiment: Experiment, paths: RunPaths, watcher: Talk) -> None:
+    """Tell other clones by a fact that a run is on its way."""
     document: Mapping[str, str] = {"at": iso_now(), "run": paths.run, "executor": experiment.record.executor}
     try:
         write_fact(site.repository, experiment.sha, "launched", document, site.repository.committer())
     except GitexpError as fault:
         watcher.say(f"warning: other clones cannot see that it runs: {fault.message}")
-    try:
-        tidy(site)
-    except (GitexpError, OSError) as fault:
-        watcher.say(f"warning: what killed processes left was not tidied up: {fault}")
 
 
 def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
@@ -238,7 +247,7 @@ class _Look:
         self._paths = paths
         self._watcher = watcher
         self._logs = RunLogs(paths)
-        self._rows: dict[str, _LatestRow] = {}
+        self._rows: dict[str, LatestRow] = {}
         self._ended = {part.run for part in paths.parts() if part.result.exists()}
 
     def hand_on(self, elapsed_s: float) -> None:
@@ -255,7 +264,7 @@ class _Look:
         self._name_ended()
 
     def _row(self, part: RunPaths) -> MetricRow | None:
-        return self._rows.setdefault(part.run, _LatestRow(part.metrics)).row()
+        return self._rows.setdefault(part.run, LatestRow(part.metrics)).row()
 
     def _name_ended(self) -> None:
         for name, state in stage_states(self._paths).items():
@@ -391,7 +400,7 @@ class LogTail:
         return file
 
 
-class _LatestRow:
+class LatestRow:
     """The last whole line of a metrics stream, read again only when the file has grown."""
 
     def __init__(self, path: Path) -> None:

@@ -23,9 +23,8 @@ def shell_of(tunnel: Tunnel) -> Shell:
         try:
             return run([*before, *(shlex.quote(word) for word in argv)] if before else list(argv), timeout_s=PATIENCE_S)
         except OSError as fault:
-            raise SchedulerError(
-                f"{(before or argv)[0]} is not here: {fault.strerror}", hint="nemo-gitexp doctor"
-            ) from fault
+            said = f"{(before or argv)[0]} cannot be run: {fault.strerror}"
+            raise SchedulerError(said, hint="nemo-gitexp doctor") from fault
         except subprocess.TimeoutExpired as fault:
             raise SchedulerError(f"{argv[0]} took longer than {PATIENCE_S:.0f} s") from fault
 

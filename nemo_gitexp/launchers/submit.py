@@ -14,13 +14,18 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from nemo_gitexp.errors import GitexpError, LaunchError
+from nemo_gitexp.launchers.executors import build_executor
 from nemo_gitexp.launchers.nemo import QUIET, nemo_home, redirect_output, without_torch
+from nemo_gitexp.profiles import ExecutorProfile, parse_profile
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.runs import read_state_file
+from nemo_gitexp.scheduler import cancel_jobs
+from nemo_gitexp.shells import shell_of
 from nemo_gitexp.submission import Submission, Tunnel, render_submission
 from nemo_gitexp.worker.machine import started_document
 
@@ -87,22 +92,20 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     """
     from nemo_run.config import set_nemorun_home
 
-    from nemo_gitexp.launchers.executors import build_executor
-    from nemo_gitexp.profiles import parse_profile
-
-    profile = parse_profile(name, table)
+    profile = _with_job_dir(parse_profile(name, table), paths)
     if NEMO_RUN_DIRECTORY in str(paths.root):
         # It replaces that in its own scripts, also within paths, and then finds nothing (measured).
         raise LaunchError(
             f"NeMo Run cannot work below a path that contains {NEMO_RUN_DIRECTORY}: {paths.root}",
             hint="git config gitexp.run-root DIRECTORY, elsewhere",
         )
+    _require_reachable(profile)
     home = paths.root / "nemo"
     home.mkdir(mode=0o700, exist_ok=True)
     set_nemorun_home(str(home))
     plan = read_state_file(paths.plan)
     with nemo_run.Experiment("gitexp", executor=nemo_run.LocalExecutor(), **QUIET) as experiment:
-        tasks = _add_tasks(nemo_run, experiment, paths, plan, lambda part: build_executor(profile, _topology(part)))
+        tasks = _add_tasks(nemo_run, experiment, paths, plan, lambda part: _executor(profile, part))
         try:
             experiment.run(detach=True)
         except (Exception, SystemExit):
@@ -117,6 +120,33 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     )
     write_beside(paths.submitted, render_submission(submission))
     return submission
+
+
+def _require_reachable(profile: ExecutorProfile) -> None:
+    """Check that ssh needs no password: NeMo Run would ask for one, where nobody is there to type it.
+
+    Raises:
+        LaunchError: it does, or the host cannot be reached.
+    """
+    tunnel = _tunnel(profile)
+    if not tunnel.host:
+        return
+    done = shell_of(tunnel)(["true"])
+    if done.returncode:
+        said = done.said.splitlines()
+        raise LaunchError(
+            f"ssh to {tunnel.host} failed: {said[-1] if said else f'exit code {done.returncode}'}",
+            hint=f"nemo-gitexp doctor --executor {profile.name}",
+        )
+
+
+def _with_job_dir(profile: ExecutorProfile, paths: RunPaths) -> ExecutorProfile:
+    """Return the profile with a directory on the other host for NeMo Run's files, where it names none."""
+    way = profile.tunnel
+    if way is None or way.kind != "ssh" or way.job_dir is not None:
+        return profile
+    place = profile.place.root if not profile.place.shared and profile.place.root else str(paths.root)
+    return replace(profile, tunnel=replace(way, job_dir=f"{place}/tunnel"))
 
 
 def _add_tasks(
@@ -152,23 +182,25 @@ def _ordered(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return done
 
 
-def _topology(part: RunPaths) -> Mapping[str, Any]:
-    found = read_state_file(part.plan).get("topology")
-    return found if isinstance(found, Mapping) else {}
+def _executor(profile: ExecutorProfile, part: RunPaths) -> Any:
+    """Return the executor of one worker: of the recorded shape, on the site of the profile."""
+    topology = read_state_file(part.plan).get("topology")
+    executor = build_executor(profile, topology if isinstance(topology, Mapping) else {})
+    if profile.kind == "slurm":
+        executor.dependency_type = "afterany"  # after a failure, too: its worker is to say that it was skipped
+        executor.job_name_prefix = executor.job_name_prefix or "gitexp-"
+    return executor
 
 
-def _tunnel(profile: Any) -> Tunnel:
+def _tunnel(profile: ExecutorProfile) -> Tunnel:
     way = profile.tunnel
     if way is None or way.kind != "ssh":
         return Tunnel()
-    return Tunnel(way.host, way.user or "", way.port, way.identity)
+    return Tunnel(way.host or "", way.user or "", way.port, way.identity)
 
 
-def _withdraw(experiment: Any, profile: Any) -> None:
+def _withdraw(experiment: Any, profile: ExecutorProfile) -> None:
     """Cancel what was submitted before something else of the run was refused."""
-    from nemo_gitexp.scheduler import cancel_jobs
-    from nemo_gitexp.shells import shell_of
-
     ids = [str(job.handle).rpartition("/")[2] for job in experiment.jobs if getattr(job, "handle", None)]
     if profile.kind == "slurm" and ids:
         with contextlib.suppress(GitexpError):
