@@ -95,9 +95,8 @@ class Node:
             return self._conclude(end, started, time.monotonic() - clock)
         if end["interrupted"]:
             return SIGNAL_EXIT_BASE + end["interrupted"]
-        error = describe_end(end, read_document(self._ranks.file("error.json")))
-        if error and not end["cancelled"]:
-            self._ranks.tell_failure(end, error)
+        if not end["cancelled"]:
+            self._ranks.tell_end(end, describe_end(end, read_document(self._ranks.file("error.json"))))
         return exit_code(end)
 
     def _exit_code_of_what_is_over(self) -> int | None:
@@ -137,8 +136,16 @@ class Node:
         return code
 
     def _blame(self, end: JobEnd) -> JobEnd:
-        """Return the end as that of the rank that failed by itself, where this one was only ended because of it."""
-        if self._ranks.is_alone or end["cancelled"] == "request" or not (end["interrupted"] or end["cancelled"]):
+        """Return the end as that of another rank that failed by itself, unless this one did so too.
+
+        One that has ended well waits for the others; one that was told to end may have been told because of another.
+        """
+        if self._ranks.is_alone or end["cancelled"] == "request":
+            return end
+        if end["exit_code"] == 0 and not (end["error"] or end["stopped"] or end["cancelled"] or end["interrupted"]):
+            self._ranks.wait_for_ends(self._canceller.is_asked)
+            end["cancelled"], end["interrupted"] = self._canceller.reason(), self._canceller.interruption()
+        elif not (end["interrupted"] or end["cancelled"]):
             return end
         failure = self._ranks.find_failure()
         return end if failure is None else {**end, **failed_end(failure)}  # type: ignore[typeddict-item]  # its keys

@@ -2,8 +2,8 @@
 
 Only a plan with a `topology` of more than one process asks for this. Ranks come from the launcher's environment
 (torchrun's names, then Slurm's); files in the shared run directory are the only thing that the processes tell each
-other: `verified.<start>.<node>.json`, `refused.…` and `failed.<start>.rank<N>.json`. A start is a job of the scheduler's
-and how often that was started again: a chain has several jobs.
+other: `verified.<start>.<node>.json`, `refused.…` and `ended.<start>.rank<N>.json`. A start is a job of the scheduler's
+and how often it was started again: a chain has several jobs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Ranks:
         self._run_dir = plan["run_dir"]
         self._nodes = topology["nodes"]
         self._start = f"{env.get('SLURM_JOB_ID') or 0}-{restart_count(env)}"
-        is_alone = self._nodes * topology["tasks_per_node"] <= 1
+        self._size = self._nodes * topology["tasks_per_node"]
+        is_alone = self._size <= 1
         self.rank = 0 if is_alone else _number(env, "RANK", "SLURM_PROCID")
         self._local_rank = 0 if is_alone else _number(env, "LOCAL_RANK", "SLURM_LOCALID")
         self._node = 0 if is_alone else _number(env, "GROUP_RANK", "SLURM_NODEID")
@@ -65,16 +66,28 @@ class Ranks:
             word = "refused" if refusal else "verified"
             write_document(self._mark(word, self._node), dict(refusal or {}))
 
-    def tell_failure(self, end: JobEnd, error: ErrorReport | None) -> None:
-        """Tell rank 0 that this rank failed by itself: whoever starts the ranks then ends all others."""
-        failed = {"rank": self.rank, "exit_code": end["exit_code"], "signal": end["signal"], "error": error}
-        write_document(self._failure(str(self.rank)), {**failed, "at": time.time()})
+    def tell_end(self, end: JobEnd, error: ErrorReport | None) -> None:
+        """Tell rank 0 how this rank ended by itself: whoever starts the ranks ends all others when one has failed."""
+        numbers = {"rank": self.rank, "exit_code": end["exit_code"], "signal": end["signal"]}
+        write_document(self._ending(str(self.rank)), {**numbers, "error": error, "at": time.time()})
+
+    def wait_for_ends(self, is_asked: Callable[[], object]) -> None:
+        """Wait until all other ranks have told how they ended, one has failed, or this process is to end."""
+        deadline = time.monotonic() + MOST_WAIT_S
+        while not is_asked() and time.monotonic() < deadline:
+            ends = self._ends()
+            if len(ends) >= self._size - 1 or any(end.get("error") for end in ends):
+                return
+            time.sleep(POLL_S)
 
     def find_failure(self) -> dict[str, JsonValue] | None:
         """Return what the rank that failed first has told, None when none has."""
-        said = [read_document(path) for path in glob.glob(self._failure("*"))]
-        found = [document for document in said if document is not None]
-        return min(found, key=lambda document: float(str(document.get("at"))), default=None)
+        failed = [end for end in self._ends() if end.get("error")]
+        return min(failed, key=lambda end: float(str(end.get("at"))), default=None)
+
+    def _ends(self) -> list[dict[str, JsonValue]]:
+        said = [read_document(path) for path in glob.glob(self._ending("*"))]
+        return [document for document in said if document is not None]
 
     def wait(self, is_cancelled: Callable[[], object]) -> ErrorReport | None:
         """Wait until all nodes have verified; return the first refusal, if there is one."""
@@ -92,9 +105,9 @@ class Ranks:
             time.sleep(POLL_S)
         return None
 
-    def _failure(self, rank: str) -> str:
+    def _ending(self, rank: str) -> str:
         directory = self._run_dir if rank != "*" else glob.escape(self._run_dir)
-        return os.path.join(directory, f"failed.{self._start}.rank{rank}.json")
+        return os.path.join(directory, f"ended.{self._start}.rank{rank}.json")
 
     def _mark(self, word: str, node: int) -> str:
         return os.path.join(self._run_dir, f"{word}.{self._start}.{node}.json")

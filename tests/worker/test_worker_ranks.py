@@ -69,9 +69,13 @@ def test_a_rank_does_not_wait_for_one_that_cannot_verify(run: Run):
     assert "manifest.json" in run.json("result.json")["error"]["message"]
 
 
-def test_a_failure_of_another_rank_is_its_own_exit_code(run: Run):
+def test_a_failure_of_another_rank_is_that_of_the_run(run: Run):
     run.put("train.py", "import os, sys; sys.exit(int(os.environ['RANK']))")
-    assert all_ranks(run) == [0, 1, 2, 3]
+    first, *others = all_ranks(run)
+    assert others == [1, 2, 3]
+    result = run.json("result.json")
+    assert (result["status"], result["exit_code"]) == ("failed", first)
+    assert result["error"]["message"] == f"rank {first}: exit code {first}"
 
 
 def test_ranks_that_slurm_started_have_seeds_of_their_own_too(run: Run):
@@ -128,7 +132,7 @@ def test_ranks_that_are_interrupted_together_leave_no_result_and_verify_again(ru
     for rank in ranks:
         rank.terminate()
     assert [rank.wait(60) for rank in ranks] == [143, 143]
-    assert not list(run.dir.glob("*result*")) + list(run.dir.glob("failed*"))
+    assert not list(run.dir.glob("*result*")) + list(run.dir.glob("ended*"))
 
     run.put("train.py", "print('another')")  # a chain's next job starts with restart 0 again, and must look again
     assert [rank.wait(60) for rank in scheduled_ranks(run, "6", "0")] == [1, 1]
