@@ -81,7 +81,10 @@ def test_a_word_that_is_known_already_skips_at_once_and_the_last_stage_concludes
     assert go(run, "train") == 1
     result = run.json("result.json")
     assert [task["status"] for task in result["tasks"]] == ["failed", "skipped"]
-    assert result["error"] == {"type": "TimeLimitError", "message": "stage load: the scheduler stopped it at its time limit"}
+    assert result["error"] == {
+        "type": "TimeLimitError",
+        "message": "stage load: the scheduler stopped it at its time limit",
+    }
 
 
 def test_a_stage_that_is_interrupted_is_requeued_and_the_run_with_it(run: Run) -> None:
