@@ -29,6 +29,7 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.metricform import render_metric_rows
 from nemo_gitexp.metrics import STEP, MetricRows, parse_metric_lines, parse_metrics_file
 from nemo_gitexp.owners import owner_token
+from nemo_gitexp.relocation import find_relocation
 from nemo_gitexp.result import (
     LOG_TAIL_LINES,
     LogDigest,
@@ -97,7 +98,7 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
         log=None,
         started=started or None,
         ended=ended,
-        places=run_places(plan),
+        places={**run_places(plan), **node_places(paths)},
         lost_reason=None if worker else run.reason,
     )
 
@@ -163,6 +164,12 @@ def run_places(plan: Mapping[str, JsonValue]) -> dict[str, str]:
         places.setdefault(str(Path(interpreter).parent.parent), "{python}")
     # A short value (a partition called "a100") would turn up in words that have nothing to do with it.
     return {place: word for place, word in places.items() if len(Path(place).parts) > 1}
+
+
+def node_places(paths: RunPaths) -> dict[str, str]:
+    """Return the directories of a run that its node saw under other names, with the same words for them."""
+    relocation = find_relocation(paths)
+    return relocation.places() if relocation else {}
 
 
 def keep_outputs(store: ObjectStore, paths: RunPaths, worker: Mapping[str, JsonValue] | None) -> None:

@@ -125,6 +125,17 @@ class RunPaths:
         return self.root / "abandoned.json"
 
     @property
+    def relocated(self) -> Path:
+        """Where the copy of this run lies that its node works in, if it is another place."""
+        return self.root / "relocated.json"
+
+    def files_of_this_side(self) -> tuple[Path, ...]:
+        """Return the files that whoever launches and collects writes for himself: a node has no use for them."""
+        names = ("submitted.json", "scheduler.json")  # what is said to a scheduler, and what it said last
+        kept = (self.launching, self.supervisor, self.supervisor_log, self.relocated, self.refused, self.packed_log)
+        return (*kept, *(self.root / name for name in names))
+
+    @property
     def started(self) -> Path:
         """Who works: written by the worker."""
         return self.root / "started.json"
