@@ -10,11 +10,13 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Final, cast
 
+from nemo_gitexp.data.restore import RestoredInput
+from nemo_gitexp.data.verified import hash_file
 from nemo_gitexp.errors import SettingsError
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
 from nemo_gitexp.rundir import RunPaths, write_beside
@@ -172,6 +174,25 @@ def run_of(plan: Mapping[str, JsonValue]) -> str:
     """Return the directory of the whole run that a plan belongs to, be it of a stage."""
     stage = plan.get("stage")
     return str(stage["run"]) if isinstance(stage, Mapping) else str(plan["run_dir"])
+
+
+def arriving_inputs(workspace: Path, inputs: Iterable[RestoredInput]) -> list[JsonValue]:
+    """Return the inputs of a plan as they stand where their content has arrived: files of another inode.
+
+    What nobody hashed here, because its state told enough, is hashed now: on the node there is nothing else to go by.
+
+    Args:
+        workspace: where they lie here.
+        inputs: as restored.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+    found: list[JsonValue] = []
+    for item in inputs:
+        files = tuple(replace(file, inode=0, md5=file.md5 or hash_file(workspace / file.path)) for file in item.files)
+        found.append(replace(item, files=files, kinds=("copy",)).to_json())
+    return found
 
 
 def write_relocated_run(paths: RunPaths, relocation: Relocation, target: Path, inputs: Sequence[JsonValue]) -> None:

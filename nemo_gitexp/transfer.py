@@ -11,21 +11,20 @@ import posixpath
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from nemo_gitexp.data.cache import render_node_config
 from nemo_gitexp.data.restore import RestoredInput
-from nemo_gitexp.data.verified import hash_file
 from nemo_gitexp.errors import MissingDataError, RemoteHostError, SettingsError
 from nemo_gitexp.inputpin import InputPin
-from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.profiles import Place
 from nemo_gitexp.relocation import (
     DEFAULT_PYTHON,
     Relocation,
+    arriving_inputs,
     require_plain_paths,
     write_relocated_run,
     write_relocation,
@@ -244,25 +243,6 @@ def _send(paths: RunPaths, workspace: Workspace, host: RemoteHost, place: Place,
 def _stays_behind(pin: InputPin, place: Place, workspace: Workspace) -> bool:
     """Return whether the site has the content of an input itself: of what DVC tracks, if the profile says so."""
     return place.data != "copy" and pin.strength == "content" and pin.origin is None and bool(workspace.dvc_roots)
-
-
-def arriving_inputs(workspace: Path, inputs: Iterable[RestoredInput]) -> list[JsonValue]:
-    """Return the inputs of a plan as they stand where their content has arrived: files of another inode.
-
-    What nobody hashed here, because its state told enough, is hashed now: on the node there is nothing else to go by.
-
-    Args:
-        workspace: where they lie here.
-        inputs: as restored.
-
-    Raises:
-        OSError: one of them cannot be read.
-    """
-    found: list[JsonValue] = []
-    for item in inputs:
-        files = tuple(replace(file, inode=0, md5=file.md5 or hash_file(workspace / file.path)) for file in item.files)
-        found.append(replace(item, files=files, kinds=("copy",)).to_json())
-    return found
 
 
 @contextmanager
