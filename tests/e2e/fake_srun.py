@@ -17,7 +17,7 @@ for flag in ("--kill-on-bad-exit", "--ntasks"):
 parser.add_argument("argv", nargs=argparse.REMAINDER)
 asked = parser.parse_args()
 if asked.container_image is None:
-    print("127.0.0.1")  # the script asks the head node for its address
+    sys.stdout.write("127.0.0.1\n")  # the script asks the head node for its address
     sys.exit(0)
 mounts = [tuple(mount.split(":")) for mount in asked.container_mounts.split(",")]
 names = [name for name in os.environ if name.isupper() and name not in ("PATH", "HOME", "PYTHONPATH")]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builder import Work, make_work
 from data_work import DataWork, copy_template, make_template
 from prepared_runs import Prepared, prepare
 from sshd import Elsewhere, find_hindrance, start_sshd
@@ -20,6 +21,7 @@ from nemo_gitexp.errors import MissingDataError, RemoteHostError, SettingsError
 from nemo_gitexp.profiles import Place
 from nemo_gitexp.relocation import Relocation, find_relocation
 from nemo_gitexp.remote import RemoteHost
+from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.runs import inspect_run
 from nemo_gitexp.transfer import carry_run, drop_run, fetch_runs, tell_run
 
@@ -278,3 +280,53 @@ def test_a_machine_that_cannot_be_reached_says_what_to_do(there, run, tmp_path):
     assert "ssh-copy-id" in raised.value.hint
     with pytest.raises(SettingsError):
         replace(there.host, name="-oProxyCommand=touch injected")
+
+
+FLOW = """\
+import json, os, pathlib
+
+def load(n, outputs):
+    (outputs / "raw.txt").write_text("raw " * n)
+    print("loading in", os.getcwd(), "to", outputs)
+    return {"numbers": list(range(n)), "file": outputs / "raw.txt"}
+
+def train(load, scale):
+    with open(os.environ["GITEXP_METRICS"], "a") as stream:
+        stream.write(json.dumps({"step": 0, "sum": sum(load["numbers"]) * scale}) + "\\n")
+    earlier = json.load(open(os.environ["GITEXP_RESULTS"]))
+    return {"text": pathlib.Path(load["file"]).read_text(), "earlier": sorted(earlier)}
+"""
+PIPELINE = """\
+purpose: Two stages
+config: {n: 4, scale: 3}
+stages:
+  load: {function: "flow:load", outputs: [raw.txt]}
+  train: {function: "flow:train", dependencies: [load]}
+"""
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_a_pipeline_elsewhere_gives_the_bytes_of_a_local_one(there, tmp_path, monkeypatch, reused):
+    work = make_work(
+        tmp_path / "work", tmp_path / "home", files={"flow.py": FLOW, "experiments/flow/experiment.yaml": PIPELINE}
+    )
+    answer = work.gitexp("run", "flow", "--json").json
+    assert answer["status"] == "completed"
+    run = prepare(work, answer["experiment"], monkeypatch, Path(sys.executable))
+    if reused:
+        keys = stage_keys(run.site.repository, run.experiment.record, run.experiment.config, answer["environment_key"])
+        assert list(reuse_stages(run.site, run.experiment.record, run.paths, {**keys, "train": None})) == ["load"]
+    relocation = carry_run(run.paths, run.workspace, there.host, place_in(there, f"pipeline {reused}"))
+    for stage in ["train"] if reused else ["load", "train"]:
+        assert there.host.run(relocation.worker_argv(stage), timeout_s=120).said == ""
+    assert fetch_runs(there.host, [(run.paths, relocation)]) == {run.paths.run}
+    mine, theirs = (json.loads(text) for text in (run.result()["result.json"], committed_flow(work, answer)))
+    for document in (mine, theirs):
+        for task in document["tasks"]:
+            task.pop("key"), task.pop("reused_from")
+    assert mine == theirs
+    assert (run.paths.outputs / "load" / "raw.txt").read_text() == "raw raw raw raw "
+
+
+def committed_flow(work: Work, answer: dict) -> str:
+    return work.git("show", f"{answer['result']}:experiments/flow/record/result.json")

@@ -7,6 +7,7 @@ keeps what NeMo Run asks the engine for.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -127,7 +128,7 @@ def test_pyxis_is_asked_for_what_the_worker_needs_and_the_run_is_as_any_other(da
     said = submission(run, "slurm", tmp_path)
     script = Path(said["script"]).read_text()
     (srun,) = [shlex.split(line) for line in script.splitlines() if "--container-image" in line]
-    flags = dict(zip(srun, srun[1:], strict=False))
+    flags = dict(itertools.pairwise(srun))
     assert flags["--container-image"] == IMAGE
     assert flags["--container-mounts"] == f"/usr/share:/extra,{said['job_dir']}:/nemo_run"
     assert flags["--container-workdir"] == "/nemo_run/code"
@@ -200,9 +201,7 @@ def test_a_changed_workspace_is_refused_in_the_container(run, way, tmp_path):
     assert (code / "link").is_symlink()
     (code / "sum.py").unlink()
     (code / "sum.py").write_text("print(1)\n")
-    argv = own_root.entered(
-        way, [(str(tmp_path), "/nemo_run")], "/", {"PATH": "/usr/bin"}, relocation.worker_argv()
-    )
+    argv = own_root.entered(way, [(str(tmp_path), "/nemo_run")], "/", {"PATH": "/usr/bin"}, relocation.worker_argv())
     subprocess.run(argv, capture_output=True, check=False, timeout=120)
     error = json.loads(result_of(run))["error"]
     assert error["type"] == "WorkspaceMismatchError"
