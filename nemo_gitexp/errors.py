@@ -49,6 +49,7 @@ GitexpError                       exit 3: could not answer
 ├── WorkspaceError                the restored state is not the recorded one
 ├── LaunchError                   the launcher refused or died before the job started
 ├── RemoteHostError               another machine that cannot be reached, or that refuses
+├── SchedulerError                a scheduler that does not answer
 ├── NotRepeatableError            an experiment that no command runs again
 ├── ImportSourceError             runs of another tool that cannot be read
 │   └── UnknownRunError           a run that is not there
@@ -301,6 +302,10 @@ class LaunchError(GitexpError):
 
 class RemoteHostError(GitexpError):
     """Another machine that cannot be reached, or a program there that failed; `host` says which."""
+
+
+class SchedulerError(GitexpError):
+    """A scheduler, or the way to it, that does not answer: what has become of its jobs is not known now."""
 
 
 class NotRepeatableError(GitexpError):

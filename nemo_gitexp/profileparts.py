@@ -48,6 +48,7 @@ REFUSED_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "dependencies": _ONE_JOB,
         "dependency_type": _ONE_JOB,
         "torchrun_nproc_per_node": "say tasks_per_node",
+        "poll_estimated_start_time": "nemo-gitexp follows its jobs itself",
         "retries": "a job that is started again by NeMo Run is not told apart from the first",
     }
 )

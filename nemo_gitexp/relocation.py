@@ -232,12 +232,12 @@ def write_relocated_run(paths: RunPaths, relocation: Relocation, target: Path, i
 
 def _carried_files(paths: RunPaths) -> Iterator[tuple[Path, Path]]:
     """Yield what a node needs of a run directory, and where below it that lies."""
-    own = {path.name for path in paths.files_of_this_side()}
-    for base, folders, files in os.walk(paths.root):
-        is_top = base == str(paths.root)
-        folders[:] = [name for name in folders if name != "__pycache__" and not (is_top and name.startswith("."))]
-        for name in files:
-            if not (is_top and (name in own or name.startswith("."))):
+    for top in paths.prepared:
+        if top.is_file():
+            yield top, top.relative_to(paths.root)
+        for base, folders, files in os.walk(top):
+            folders[:] = [name for name in folders if name != "__pycache__"]
+            for name in files:
                 source = Path(base, name)
                 yield source, source.relative_to(paths.root)
 

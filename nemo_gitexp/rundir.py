@@ -70,6 +70,11 @@ class RunPaths:
         return self.root / "inputs.json"
 
     @property
+    def variables(self) -> Path:
+        """What the executor's profile adds to the job's environment; it may be secret, and goes with the run."""
+        return self.root / "variables.json"
+
+    @property
     def outputs(self) -> Path:
         """The output root."""
         return self.root / "outputs"
@@ -115,6 +120,16 @@ class RunPaths:
         return self.root / "supervisor.log"
 
     @property
+    def submitted(self) -> Path:
+        """Which jobs of which scheduler the run is: written by whoever submitted it, once that was accepted."""
+        return self.root / "submitted.json"
+
+    @property
+    def scheduler_word(self) -> Path:
+        """The scheduler's last word on a worker that left no result; the first who asks writes it."""
+        return self.root / "scheduler.json"
+
+    @property
     def refused(self) -> Path:
         """Why the launcher could not start the job."""
         return self.root / "refused.json"
@@ -129,11 +144,11 @@ class RunPaths:
         """Where the copy of this run lies that its node works in, if it is another place."""
         return self.root / "relocated.json"
 
-    def files_of_this_side(self) -> tuple[Path, ...]:
-        """Return the files that whoever launches and collects writes for himself: a node has no use for them."""
-        names = ("submitted.json", "scheduler.json")  # what is said to a scheduler, and what it said last
-        kept = (self.launching, self.supervisor, self.supervisor_log, self.relocated, self.refused, self.packed_log)
-        return (*kept, *(self.root / name for name in names))
+    @property
+    def prepared(self) -> tuple[Path, ...]:
+        """What a node needs of the run directory; the rest is this side's own."""
+        files = (self.plan, self.manifest, self.config, self.results, self.inputs, self.variables)
+        return (*files, self.worker.parent, self.root / "stages", self.outputs)
 
     @property
     def started(self) -> Path:
@@ -175,6 +190,19 @@ def write_beside(path: Path, content: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def write_once(path: Path, content: bytes) -> bool:
+    """Write a file as `write_beside`, unless it is there already; return whether it was not."""
+    beside = path.with_name(f".{path.name}.{owner_token()}")
+    try:
+        beside.write_bytes(content)
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        beside.unlink(missing_ok=True)
+    return True
 
 
 def save_document(path: Path, content: bytes) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from nemo_gitexp.errors import LaunchError, SettingsError, UnknownExecutorError
+from nemo_gitexp.errors import SettingsError, UnknownExecutorError
 from nemo_gitexp.jsontext import JsonValue
 
 SITE_FILE: Final = "nemo-gitexp.site.toml"
@@ -97,22 +97,6 @@ def require_executor(settings: Settings, name: str) -> Table:
     hint = f"--executor {near}" if near else f"define [tool.nemo-gitexp.executors.{name}] in pyproject.toml"
     said = f"no executor is named {name}; there are: {known}"
     raise UnknownExecutorError(said, hint=hint, executor=name, nearest=near)
-
-
-def require_local(settings: Settings, name: str) -> None:
-    """Check that this version can submit to an executor profile.
-
-    Raises:
-        UnknownExecutorError: no profile is called that.
-        LaunchError: its type is not local.
-    """
-    kind = require_executor(settings, name).get("type", "local")
-    if kind != "local":
-        raise LaunchError(
-            f"executor {name} is of type {kind}, and this version submits to local ones only",
-            hint="--executor local",
-            executor=name,
-        )
 
 
 @dataclass(frozen=True, slots=True)

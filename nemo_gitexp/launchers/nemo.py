@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_gitexp.handover import accept, take_order
+from nemo_gitexp.launchers.executors import local_arguments
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.runs import conclude, end_orphans, give_up_stage, read_state_file
 from nemo_gitexp.worker.machine import started_document
@@ -61,15 +62,15 @@ def main() -> int:
     sys.setswitchinterval(0.0005)
     inbox = _Inbox()
     inbox.start()
-    with _nemo_home(Path(sys.argv[1])) as home:
+    with nemo_home(Path(sys.argv[1])) as home:
         try:
-            with _without_torch(), _variable("NEMORUN_HOME", str(home)):
+            with without_torch(), _variable("NEMORUN_HOME", str(home)):
                 import nemo_run
             gc.freeze()
             gc.enable()  # from here on it may stay for weeks
             inbox.join()
             if inbox.paths is not None:
-                _redirect_output(inbox.paths)
+                redirect_output(inbox.paths)
                 _supervise(nemo_run, inbox.paths, home)
         except BaseException as fault:
             # Whatever NeMo Run raises here, the run must not look as if it went on.
@@ -123,7 +124,7 @@ def users_home() -> Path:
 
 
 @contextmanager
-def _nemo_home(state_dir: Path) -> Iterator[Path]:
+def nemo_home(state_dir: Path) -> Iterator[Path]:
     """Give NeMo Run a home of its own that goes away: named after this process, should it be killed."""
     home = private_home(state_dir)
     try:
@@ -147,7 +148,7 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 
 @contextmanager
-def _without_torch() -> Iterator[None]:
+def without_torch() -> Iterator[None]:
     """Hide torch during an import: NeMo Run's YAML serializer only tries it, at 1.5 s and 200 MB (measured)."""
     sys.modules["torch"] = None  # type: ignore[assignment]
     try:
@@ -156,7 +157,8 @@ def _without_torch() -> Iterator[None]:
         del sys.modules["torch"]
 
 
-def _redirect_output(paths: RunPaths) -> None:
+def redirect_output(paths: RunPaths) -> None:
+    """Let this process write into the run's own log of its launcher."""
     descriptor = os.open(paths.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -196,10 +198,7 @@ def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
 def local_shape(part: RunPaths) -> dict[str, Any]:
     """Return the arguments of the LocalExecutor that starts a worker's processes, as its plan says."""
     topology = read_state_file(part.plan).get("topology")
-    shape = topology if isinstance(topology, dict) else {}
-    if not shape.get("launcher"):
-        return {}
-    return {"launcher": shape["launcher"], "ntasks_per_node": shape["tasks_per_node"]}
+    return local_arguments(topology if isinstance(topology, dict) else {})
 
 
 def worker_line(variable: str) -> str:

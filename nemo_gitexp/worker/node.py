@@ -164,7 +164,9 @@ class Node:
         return end
 
     def _job_environment(self) -> dict[str, str]:
-        env = {**os.environ, **self._plan["env"]}
+        place = self._plan.get("variables")
+        given = {name: str(value) for name, value in ((read_document(place) if place else None) or {}).items()}
+        env = {**os.environ, **given, **self._plan["env"]}
         env.setdefault("PYTHONUNBUFFERED", "1")
         env["PWD"] = self._plan["cwd"]  # as a shell there would
         for name in self._plan["unset_env"]:

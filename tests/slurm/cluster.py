@@ -201,7 +201,8 @@ class Cluster:
     def resume(self, *nodes: str) -> None:
         """Take nodes back (all when none is named) and wait until they answer."""
         chosen = ",".join(nodes or NODES)
-        self.run("scontrol", "update", f"NodeName={chosen}", "State=RESUME")
+        # A node that is down comes back by itself (ReturnToService=2), and one that is up is not to be resumed.
+        self.run("scontrol", "update", f"NodeName={chosen}", "State=RESUME", check=False)
         self.wait_nodes(nodes or NODES)
 
     def wait_nodes(self, nodes: tuple[str, ...] = NODES, timeout_s: float = 30) -> None:

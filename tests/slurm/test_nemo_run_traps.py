@@ -1,6 +1,6 @@
 """What NeMo Run does on a Slurm that our launcher is designed around: an upgrade that changes it shall be noticed.
 
-Nothing of ours runs here. One process imports NeMo Run and submits everything; each test looks at what came of its part.
+Nothing of ours runs here. One process imports NeMo Run and submits everything; each test looks at what came of it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ else:
         ("second", run.Script(inline=f"touch {OUT}/second"), {}, ["first"]),
         ("third", run.Script(inline=f"touch {OUT}/third"), {"dependency_type": "afterany"}, ["first"]))
     try:
-        submit("elsewhere", ("t", run.Script(inline="true"), {"tunnel": run.LocalTunnel(job_dir=str(OUT / "else"))}, []))
+        tunnel = run.LocalTunnel(job_dir=str(OUT / "elsewhere"))
+        submit("elsewhere", ("t", run.Script(inline="true"), {"tunnel": tunnel}, []))
     except Exception as fault:
         said["elsewhere"] = {"error": str(fault)}
     wait_for(OUT / "third")

@@ -1,0 +1,215 @@
+"""Profiles become NeMo Run's own executors: every kind, with its fields checked by name and type."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+nemo_run = pytest.importorskip("nemo_run")
+
+from nemo_gitexp.errors import LaunchError, SettingsError  # noqa: E402
+from nemo_gitexp.extras import missing_extra  # noqa: E402
+from nemo_gitexp.launchers.executors import (  # noqa: E402
+    build_executor,
+    build_tunnel,
+    check_profile,
+    local_arguments,
+    read_fields,
+)
+from nemo_gitexp.profilefields import SHAPE_FIELDS, find_faults, parse_fields, render_fields  # noqa: E402
+from nemo_gitexp.profileparts import KINDS, REFUSED_KEYS  # noqa: E402
+from nemo_gitexp.profiles import bind_profile, parse_profile, profile_topology  # noqa: E402
+
+DIGEST = "nvcr.io/nvidia/nemo@sha256:" + "a" * 64
+
+
+@pytest.fixture(scope="module")
+def kinds():
+    return read_fields()
+
+
+def built(table, *, site=None, env=None):
+    bound = bind_profile(parse_profile("x", table), site or {}, env or {})
+    return build_executor(bound, profile_topology(bound, {"environment": {}}))
+
+
+def test_slurm_has_shape_site_and_none_of_the_traps():
+    executor = built(
+        {
+            "type": "slurm",
+            "nodes": 2,
+            "tasks_per_node": 4,
+            "devices": 8,
+            "launcher": "torchrun",
+            "image": DIGEST,
+            "account": "${env:ACCOUNT}",
+            "partition": "batch",
+            "time": "01:00:00",
+            "cpus_per_task": "${site:cpus}",
+            "container_mounts": ["${site:scratch}:/scratch"],
+            "env": {"lower": "a b; touch x"},
+        },
+        site={"cpus": "6", "scratch": "/s"},
+        env={"ACCOUNT": "mine"},
+    )
+    assert type(executor) is nemo_run.SlurmExecutor
+    assert (executor.nodes, executor.ntasks_per_node, executor.gpus_per_node) == (2, 4, 8)
+    assert (executor.account, executor.partition, executor.time) == ("mine", "batch", "01:00:00")
+    assert (executor.cpus_per_task, executor.container_mounts) == (6, ["/s:/scratch"])
+    assert (executor.launcher, executor.container_image) == ("torchrun", DIGEST)
+    assert executor.poll_estimated_start_time is False
+    assert executor.env_vars == {}
+    assert type(executor.packager) is nemo_run.Packager
+    assert type(executor.tunnel) is nemo_run.LocalTunnel
+    assert executor.tunnel.job_dir == ""
+
+
+def test_the_image_is_called_what_the_site_calls_it():
+    table = {"type": "slurm", "account": "a", "image": DIGEST, "image_at": "${site:images}/nemo.sqsh"}
+    assert built(table, site={"images": "/lustre"}).container_image == "/lustre/nemo.sqsh"
+
+
+def test_the_recorded_topology_counts_and_not_the_profile_of_this_site():
+    bound = parse_profile("x", {"type": "slurm", "account": "a", "nodes": 1, "devices": 1, "image": "here"})
+    recorded = {"nodes": 4, "tasks_per_node": 2, "devices": 8, "launcher": None, "image": DIGEST}
+    executor = build_executor(bound, recorded)
+    assert (executor.nodes, executor.ntasks_per_node, executor.gpus_per_node) == (4, 2, 8)
+    assert executor.container_image == DIGEST
+
+
+def test_ssh_tunnel_is_not_connected_and_knows_where(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    table = {"host": "login", "user": "me", "port": 2222, "identity": "~/.ssh/id"}
+    profile = parse_profile("x", {"type": "slurm", "account": "a", "tunnel": table, "root": "/scratch/me/"})
+    tunnel = build_executor(profile, {"nodes": 1, "tasks_per_node": 1}).tunnel
+    assert type(tunnel) is nemo_run.SSHTunnel
+    assert (tunnel.host, tunnel.user, tunnel.port, tunnel.identity) == ("login", "me", 2222, "/home/me/.ssh/id")
+    assert tunnel.job_dir == "/scratch/me/nemo"
+    named = parse_profile("x", {"type": "slurm", "tunnel": {"host": "h", "user": "u", "job_dir": "/j"}})
+    assert build_tunnel(named).job_dir == "/j"
+
+
+@pytest.mark.parametrize(
+    "table, fields",
+    [
+        ({"type": "local"}, {"launcher": None}),
+        ({"type": "local", "tasks_per_node": 2, "launcher": "torchrun"}, {"ntasks_per_node": 2}),
+        ({"type": "docker", "image": DIGEST, "num_gpus": 2}, {"container_image": DIGEST, "num_gpus": 2}),
+        (
+            {"type": "lepton", "image": DIGEST, "root": "/w", "nprocs_per_node": 2, "launcher": "torchrun"},
+            {"nemo_run_dir": "/w", "nprocs_per_node": 2, "launcher": "torchrun"},
+        ),
+        (
+            {
+                "type": "dgxcloud",
+                "image": DIGEST,
+                "root": "/w",
+                "base_url": "u",
+                "kube_apiserver_url": "k",
+                "client_id": "c",
+                "client_secret": "s",
+                "project_name": "p",
+                "gpus_per_node": 8,
+            },
+            {"pvc_nemo_run_dir": "/w", "gpus_per_node": 8, "client_secret": "s"},
+        ),
+    ],
+)
+def test_other_kinds_are_built(table, fields):
+    executor = built(table)
+    assert {name: getattr(executor, name) for name in fields} == fields
+    assert executor.env_vars == {}
+
+
+@pytest.mark.parametrize("kind", ["skypilot", "kubeflow", "kuberay"])
+def test_kinds_whose_extra_is_missing_say_what_to_install(kind):
+    extra = missing_extra(kind)
+    if extra is None:
+        pytest.skip(f"nemo_run's extra for {kind} is installed")
+    with pytest.raises(LaunchError) as caught:
+        built({"type": kind})
+    assert caught.value.hint.endswith(f"-m pip install 'nemo_run[{extra.name}]'")
+
+
+def test_kinds_are_known_by_their_real_dataclasses(kinds):
+    assert set(kinds) == set(KINDS)
+    assert kinds["slurm"].fields["account"].required
+    assert kinds["slurm"].fields["container_mounts"].type == ["list", "text"]
+    assert kinds["slurm"].fields["exclusive"].type == ["either", "flag", "text", "none"]
+    assert kinds["kuberay"].fields is None or "worker_groups" in kinds["kuberay"].fields
+    assert parse_fields(render_fields(kinds)) == kinds
+
+
+def test_every_key_of_the_shape_becomes_a_field_that_exists(kinds):
+    for kind, names in SHAPE_FIELDS.items():
+        if kinds[kind].fields is not None:
+            assert set(names.values()) <= set(kinds[kind].fields), kind
+
+
+def test_what_is_refused_is_a_field_somewhere():
+    known = {name for kind in read_fields().values() for name in kind.fields or {}}
+    not_given = {"job_name", "resource_group", "run_as_group"}  # fields that NeMo Run itself fills
+    assert set(REFUSED_KEYS) - known <= not_given
+
+
+@pytest.mark.parametrize(
+    "table, fault",
+    [
+        ({"accont": "a"}, "accont is no key; did you mean account? (SlurmExecutor)"),
+        ({"noeds": 2}, "noeds is no key; did you mean nodes? (SlurmExecutor)"),
+        ({"pyton": "/p"}, "pyton is no key; did you mean python? (SlurmExecutor)"),
+        ({"cpus_per_task": "two"}, "cpus_per_task = 'two' is not a whole number"),
+        ({"partition": 3}, "partition = 3 is not a text"),
+        ({"exclusive": 3}, "exclusive = 3 is not true or false or a text"),
+        ({"container_mounts": ["/a", 1]}, "container_mounts[1] = 1 is not a text"),
+        ({"container_mounts": "/a"}, "container_mounts = '/a' is not a list of texts"),
+        ({"memory_measure": 1}, "memory_measure = 1 is not true or false"),
+    ],
+)
+def test_faults_name_the_key_and_what_is_wrong(kinds, table, fault):
+    profile = parse_profile("x", {"type": "slurm", "account": "a", **table})
+    found = [f"{key} {what}" for key, what, _ in find_faults(profile, kinds["slurm"])]
+    assert found == [fault]
+    with pytest.raises(SettingsError) as caught:
+        build_executor(profile, {})
+    assert caught.value.facts["faults"] == [fault]
+
+
+def test_references_may_stand_where_a_number_is_wanted():
+    profile = parse_profile("x", {"type": "slurm", "account": "a", "cpus_per_task": "${site:cpus}"})
+    assert check_profile(profile) == []
+    with pytest.raises(SettingsError, match="cpus_per_task = 'many' is not a whole number"):
+        build_executor(bind_profile(profile, {"cpus": "many"}, {}), {})
+
+
+def test_what_must_be_given_is_named():
+    missing = [key for key, _, _ in check_profile(parse_profile("x", {"type": "slurm", "tunnel": {"type": "ssh"}}))]
+    assert missing == ["account", "tunnel.host", "tunnel.job_dir"]
+    missing = [key for key, _, _ in check_profile(parse_profile("x", {"type": "slurm", "shared": False}))]
+    assert missing == ["account", "root"]
+    assert check_profile(parse_profile("x", {"type": "docker", "image": "i"})) == []
+
+
+def test_a_local_job_runs_in_no_container(kinds):
+    faults = find_faults(parse_profile("x", {"type": "local", "image": "i"}), kinds["local"])
+    assert [what for _, what, _ in faults] == ["cannot be set: local jobs run in no container"]
+
+
+def test_local_processes_are_started_by_their_launcher_alone():
+    assert local_arguments({"launcher": None, "tasks_per_node": 4}) == {}
+    assert local_arguments({"launcher": "torchrun", "tasks_per_node": 4}) == {
+        "launcher": "torchrun",
+        "ntasks_per_node": 4,
+    }
+
+
+def test_what_nemo_run_itself_refuses_is_one_error(monkeypatch):
+    module = importlib.import_module("nemo_run.core.execution.docker")
+
+    def refuses(self, **given):
+        raise AssertionError("no such runtime\nsecond line")
+
+    monkeypatch.setattr(module.DockerExecutor, "__init__", refuses)
+    with pytest.raises(LaunchError, match=r"executor x: NeMo Run's DockerExecutor refuses it: no such runtime$"):
+        built({"type": "docker", "image": "i"})
