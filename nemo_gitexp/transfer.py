@@ -324,10 +324,11 @@ def _by_dvc_root(inputs: Sequence[RestoredInput], roots: Sequence[str]) -> Mappi
 def _filters(names: Iterable[str], *, whole: Collection[str]) -> list[str]:
     """Return the rules that leave out what is not the node's own word, and of living runs what may still change."""
     given = ("plan.json", "manifest.json", "config.json", "results.json", "inputs.json", "variables.json")
-    this_side = ("launching.json", "relocated.json", "submitted.json", "scheduler.json", "abandoned.json", "log.gz")
-    passing = ("cancel.json", "node", "slots", "reserve.bin", "job-reserve.bin", "*.order", "*.tmp")
-    rules = [f"- /{name}/{file}" for name in names for file in ("result.json", *this_side)]
-    for file in (*given, *passing, "abandoned.json"):
+    this_side = ("launching.json", "relocated.json", "submitted.json", "scheduler.json", "log.gz")
+    told = ("cancel.json", "abandoned.json")
+    passing = ("node", "slots", "reserve.bin", "job-reserve.bin", "*.order", "*.tmp")
+    rules = ["- /*/result.json"]  # fetched last of all
+    for file in (*given, *this_side, *told, *passing):
         rules += [f"- /*/{file}", f"- /*/stages/*/{file}"]
     living = [name for name in names if name not in whole]
     return rules + [f"- /{name}/{folder}" for name in living for folder in ("outputs", "wandb", "stages/*/wandb")]
