@@ -22,6 +22,7 @@ from nemo_gitexp.collect import collect_run, discard_run, log_heading, read_piec
 from nemo_gitexp.environment import capture_environment
 from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.facts import write_fact
+from nemo_gitexp.interpreters import is_known_there_only
 from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.profiles import ExecutorProfile
@@ -168,7 +169,10 @@ def _stage_keys(site: Site, experiment: Experiment, conditions: Conditions) -> d
     if not isinstance(record.entry, StagesEntry):
         return {}
     key, python = record.environment_key, python_of(record.entry)
-    if key is None and conditions.interpreter is not None:  # a command among the stages has another one
+    is_elsewhere = conditions.profile is not None and is_known_there_only(conditions.profile)
+    if (
+        key is None and conditions.interpreter is not None and not is_elsewhere
+    ):  # a command among the stages has another one
         environment = capture_environment(
             conditions.interpreter,
             root=site.repository.root,

@@ -37,9 +37,10 @@ from nemo_gitexp.git.snapshot import (
     take_snapshot,
 )
 from nemo_gitexp.inputpin import InputPin, input_files
-from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
+from nemo_gitexp.interpreters import is_known_there_only, probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming
+from nemo_gitexp.profiles import ExecutorProfile, parse_profile
 from nemo_gitexp.record import CodeState, ExperimentRecord, identity_of
 from nemo_gitexp.secretcheck import require_no_secrets
 from nemo_gitexp.settings import require_executor
@@ -96,7 +97,8 @@ def plan_defined(site: Site, asked: Asked, defined: Defined, now: datetime, look
         GitexpError: whatever makes it impossible, before anything is recorded.
     """
     repository = site.repository
-    require_executor(site.settings, _executor(asked, defined.definition))
+    executor = _executor(asked, defined.definition)
+    profile = parse_profile(executor, require_executor(site.settings, executor))
     _require_reason(asked, defined.definition)
     if asked.commit_data:
         _commit_data(repository, defined.definition)
@@ -105,7 +107,7 @@ def plan_defined(site: Site, asked: Asked, defined: Defined, now: datetime, look
     require_no_secrets(defined, asked.env, snapshot_limits(site).allows)
     look = look or begin_look(repository)
     # Before the snapshot: git is still looking at the files.
-    interpreter, probe, environment = _environment(site, defined.entry, asked)
+    interpreter, probe, environment = _environment(site, defined.entry, asked, profile)
     snapshot = take_snapshot(repository, snapshot_limits(site), look)
     if asked.require_clean and (snapshot.dirty or snapshot.untracked):
         raise SnapshotRefusedError(
@@ -364,12 +366,14 @@ def _notes(record: ExperimentRecord) -> list[str]:
     return [f"captured {len(captured)} untracked file{'s' if len(captured) != 1 else ''}: {shown}"]
 
 
-def _environment(site: Site, entry: AnyEntry, asked: Asked) -> tuple[Path | None, Path | None, Environment | None]:
+def _environment(
+    site: Site, entry: AnyEntry, asked: Asked, profile: ExecutorProfile
+) -> tuple[Path | None, Path | None, Environment | None]:
     """Return the job's interpreter, the one to ask inside the job, and the environment if it can be known now."""
     root, python = site.repository.root, python_of(entry)
     interpreter = resolve_interpreter(site, entry, asked.env)
     probe = probe_interpreter(entry, asked.env, root)
-    if interpreter is None or entry.wrapped:
+    if interpreter is None or entry.wrapped or is_known_there_only(profile):
         return interpreter, probe, None
     environment = capture_environment(
         interpreter,
