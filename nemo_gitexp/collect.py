@@ -45,6 +45,7 @@ from nemo_gitexp.rundir import RunPaths, unwritable
 from nemo_gitexp.runs import RunState, end_orphans, give_up, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
 from nemo_gitexp.submission import parse_submission
+from nemo_gitexp.transfer import drop_carried
 from nemo_gitexp.worker.merge import merged_result
 
 _TAIL_BYTES = 64 * 1024
@@ -224,6 +225,7 @@ def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool
         protect_cache(repository, Path(place), plan)
         if kept_too or not plan.get("keep_workspace"):
             remove_worktree(repository, Path(place))
+            drop_carried(paths)
 
 
 def discard_run(repository: Repository, paths: RunPaths) -> None:

@@ -26,6 +26,7 @@ from nemo_gitexp.interpreters import is_known_there_only
 from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.profiles import ExecutorProfile
+from nemo_gitexp.remote import host_of
 from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, give_up, inspect_run, leave_cancelled, request_cancel, stage_states
@@ -161,6 +162,12 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
     if conditions.reuse and not conditions.reproduction:
         for name, made_by in reuse_stages(site, experiment.record, paths, keys).items():
             watcher.say(f"stage {name}: unchanged, its result is the one of {made_by[:12]}")
+    if conditions.profile is not None and conditions.profile.kind != "local" and not conditions.profile.place.shared:
+        from nemo_gitexp.transfer import carry_run  # what most runs need not pay
+
+        host, place = host_of(conditions.profile.tunnel), conditions.profile.place
+        is_boxed = experiment.record.topology.get("image") is not None
+        carry_run(paths, workspace, host, place, in_container=is_boxed, progress=watcher.say)
 
 
 def _stage_keys(site: Site, experiment: Experiment, conditions: Conditions) -> dict[str, str | None]:

@@ -77,7 +77,7 @@ def place_in_job_dir(paths: RunPaths, job_dir: Path, *, python: str | None, seen
 
 def _relocation(paths: RunPaths, job_dir: Path, python: str | None, seen: str) -> Relocation:
     at = f"{job_dir}/{paths.run}", f"{job_dir}/{CODE}"
-    return Relocation(f"{seen}/{paths.run}", f"{seen}/{CODE}", *at, host=None, python=python)
+    return Relocation(f"{seen}/{paths.run}", f"{seen}/{CODE}", *at, python=python)
 
 
 def _manifest_files(paths: RunPaths) -> list[str]:

@@ -11,14 +11,15 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from nemo_gitexp.data.restore import RestoredInput
 from nemo_gitexp.data.verified import hash_file
 from nemo_gitexp.errors import SettingsError
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
+from nemo_gitexp.remote import THIS_MACHINE, RemoteHost
 from nemo_gitexp.rundir import RunPaths, write_beside
 
 NEMO_MOUNT: Final = "/nemo_run"
@@ -38,7 +39,8 @@ class Relocation:
         workspace: the workspace as the worker sees it.
         run_at: where the run directory lies on the machine that this side reaches; in a container, before mounting.
         workspace_at: the same for the workspace.
-        host: which machine that is, `[user@]host[:port]`; None: this one.
+        host: which machine that is, and how it is reached.
+        incoming_at: where the files arrive before both appear by rename; None where that is not needed.
         python: the interpreter there; None: what runs the worker, `python3` on its PATH.
         home: the home directory there, None where nobody asked.
     """
@@ -47,7 +49,8 @@ class Relocation:
     workspace: str
     run_at: str
     workspace_at: str
-    host: str | None = None
+    host: RemoteHost = THIS_MACHINE
+    incoming_at: str | None = None
     python: str | None = None
     home: str | None = None
 
@@ -85,7 +88,8 @@ def write_relocation(paths: RunPaths, relocation: Relocation) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    write_beside(paths.relocated, render_json({"schema": 1, **cast("dict[str, JsonValue]", asdict(relocation))}))
+    texts = {name: value for name, value in _plain_fields(relocation).items() if name != "host"}
+    write_beside(paths.relocated, render_json({"schema": 1, "host": _plain_fields(relocation.host), **texts}))
 
 
 def find_relocation(paths: RunPaths) -> Relocation | None:
@@ -94,10 +98,18 @@ def find_relocation(paths: RunPaths) -> Relocation | None:
         document = parse_json(paths.relocated.read_bytes(), paths.relocated.name)
     except OSError:
         return None
-    if not isinstance(document, Mapping):
+    way = document.get("host") if isinstance(document, Mapping) else None
+    if not isinstance(document, Mapping) or not isinstance(way, Mapping):
         return None
-    texts = {field.name: document.get(field.name) for field in fields(Relocation)}
-    return Relocation(**cast("dict[str, str]", texts))
+    texts = {field.name: document.get(field.name) for field in fields(Relocation) if field.name != "host"}
+    keys = {field.name: way.get(field.name) for field in fields(RemoteHost)}
+    files = {name: Path(str(keys[name])) for name in ("identity", "config") if keys[name]}
+    return Relocation(host=RemoteHost(**cast("dict[str, Any]", {**keys, **files})), **cast("dict[str, Any]", texts))
+
+
+def _plain_fields(value: Relocation | RemoteHost) -> dict[str, JsonValue]:
+    found = {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: str(item) if isinstance(item, Path) else item for name, item in found.items()}
 
 
 def require_plain_paths(named: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ import json
 import posixpath
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from nemo_gitexp.relocation import (
     DEFAULT_PYTHON,
     Relocation,
     arriving_inputs,
+    find_relocation,
     require_plain_paths,
     write_relocated_run,
     write_relocation,
@@ -108,9 +109,9 @@ def carry_run(
     there = _survey(host, root, paths.run)
     relocation = _relocation(paths, host, place, there, in_container=in_container)
     try:
+        write_relocation(paths, relocation)  # first: what arrives of it can be found and removed
         if not there.is_settled:
             _send(paths, workspace, host, place, _Sending(relocation, there, progress or _silent))
-        write_relocation(paths, relocation)
     except OSError as fault:
         raise unwritable(paths, fault) from fault
     return relocation
@@ -165,7 +166,39 @@ def drop_run(host: RemoteHost, relocation: Relocation) -> None:
     Raises:
         RemoteHostError: the machine cannot be reached, or they cannot be removed.
     """
-    host.run(["sh", "-c", _DROP, "sh", relocation.workspace_at, relocation.run_at], timeout_s=600)
+    places = [relocation.incoming_at, relocation.workspace_at, relocation.run_at]
+    host.run(["sh", "-c", _DROP, "sh", *(place for place in places if place)], timeout_s=600)
+
+
+def bring_home(runs: Iterable[RunPaths], warn: Callable[[str], None], *, ended: Collection[str] = ()) -> bool:
+    """Fetch what the runs among these have written that work elsewhere; return whether every machine answered.
+
+    Args:
+        runs: run directories, of any kind.
+        warn: told which machine does not answer.
+        ended: names of runs that have ended without a result.
+    """
+    by_host: dict[RemoteHost, list[tuple[RunPaths, Relocation]]] = {}
+    for paths in runs:
+        relocation = find_relocation(paths)
+        if relocation is not None:
+            by_host.setdefault(relocation.host, []).append((paths, relocation))
+    is_complete = True
+    for host, members in by_host.items():
+        try:
+            fetch_runs(host, members, ended=ended)
+        except RemoteHostError as fault:
+            is_complete = False
+            warn(f"{fault.message}; its runs are shown as they were last known")
+    return is_complete
+
+
+def drop_carried(paths: RunPaths) -> None:
+    """Remove the copy of a run that its node worked in, if there is one and its machine can be reached."""
+    relocation = find_relocation(paths)
+    if relocation is not None:
+        with suppress(RemoteHostError):
+            drop_run(relocation.host, relocation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +246,22 @@ def _survey(host: RemoteHost, root: str, run: str) -> _There:
 
 def _relocation(paths: RunPaths, host: RemoteHost, place: Place, there: _There, *, in_container: bool) -> Relocation:
     run_at, workspace_at = f"{there.root}/runs/{paths.run}", f"{there.root}/workspaces/{paths.run}"
-    if in_container:
-        return Relocation(CONTAINER_RUN, CONTAINER_WORKSPACE, run_at, workspace_at, host.address, place.python)
-    require_plain_paths({"root": there.root})
-    return Relocation(run_at, workspace_at, run_at, workspace_at, host.address, place.python, there.home)
+    if not in_container:
+        require_plain_paths({"root": there.root})
+    return Relocation(
+        run_dir=CONTAINER_RUN if in_container else run_at,
+        workspace=CONTAINER_WORKSPACE if in_container else workspace_at,
+        run_at=run_at,
+        workspace_at=workspace_at,
+        host=host,
+        incoming_at=f"{there.root}/{INCOMING}/{paths.run}",
+        python=place.python,
+        home=None if in_container else there.home,
+    )
 
 
 def _send(paths: RunPaths, workspace: Workspace, host: RemoteHost, place: Place, sending: _Sending) -> None:
-    incoming = f"{sending.there.root}/{INCOMING}/{paths.run}"
+    incoming = str(sending.relocation.incoming_at)
     left = [item for item in workspace.inputs if _stays_behind(item.pin, place, workspace)]
     carried = [item for item in workspace.inputs if item not in left]
     cache = place.cache or (f"{sending.there.root}/cache" if left else None)
@@ -326,12 +367,14 @@ def _filters(names: Iterable[str], *, whole: Collection[str]) -> list[str]:
     given = ("plan.json", "manifest.json", "config.json", "results.json", "inputs.json", "variables.json")
     this_side = ("launching.json", "relocated.json", "submitted.json", "scheduler.json", "log.gz")
     told = ("cancel.json", "abandoned.json")
-    passing = ("node", "slots", "reserve.bin", "job-reserve.bin", "*.order", "*.tmp")
+    passing = ("node", "nemo", "slots", "reserve.bin", "job-reserve.bin", "*.order", "*.tmp")
     rules = ["- /*/result.json"]  # fetched last of all
     for file in (*given, *this_side, *told, *passing):
         rules += [f"- /*/{file}", f"- /*/stages/*/{file}"]
     living = [name for name in names if name not in whole]
-    return rules + [f"- /{name}/{folder}" for name in living for folder in ("outputs", "wandb", "stages/*/wandb")]
+    return rules + [
+        f"- /{name}/{folder}" for name in living for folder in ("outputs", "tunnel", "wandb", "stages/*/wandb")
+    ]
 
 
 def _silent(_: str) -> None:
