@@ -17,7 +17,7 @@ from nemo_gitexp.catalog import Site
 from nemo_gitexp.command import live_paths, require_script, require_workdir
 from nemo_gitexp.definition import DEFAULT_SEED, OutputSpec, StudyDefinition
 from nemo_gitexp.entry import CommandEntry, Entry, expand_placeholders
-from nemo_gitexp.environment import Environment, available_cores, capture_environment
+from nemo_gitexp.environment import Environment, capture_environment
 from nemo_gitexp.errors import (
     GitCommandError,
     SnapshotRefusedError,
@@ -40,15 +40,15 @@ from nemo_gitexp.inputpin import InputPin, input_files
 from nemo_gitexp.interpreters import is_known_there_only, probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming
-from nemo_gitexp.profiles import ExecutorProfile, parse_profile
+from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.record import CodeState, ExperimentRecord, identity_of
+from nemo_gitexp.recordedtopology import ChosenShape, choose_shape, recorded_topology
 from nemo_gitexp.secretcheck import require_no_secrets
-from nemo_gitexp.settings import require_executor
+from nemo_gitexp.settings import require_profile
 from nemo_gitexp.sitevalues import bind_site
 from nemo_gitexp.stages import AnyEntry, StagesEntry, python_of, simple_entries, visible_config
 from nemo_gitexp.store import Draft, Experiment, record_directory, write_experiment
 from nemo_gitexp.tips import write_branch
-from nemo_gitexp.topology import shaped, topology
 from nemo_gitexp.versioning import config_hash
 from nemo_gitexp.worker.publicurl import public_url
 
@@ -98,7 +98,8 @@ def plan_defined(site: Site, asked: Asked, defined: Defined, now: datetime, look
     """
     repository = site.repository
     executor = _executor(asked, defined.definition)
-    profile = parse_profile(executor, require_executor(site.settings, executor))
+    chosen = choose_shape(site, executor, defined, asked.env)
+    profile = require_profile(site.settings, executor)
     _require_reason(asked, defined.definition)
     if asked.commit_data:
         _commit_data(repository, defined.definition)
@@ -114,9 +115,9 @@ def plan_defined(site: Site, asked: Asked, defined: Defined, now: datetime, look
             "the work tree differs from HEAD", hint="git status; git commit -a, or leave out --require-clean"
         )
     defined = _resolved(site, asked, defined, snapshot, interpreter)
-    record = _record(site, asked, defined, snapshot, environment.key if environment else None, now)
+    record = _record(site, asked, defined, chosen, snapshot, environment.key if environment else None, now)
     _check_placeholders(record, defined.config, site.settings.site)
-    notes = [*_notes(record), *_live_notes(record, repository.root)]
+    notes = [*chosen.notes, *_notes(record), *_live_notes(record, repository.root)]
     return Plan(
         record=record,
         config=defined.config,
@@ -141,8 +142,14 @@ def _resolved(site: Site, asked: Asked, defined: Defined, snapshot: Snapshot, in
     return made
 
 
-def _record(
-    site: Site, asked: Asked, defined: Defined, snapshot: Snapshot, environment_key: str | None, now: datetime
+def _record(  # noqa: PLR0917 - what a record is made of
+    site: Site,
+    asked: Asked,
+    defined: Defined,
+    chosen: ChosenShape,
+    snapshot: Snapshot,
+    environment_key: str | None,
+    now: datetime,
 ) -> ExperimentRecord:
     """Return the record of this snapshot; its code commit is not made yet and stands as HEAD."""
     repository, definition = site.repository, defined.definition
@@ -170,7 +177,7 @@ def _record(
         seed_is_default=asked.seed is None and definition.seed is None,
         determinism=determinism,
         determinism_reason=definition.determinism_reason or (asked.message if determinism == "off" else None),
-        topology=_topology(site, asked, defined, determinism, seed),
+        topology=recorded_topology(site, asked, defined, chosen, determinism, seed),
         inputs=tuple(pins),
         environment_key=environment_key,
         entry=defined.entry,
@@ -192,13 +199,6 @@ def _require_scripts(site: Site, defined: Defined, listing: bytes, inputs: Seque
         require_script(entry, site.repository.root, defined.workdir, listing, known)
     if defined.tracked is None:
         require_workdir(defined.workdir, listing, known)
-
-
-def _topology(site: Site, asked: Asked, defined: Defined, determinism: str, seed: int) -> Mapping[str, JsonValue]:
-    if defined.topology is not None:
-        return defined.topology
-    found = topology(determinism, asked.env, site.settings.threads or available_cores(), seed)
-    return found if defined.shape is None else shaped(found, defined.shape)
 
 
 def _outputs(defined: Defined) -> tuple[OutputSpec, ...]:
