@@ -110,11 +110,16 @@ def test_a_pipeline_elsewhere_shares_its_run(story, name):
     one = story.ran[name, "flow"]
     assert one["status"] == "completed", one["said"]
     assert one["metrics"]["sum"] == 18
+    (place,) = run_directories(story.work, one["experiment"])
+    inside = "/gitexp/code" if name == "boxed" else f"{story.work.root.parent}/far-away/workspaces/{place.name}"
+    assert (place / "stages" / "load" / "log.txt").read_text() == f"loading in {inside}\n"
     assert {task["name"]: task["status"] for task in one["tasks"]} == {"load": "completed", "train": "completed"}
 
 
 def test_a_running_job_elsewhere_is_seen_and_cancelled(story):
-    assert story.seen["last_step"] is None or story.seen["last_step"] >= 0
+    assert story.seen["status"] == "running"
+    (place,) = run_directories(story.work, story.running["experiment"])
+    assert "step 0" in (place / "log.txt").read_text()
     assert story.cancelled["status"] == "cancelled"
     assert shown(story.work, story.running["experiment"])["status"] == "cancelled"
 
@@ -133,4 +138,4 @@ def test_what_was_recorded_here_is_reproduced_elsewhere_and_back(story, name):
     far = story.ran[name, "plain"]["experiment"]
     back = work.gitexp("--json", "reproduce", far, "--executor", "local", "--require", "metrics").json
     assert back["met"] is True
-    assert back["verdict"]["environment"] in ("same", "drifted")
+    assert back["environment"] in ("same", "drifted")
