@@ -140,6 +140,7 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
         progress=watcher.say,
     )
     keys = _stage_keys(site, experiment, conditions)
+    interpreter, probe = _site_interpreters(conditions)
     prepare_run(
         paths,
         RunRequest(
@@ -149,8 +150,8 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
             workspace=workspace,
             user_root=repository.root,
             common_dir=repository.common_dir,
-            interpreter=conditions.interpreter,
-            probe_interpreter=conditions.probe_interpreter,
+            interpreter=interpreter,
+            probe_interpreter=probe,
             reproduction=conditions.reproduction,
             stop_after_steps=conditions.stop_after_steps,
             keep_workspace=conditions.keep,
@@ -168,6 +169,15 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
         host, place = host_of(conditions.profile.tunnel), conditions.profile.place
         is_boxed = experiment.record.topology.get("image") is not None
         carry_run(paths, workspace, host, place, in_container=is_boxed, progress=watcher.say)
+
+
+def _site_interpreters(conditions: Conditions) -> tuple[Path | None, Path | None]:
+    """Return the job's interpreter and the one to ask inside the job: the site's, where it names one of its own."""
+    place = conditions.profile.place if conditions.profile and conditions.profile.kind != "local" else None
+    if place is None or place.python is None:
+        return conditions.interpreter, conditions.probe_interpreter
+    python = Path(place.python)
+    return conditions.interpreter and python, python
 
 
 def _stage_keys(site: Site, experiment: Experiment, conditions: Conditions) -> dict[str, str | None]:

@@ -172,7 +172,7 @@ def _place(nemo_run: Any, paths: RunPaths, plan: Mapping[str, Any], profile: Exe
     relocation = find_relocation(paths)
     plain, python = nemo_run.Packager(), profile.place.python
     if relocation is None and not _image(plan):
-        own = str(plan.get("interpreter") or sys.executable)
+        own = str(plan.get("interpreter") or python or sys.executable)
         return _Seen(lambda name: _line(own, paths, paths.stage(name) if name else paths), plain)
     if relocation is None and _is_one_job(paths, plan):
         from nemo_gitexp.launchers.packing import RunPackager

@@ -7,7 +7,7 @@ ours with the mounts that it is given.
 from __future__ import annotations
 
 import json
-import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +53,7 @@ def work(cluster, tmp_path_factory) -> Work:
     env = f'NOTE = "x; touch {room}/injected; it\'s $HOME"'
     profiles = render_profile(cluster, "far", "ssh", FAR.format(room=room), env=env)
     profiles += render_profile(cluster, "boxed", "local", BOXED, env=env)
+    profiles += render_profile(cluster, "near", "local", f'python = "{SYSTEM_PYTHON}"', env=env)
     files = {"flow.py": FLOW, "experiments/flow/experiment.yaml": PIPELINE}
     made = make_slurm_work(cluster, room, profiles, files)
     (room / "bin").mkdir()
@@ -70,6 +71,7 @@ def story(work: Work):
     ran = {
         ("far", "plain"): start_run(work, "far", "--lr", "0.2"),
         ("boxed", "plain"): start_run(work, "boxed", "--lr", "0.2", options=("--again",)),
+        ("near", "plain"): start_run(work, "near", "--lr", "0.2", options=("--again",)),
         ("far", "failing"): start_run(work, "far", "--code", "7"),
         ("boxed", "failing"): start_run(work, "boxed", "--code", "7", options=("--again",)),
     }
@@ -81,7 +83,7 @@ def story(work: Work):
     return SimpleNamespace(work=work, ran=answers, running=running, seen=seen, cancelled=cancelled)
 
 
-@pytest.mark.parametrize("name", ["far", "boxed"])
+@pytest.mark.parametrize("name", ["far", "boxed", "near"])
 def test_a_run_elsewhere_is_recorded_as_any_other(story, name):
     one = story.ran[name, "plain"]
     assert one["status"] == "completed", one["said"]
@@ -91,7 +93,9 @@ def test_a_run_elsewhere_is_recorded_as_any_other(story, name):
     assert json.loads((place / "outputs" / "seen.json").read_text())["NOTE"] == note
     assert not (story.work.root.parent / "injected").exists()
     run = json.loads(story.work.git("show", f"{one['result']}:{record_of(one)}/run.json"))
+    version = subprocess.run([SYSTEM_PYTHON, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
     assert run["environment"]["captured"] == "job"
+    assert run["environment"]["interpreter"]["version"] == run["settings"]["python"] == version
     assert one["identity"] is None
 
 
@@ -126,7 +130,7 @@ def test_a_running_job_elsewhere_is_seen_and_cancelled(story):
 
 def test_nothing_stays_elsewhere_of_what_is_collected(story):
     far = story.work.root.parent / "far-away"
-    assert [sorted(os.listdir(far / name)) for name in ("runs", "workspaces", "incoming")] == [[], [], []]
+    assert [list((far / name).iterdir()) for name in ("runs", "workspaces", "incoming")] == [[], [], []]
 
 
 @pytest.mark.parametrize("name", ["far", "boxed"])
