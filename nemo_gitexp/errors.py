@@ -48,6 +48,7 @@ GitexpError                       exit 3: could not answer
 ├── EnvironmentCaptureError       the job's interpreter cannot be asked
 ├── WorkspaceError                the restored state is not the recorded one
 ├── LaunchError                   the launcher refused or died before the job started
+├── RemoteHostError               another machine that cannot be reached, or that refuses
 ├── SchedulerError                a scheduler that does not answer
 ├── NotRepeatableError            an experiment that no command runs again
 ├── ImportSourceError             runs of another tool that cannot be read
@@ -297,6 +298,10 @@ class WorkspaceError(GitexpError):
 
 class LaunchError(GitexpError):
     """The launcher refused, or died before the job started."""
+
+
+class RemoteHostError(GitexpError):
+    """Another machine that cannot be reached, or a program there that failed; `host` says which."""
 
 
 class SchedulerError(GitexpError):
