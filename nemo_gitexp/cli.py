@@ -644,6 +644,30 @@ def _import(verb: Callable[..., ImportAnswer], options: ImportOptions, *what: ob
     _report_import(answer, plan=options.plan_only)
 
 
+@app.command(epilog="Example: nemo-gitexp config")
+def config() -> None:
+    """Show every setting, its value, and where it comes from; nothing secret is shown."""
+    from nemo_gitexp.report.config import render_config
+    from nemo_gitexp.verbs.config import config as verb
+    from nemo_gitexp.verbs.config import config_document
+
+    settings = verb(_CALL.site())
+    rows = [(item.name, item.value, item.source) for item in settings]
+    _CALL.console.answer(render_config(rows, style=_CALL.console.style), config_document(settings))
+
+
+@app.command(epilog="Examples: nemo-gitexp doctor    nemo-gitexp doctor --executor a100")
+def doctor(executor: Executor = None) -> None:
+    """Say whether this machine, and an executor's site, can do the job, and what to install; submits nothing."""
+    from nemo_gitexp.report.doctor import render_diagnosis
+    from nemo_gitexp.verbs.doctor import doctor as verb
+
+    answer = verb(_CALL.site(), executor, os.environ)
+    text = render_diagnosis(answer.machine, answer.executors, style=_CALL.console.style)
+    _CALL.console.answer(text, answer.to_json())
+    _CALL.exit_code = 0 if answer.is_fine else EXIT_NO
+
+
 class _LogPrinter:
     """Writes a job's log to stdout: for `logs` it is the answer."""
 
