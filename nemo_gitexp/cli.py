@@ -371,7 +371,7 @@ def logs(
     """Print the log of a run."""
     from nemo_gitexp.verbs.follow import follow_logs, read_logs
 
-    log = read_logs(_CALL.site(), exp)
+    log = read_logs(_CALL.site(), exp, _CALL.console.say)
     if _CALL.console.json:
         text = b"".join(log.pieces).decode("utf-8", "replace")
         _CALL.console.answer("", {"schema": SCHEMA, "experiment": log.tip.record, "log": text})
@@ -498,7 +498,7 @@ def outputs(
     from nemo_gitexp.report.terminal import safe_text
     from nemo_gitexp.verbs.show import outputs as verb
 
-    answer = verb(_CALL.site(), exp, paths or [], None if get is None else _CALL.place(get))
+    answer = verb(_CALL.site(), exp, paths or [], None if get is None else _CALL.place(get), _CALL.console.say)
     written = [str(path) for path in answer.written]
     made = answer.document["outputs"]
     text = "".join(f"{safe_text(path)}\n" for path in written) if get is not None else render_outputs(made)
@@ -781,7 +781,7 @@ def _offer_to_follow(answer: RunAnswer, watcher: TerminalWatcher) -> RunAnswer:
     _CALL.console.say(f"the same experiment is running already: {name}")
     if not typer.confirm("follow it?", default=True, err=True):
         return answer
-    log = read_logs(_CALL.site(), answer.document["experiment"])
+    log = read_logs(_CALL.site(), answer.document["experiment"], watcher.say)
     return RunAnswer("ran", follow_logs(_CALL.site(), log, watcher))
 
 

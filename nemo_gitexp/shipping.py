@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nemo_gitexp.belongings import Belonging, belongings_of
+from nemo_gitexp.belongings import Belonging, Kind, belongings_of
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.collect import output_store
 from nemo_gitexp.data.cache import CacheLocation, find_cache
@@ -62,9 +62,28 @@ def send_data(site: Site, experiments: Iterable[Experiment], say: Say) -> Shipme
     """
     with VerifiedFiles(site.repository.state_dir / "verified.db") as verified:
         trip = _Trip(site, say, Shipment(), verified)
-        for wanted in _by_project(site, experiments):
+        for wanted in _by_project(site, experiments, ALL):
             trip.over(wanted, trip.send, "or push with --no-data")
     return trip.shipment
+
+
+ALL: tuple[Kind, ...] = ("input", "output", "stream", "log")
+
+
+def bring_needed(site: Site, experiment: Experiment, say: Say, *kinds: Kind) -> None:
+    """Bring what somebody is about to need of an experiment, where our store lacks it and the DVC remote has it.
+
+    Whether it came is seen by whoever needs it: that one knows what to say. DVC's own data come when it is restored.
+    """
+    try:
+        with VerifiedFiles(None) as verified:
+            trip = _Trip(site, say, Shipment(), verified)
+            for wanted in _by_project(site, [experiment], kinds, absent_only=True):
+                wanted.owners.pop("dvc", None)
+                if wanted.owners:
+                    trip.over(wanted, trip.bring, "")
+    except DataRemoteError as fault:
+        say(f"warning: {fault.message}")
 
 
 def bring_data(site: Site, experiments: Iterable[Experiment], say: Say) -> Shipment:
@@ -75,7 +94,7 @@ def bring_data(site: Site, experiments: Iterable[Experiment], say: Say) -> Shipm
     """
     with VerifiedFiles(None) as verified:
         trip = _Trip(site, say, Shipment(), verified)
-        for wanted in _by_project(site, experiments, absent_only=True):
+        for wanted in _by_project(site, experiments, ALL, absent_only=True):
             trip.over(wanted, trip.bring, "")
     return trip.shipment
 
@@ -150,13 +169,15 @@ def _note_gaps(
                 shipment.lost.setdefault(sha, []).append(item.called)
 
 
-def _by_project(site: Site, experiments: Iterable[Experiment], *, absent_only: bool = False) -> list[_Wanted]:
+def _by_project(
+    site: Site, experiments: Iterable[Experiment], kinds: Sequence[Kind], *, absent_only: bool = False
+) -> list[_Wanted]:
     """Return what belongs to experiments by the DVC project whose remote holds it; ours belongs to the root's."""
     repository = site.repository
     caches: dict[str, CacheLocation | None] = {}
     found: dict[Path | None, _Wanted] = {}
     for experiment in experiments:
-        for item in belongings_of(experiment):
+        for item in [item for item in belongings_of(experiment) if item.kind in kinds]:
             near = (item.pin.source or item.pin.path) if item.pin else ""
             if near not in caches:
                 caches[near] = find_cache(repository.root, near, main_root=repository.main_root)

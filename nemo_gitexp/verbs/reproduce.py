@@ -33,6 +33,7 @@ from nemo_gitexp.result import (
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.settings import require_local
+from nemo_gitexp.shipping import bring_needed
 from nemo_gitexp.sitevalues import bind_text
 from nemo_gitexp.stages import StagesEntry
 from nemo_gitexp.store import Experiment, verify_experiment
@@ -117,6 +118,7 @@ def reproduce(
     if options.steps is not None and isinstance(experiment.record.entry, StagesEntry):
         raise UsageError("a pipeline is reproduced whole: which steps are its first ones?", hint="leave --steps out")
     _require_fresh_roots(experiment, site.settings.site)
+    bring_needed(site, experiment, watcher.say, "input", "stream")
     around = find_surroundings(site, experiment, options.env_mode, env, watcher.say)
     if level == "restored":
         return _restored_only(site, _Trial(experiment, document, options, around, NOT_COMPARED), watcher)
