@@ -353,15 +353,46 @@ def reproduce(
 @app.command(epilog="Example: nemo-gitexp status")
 def status(
     exps: Annotated[list[str] | None, typer.Argument(metavar="[EXP…]", autocompletion=complete_experiments)] = None,
+    *,
+    push: Annotated[
+        bool, typer.Option("--push", help="tell a remote, too: status --push [REMOTE] [EXP…], which shows it to others")
+    ] = False,
 ) -> None:
     """Say how runs stand: those named, or all that are not finished."""
     from nemo_gitexp.report.experiment import render_status
     from nemo_gitexp.verbs.follow import status as verb
 
-    documents = verb(_CALL.site(), exps or [])
+    site, words = _CALL.site(), list(exps or [])
+    if push:
+        words = _tell_remote(words)
+    documents = verb(site, words)
+    if not push and site.settings.push_status:
+        _tell_remote_at_times()
     _answer_many(
         documents, render_status(documents, style=_CALL.console.style) if documents else "nothing is running\n"
     )
+
+
+def _tell_remote(words: Sequence[str]) -> list[str]:
+    """Push how far experiments are; return the words that name experiments."""
+    from nemo_gitexp.verbs.announce import announce, split_remote
+
+    remote, exps = split_remote(_CALL.site(), words)
+    answer = announce(_CALL.site(), remote, exps, _CALL.console.say)
+    _CALL.console.say(f"{remote} has nothing to be told" if answer is None else f"told {remote}")
+    return list(exps)
+
+
+def _tell_remote_at_times() -> None:
+    """Push how far experiments are, where that was not said lately; an answer needs no remote."""
+    from nemo_gitexp.verbs.announce import announce, split_remote
+
+    site = _CALL.site()
+    try:
+        remote, _ = split_remote(site, [])
+        announce(site, remote, [], _CALL.console.say, older_than_s=site.settings.push_status_minutes * 60)
+    except GitexpError as fault:
+        _CALL.console.say(f"warning: no remote was told how far they are: {fault.message}")
 
 
 @app.command(epilog="Example: nemo-gitexp logs latest -f")

@@ -95,6 +95,19 @@ class LinkDoc(TypedDict):
     path: str | None
 
 
+class ProgressDoc(TypedDict):
+    """How far an unfinished experiment was at a moment, `age_s` before it was asked for.
+
+    `elsewhere`: another machine said so; whether it still goes on is not known here.
+    """
+
+    at: str
+    age_s: float
+    step: int | None
+    metrics: dict[str, float | str]
+    elsewhere: bool
+
+
 class ReproductionsDoc(TypedDict):
     """The best verdict so far and how many reproductions were made."""
 
@@ -105,6 +118,7 @@ class ReproductionsDoc(TypedDict):
 class ExperimentDoc(TypedDict):
     """One experiment as `run --json` and `show --json` answer it; times ISO 8601 UTC, durations in seconds.
 
+    `progress` is there while it is unfinished and somebody knows;
     `links`, `parents` and `children` are there where it has any; `log --lineage` always has the latter two, `run` and
     `log` never have children.
     """
@@ -143,6 +157,7 @@ class ExperimentDoc(TypedDict):
     archived: bool
     withdrawn: bool
     duplicate_of: str | None
+    progress: NotRequired[ProgressDoc]
     links: NotRequired[list[LinkDoc]]
     parents: NotRequired[list[ParentDoc]]
     children: NotRequired[list[ChildDoc]]

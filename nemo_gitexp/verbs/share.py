@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from nemo_gitexp.belongings import staying_data
 from nemo_gitexp.catalog import Site, refresh
@@ -19,6 +20,7 @@ from nemo_gitexp.git.transport import (
     require_remote,
 )
 from nemo_gitexp.lookup import find_experiment
+from nemo_gitexp.progress import write_standings
 from nemo_gitexp.report.terminal import plural
 from nemo_gitexp.sharing import (
     MOVING,
@@ -96,7 +98,7 @@ class PullAnswer:
 def push(site: Site, words: Sequence[str], options: PushOptions, say: Say) -> PushAnswer:
     """Give a remote the experiments named, or all of this clone, with their facts and their data.
 
-    What cannot go whole does not go, and is named; the rest goes. A push that was interrupted is resumed by the next.
+    Those that run here are seen there as they stand now. What cannot go whole does not go, and is named; the rest goes. A push that was interrupted is resumed by the next.
 
     Args:
         site: where.
@@ -111,7 +113,8 @@ def push(site: Site, words: Sequence[str], options: PushOptions, say: Say) -> Pu
     """
     remote, named = _split_words(site, words, pushing=True)
     tips = [find_experiment(site.repository, text) for text in named]
-    tips, _ = refresh(site, tips or list_tips(site.repository, remotes=False))
+    tips, live = refresh(site, tips or list_tips(site.repository, remotes=False))
+    write_standings(site.repository, [tip for tip in tips if tip.record in live], live, datetime.now(UTC))
     return push_tips(site, remote, tips, options, say, are_named=bool(named))
 
 
