@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -17,7 +17,7 @@ import typer
 
 from nemo_gitexp.console import Console, TerminalWatcher, write
 from nemo_gitexp.documents import SCHEMA
-from nemo_gitexp.errors import GitexpError, UsageError
+from nemo_gitexp.errors import CostLimitError, GitexpError, UsageError
 from nemo_gitexp.report.error import error_document, render_error
 
 if TYPE_CHECKING:
@@ -339,7 +339,12 @@ def reproduce(
     if bisect:
         _CALL.failure_code = EXIT_CANNOT_BISECT
     watcher = TerminalWatcher(_CALL.console)
-    answer = verb(_CALL.site(), exp, options, _CALL.launcher, watcher, os.environ)
+    try:
+        answer = verb(_CALL.site(), exp, options, _CALL.launcher, watcher, os.environ)
+    except CostLimitError as fault:
+        if not _agrees(f"{fault.message}; go on?"):
+            raise
+        answer = verb(_CALL.site(), exp, replace(options, confirmed=True), _CALL.launcher, watcher, os.environ)
     watcher.clear()
     if answer.interrupted:
         _CALL.exit_code = EXIT_INTERRUPTED
@@ -816,6 +821,13 @@ def _offer_to_follow(answer: RunAnswer, watcher: TerminalWatcher) -> RunAnswer:
     return RunAnswer("ran", follow_logs(_CALL.site(), log, watcher))
 
 
+def _agrees(question: str) -> bool:
+    """Return whether somebody at a terminal says yes; where nobody can be asked: no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) or _CALL.console.json:
+        return False
+    return typer.confirm(question, default=False, err=True)
+
+
 def _report_verdict(verdict: VerdictDoc, runs: int, kept: Path | None) -> None:
     from nemo_gitexp.report.verdict import render_verdict
 
@@ -827,9 +839,11 @@ def _report_verdict(verdict: VerdictDoc, runs: int, kept: Path | None) -> None:
 
 def _report_reproduction_plan(document: ExperimentDoc, cost: float | None) -> None:
     from nemo_gitexp.report.experiment import render_experiment
-    from nemo_gitexp.report.terminal import human_duration
+    from nemo_gitexp.report.verdict import cost_words
 
-    spent = "nobody knows how long" if cost is None else f"{human_duration(cost * 3600)} of one device"
+    limit = _CALL.site().settings.reproduce_cost_limit
+    asks = f", more than {limit:g}: that needs --yes" if cost is not None and cost > limit else ""
+    spent = "nobody knows how long" if cost is None else f"{cost:.3g} device-hours ({cost_words(document)}){asks}"
     text = (
         ""
         if _CALL.console.json

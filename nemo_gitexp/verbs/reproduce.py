@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,13 +13,14 @@ from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.collect import discard_workspace, keep_outputs, output_store, read_leavings
 from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
 from nemo_gitexp.entry import require_repeatable
-from nemo_gitexp.errors import GitexpError, UsageError, WorkspaceError
+from nemo_gitexp.errors import CostLimitError, GitexpError, UsageError, WorkspaceError
 from nemo_gitexp.execution import Conditions, Watcher, iso_now, start_run
 from nemo_gitexp.facts import write_fact
 from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.owners import owner_token
+from nemo_gitexp.report.verdict import cost_words
 from nemo_gitexp.result import (
     RunLeavings,
     input_documents,
@@ -39,6 +40,7 @@ from nemo_gitexp.stages import StagesEntry
 from nemo_gitexp.store import Experiment, verify_experiment
 from nemo_gitexp.streams import recorded_rows
 from nemo_gitexp.surroundings import ENVIRONMENT_MODES, Surroundings, compare_surroundings, find_surroundings
+from nemo_gitexp.topology import count_devices
 from nemo_gitexp.verbs.launch import LauncherFactory, follow_or_cancel
 from nemo_gitexp.verdict import (
     LEVELS,
@@ -113,7 +115,7 @@ def reproduce(
         require_repeatable(experiment.record.entry, experiment.sha)
     if options.plan_only:
         return ReproduceAnswer(document, None, 0, cost)
-    _require_confirmed(site, options, cost, experiment.sha)
+    _require_confirmed(site, options, document, cost, watcher.say)
     require_local(site.settings, options.executor or experiment.record.executor)
     if options.steps is not None and isinstance(experiment.record.entry, StagesEntry):
         raise UsageError("a pipeline is reproduced whole: which steps are its first ones?", hint="leave --steps out")
@@ -284,20 +286,28 @@ def _require_started(left: RunLeavings) -> None:
         )
 
 
-def _require_confirmed(site: Site, options: ReproduceOptions, cost: float | None, sha: str) -> None:
+def _require_confirmed(
+    site: Site, options: ReproduceOptions, document: ExperimentDoc, cost: float | None, say: Callable[[str], None]
+) -> None:
+    """Say what the recorded run cost, where that is much, and refuse to spend it unasked.
+
+    Raises:
+        CostLimitError: it is above the limit, and nobody said yes; a prefix or the state alone cost next to nothing.
+    """
     limit = site.settings.reproduce_cost_limit
-    if (
-        cost is not None
-        and cost > limit
-        and not options.confirmed
-        and options.require != "restored"
-        and options.steps is None
-    ):
-        raise UsageError(
-            f"the recorded run took {cost:.1f} device-hours, more than {limit:g}",
-            hint=f"nemo-gitexp reproduce {sha[:12]} --yes, or --steps N for a part of it",
-            device_hours=cost,
+    whole = None if cost is None else cost * options.times
+    if whole is None or whole <= limit or options.require == "restored" or options.steps is not None:
+        return
+    again = f", {options.times} times that are {whole:.1f}" if options.times > 1 else ""
+    said = f"the recorded run took {cost:.1f} device-hours ({cost_words(document)}){again}"
+    if not options.confirmed:
+        raise CostLimitError(
+            f"{said}, more than {limit:g} (reproduce_cost_limit)",
+            hint=f"nemo-gitexp reproduce {document['experiment'][:12]} --yes, or --steps N for a part of it",
+            device_hours=whole,
+            limit=limit,
         )
+    say(said)
 
 
 def _require_fresh_roots(experiment: Experiment, site_values: Mapping[str, str]) -> None:
@@ -316,12 +326,10 @@ def _require_fresh_roots(experiment: Experiment, site_values: Mapping[str, str])
 
 
 def _cost(document: ExperimentDoc) -> float | None:
+    """Return what a run took in device-hours: its time on every device that it had, None when nobody knows."""
     duration = document["duration_s"]
-    if duration is None:
-        return None
-    nodes, tasks = document["topology"].get("nodes"), document["topology"].get("tasks_per_node")
-    devices = (nodes if isinstance(nodes, int) else 1) * (tasks if isinstance(tasks, int) else 1)
-    return duration / 3600 * devices
+    nodes, devices = count_devices(document["topology"])
+    return None if duration is None else duration / 3600 * nodes * devices
 
 
 def _exit_code(document: Mapping[str, JsonValue]) -> int | None:

@@ -98,7 +98,8 @@ class PullAnswer:
 def push(site: Site, words: Sequence[str], options: PushOptions, say: Say) -> PushAnswer:
     """Give a remote the experiments named, or all of this clone, with their facts and their data.
 
-    Those that run here are seen there as they stand now. What cannot go whole does not go, and is named; the rest goes. A push that was interrupted is resumed by the next.
+    Those that run here are seen there as they stand now. What cannot go whole does not go, and is named; the rest goes.
+    A push that was interrupted is resumed by the next.
 
     Args:
         site: where.
