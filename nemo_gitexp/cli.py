@@ -21,6 +21,7 @@ from nemo_gitexp.errors import CostLimitError, GitexpError, UsageError
 from nemo_gitexp.report.error import error_document, render_error
 
 if TYPE_CHECKING:
+    from nemo_gitexp.asked import Asked
     from nemo_gitexp.catalog import Site
     from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
     from nemo_gitexp.git.repository import Repository
@@ -243,8 +244,7 @@ def run(
     from nemo_gitexp.verbs.run import run as verb
 
     study, changes = _study_and_changes(what or [])
-    if determinism not in (None, "off", "seeded", "bitwise"):
-        raise UsageError(f"--determinism {determinism} is none of off, seeded, bitwise", hint="--determinism seeded")
+    _require_determinism(determinism)
     asked = Asked(
         cwd=_CALL.directory,
         env=os.environ,
@@ -269,6 +269,11 @@ def run(
     if answer.outcome == "ongoing" and sys.stdin.isatty() and sys.stderr.isatty() and not _CALL.console.json:
         answer = _offer_to_follow(answer, watcher)
     _report_run(answer)
+
+
+def _require_determinism(word: str | None) -> None:
+    if word not in (None, "off", "seeded", "bitwise"):
+        raise UsageError(f"--determinism {word} is none of off, seeded, bitwise", hint="--determinism seeded")
 
 
 def _study_and_changes(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
@@ -353,6 +358,74 @@ def reproduce(
         _report_reproduction_plan(answer.document, answer.cost_device_hours)
         return
     _report_verdict(answer.verdict, answer.runs, answer.kept)
+
+
+@app.command(
+    epilog="Examples: nemo-gitexp probe latest --vary threads,hashseed    nemo-gitexp probe digits lr=0.1 --steps 20"
+)
+def probe(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="EXP | [STUDY] [key=value…] [-- COMMAND ARGS…]",
+            autocompletion=complete_experiments,
+            help="an experiment, or what run would be given",
+        ),
+    ] = None,
+    *,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", help="how many steps of the metric stream")] = 10,
+    varied: Annotated[
+        str, typer.Option("--vary", metavar="threads,workers,hashseed", help="once more with each of these changed")
+    ] = "",
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="seed of Python, numpy, torch")] = None,
+    executor: Executor = None,
+    determinism: Annotated[
+        str | None, typer.Option("--determinism", metavar="off|seeded|bitwise", help="how far to go for equal numbers")
+    ] = None,
+) -> None:
+    """Run the first steps twice and compare, before the whole computation is paid for. Records nothing."""
+    from nemo_gitexp.report.probe import render_probe
+    from nemo_gitexp.verbs.probe import ProbeOptions
+    from nemo_gitexp.verbs.probe import probe as verb
+
+    options = ProbeOptions(steps, tuple(dict.fromkeys(word for word in varied.split(",") if word)), executor)
+    subject = _probed(what or [], seed=seed, executor=executor, determinism=determinism)
+    watcher = TerminalWatcher(_CALL.console)
+    answer = verb(_CALL.site(), subject, options, _CALL.launcher, watcher, env=os.environ, now=datetime.now(UTC))
+    watcher.clear()
+    document = answer.document
+    if document is None:
+        _CALL.exit_code = EXIT_INTERRUPTED
+        return
+    _CALL.console.answer(render_probe(document, style=_CALL.console.style), document)
+    _CALL.exit_code = 0 if document["equal"] and not document["depends_on"] else EXIT_NO
+
+
+def _probed(words: Sequence[str], *, seed: int | None, executor: str | None, determinism: str | None) -> str | Asked:
+    """Return what is to be probed: an experiment's name, or what `run` would be asked for."""
+    from nemo_gitexp.asked import Asked
+    from nemo_gitexp.verbs.probe import names_run
+
+    _require_determinism(determinism)
+    if _CALL.command is None and words and not names_run(_CALL.repository().root, words[0]):
+        if len(words) > 1 or seed is not None or determinism is not None:
+            hint = f"nemo-gitexp run STUDY --from {words[0]} key=value, or probe a STUDY with changes"
+            raise UsageError(f"an experiment is probed as it is recorded: {words[0]}", hint=hint)
+        return words[0]
+    if _CALL.command is None and not words:
+        raise UsageError("what is to be probed?", hint="nemo-gitexp probe EXP, or probe STUDY, or probe -- COMMAND")
+    study, changes = _study_and_changes(words)
+    return Asked(
+        cwd=_CALL.directory,
+        env=os.environ,
+        study=study,
+        command=_CALL.command,
+        overrides=changes,
+        seed=seed,
+        executor=executor,
+        determinism=determinism,
+        message="probe",
+    )
 
 
 @app.command(epilog="Example: nemo-gitexp status")
@@ -912,7 +985,7 @@ def _write_report(path: Path, text: str) -> None:
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:
     """Return the arguments with global options in front, and the command after `--` (None without one).
 
-    Only `run` takes a command; for other verbs what stands behind `--` are its arguments, as everywhere.
+    Only `run` and `probe` take a command; for other verbs what stands behind `--` are its arguments, as everywhere.
     """
     words, behind = list(arguments), None
     if "--" in words:
@@ -931,7 +1004,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...
         else:
             rest.append(word)
         position += 1
-    if behind is not None and rest[:1] != ["run"]:
+    if behind is not None and rest[:1] not in (["run"], ["probe"]):
         return [*front, *rest, "--", *behind], None
     return front + rest, behind
 

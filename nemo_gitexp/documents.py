@@ -216,6 +216,49 @@ class VerdictDoc(TypedDict):
     reproduction: str | None
 
 
+class ProbeMetricDoc(TypedDict):
+    """One metric over the first steps of two runs: the step where they first differ, how far apart they are at most.
+
+    `largest_difference` is None where they are equal, and where one value is missing or not finite.
+    """
+
+    name: str
+    equal: bool
+    first_divergence: int | None
+    largest_difference: float | None
+    largest_at: int | None
+
+
+class ProbeVariationDoc(TypedDict):
+    """The first run compared with one more: `vary` is nothing, threads, workers or hashseed; `why` it was not tried."""
+
+    vary: str
+    before: str | None
+    after: str | None
+    tried: bool
+    why: str | None
+    equal: bool | None
+    steps: int
+    first_divergence: DivergenceDoc | None
+    metrics: list[ProbeMetricDoc]
+
+
+class ProbeDoc(TypedDict):
+    """The answer of `probe --json`; `experiment` is None where nothing is recorded. `steps`: those of both runs."""
+
+    schema: int
+    experiment: str | None
+    study: str
+    asked_steps: int
+    steps: int
+    equal: bool
+    first_divergence: DivergenceDoc | None
+    metrics: list[ProbeMetricDoc]
+    variations: list[ProbeVariationDoc]
+    depends_on: list[str]
+    independent_of: list[str]
+
+
 class PairDoc(TypedDict):
     """One value on both sides; None where a side has none."""
 

@@ -6,7 +6,8 @@ Runs nothing. The user's index, HEAD and files stay as they are.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +46,7 @@ from nemo_gitexp.secretcheck import require_no_secrets
 from nemo_gitexp.settings import require_executor
 from nemo_gitexp.sitevalues import bind_site
 from nemo_gitexp.stages import AnyEntry, StagesEntry, python_of, simple_entries, visible_config
-from nemo_gitexp.store import Draft, Experiment, record_directory, write_experiment
+from nemo_gitexp.store import Draft, Experiment, holding_experiment, record_directory, write_experiment
 from nemo_gitexp.tips import write_branch
 from nemo_gitexp.topology import shaped, topology
 from nemo_gitexp.versioning import config_hash
@@ -241,17 +242,7 @@ def record_plan(site: Site, plan: Plan, who: Identities) -> tuple[Experiment, st
         GitCommandError: git refused (full disk, read-only).
     """
     repository = site.repository
-    author, committer = who.wait()
-    draft = Draft(
-        record=plan.record,
-        head=plan.snapshot.head,
-        config=render_json(plan.config),
-        environment=plan.environment,
-        carried=plan.carried,
-        author=author,
-        committer=committer,
-        sign="commit.gpgsign" in site.git_config and repository.flag("commit.gpgsign"),
-    )
+    draft = draft_of(site, plan, who)
     try:
         experiment = write_experiment(repository, draft)
     except GitCommandError:
@@ -259,6 +250,36 @@ def record_plan(site: Site, plan: Plan, who: Identities) -> tuple[Experiment, st
             raise
         experiment = write_experiment(repository, draft)
     return experiment, None if plan.record.sweep else write_branch(repository, experiment.tip)
+
+
+@contextmanager
+def holding_plan(site: Site, plan: Plan, who: Identities) -> Iterator[Experiment]:
+    """Give the experiment of a plan to be run, and forget it afterwards: nothing is recorded.
+
+    Raises:
+        IdentityMissingError: git does not know the user.
+    """
+    with holding_experiment(site.repository, draft_of(site, plan, who)) as experiment:
+        yield experiment
+
+
+def draft_of(site: Site, plan: Plan, who: Identities) -> Draft:
+    """Return what a plan makes of commits.
+
+    Raises:
+        IdentityMissingError: git does not know the user.
+    """
+    author, committer = who.wait()
+    return Draft(
+        record=plan.record,
+        head=plan.snapshot.head,
+        config=render_json(plan.config),
+        environment=plan.environment,
+        carried=plan.carried,
+        author=author,
+        committer=committer,
+        sign="commit.gpgsign" in site.git_config and site.repository.flag("commit.gpgsign"),
+    )
 
 
 def _snapshot_was_pruned(site: Site, snapshot: Snapshot) -> bool:

@@ -174,7 +174,7 @@ def _run_once(
         if interrupted:
             return None, None, True
         left = read_leavings(experiment, state)
-        _require_started(left)
+        require_started(left)
         verdict = _judge(trial, left)
         keep = keep or not verdict["met"]
         verdict = _with_fact(site, experiment, verdict, state, watcher)
@@ -194,7 +194,7 @@ def _judge(trial: _Trial, left: RunLeavings | None) -> VerdictDoc:
         named, drift = compare_surroundings(experiment, around, left, options.env_mode)
     return judge(
         trial.recorded,
-        None if left is None else _outcome(left),
+        None if left is None else run_outcome(left),
         experiment=experiment.sha,
         required=require_level(options.require),
         rules=metric_rules(experiment.record.metrics),
@@ -207,7 +207,8 @@ def _judge(trial: _Trial, left: RunLeavings | None) -> VerdictDoc:
     )
 
 
-def _outcome(left: RunLeavings) -> RunOutcome:
+def run_outcome(left: RunLeavings) -> RunOutcome:
+    """Return what a run came to, by what it left."""
     worker = left.worker or {}
     return RunOutcome(
         status=str(worker.get("status", "lost")),
@@ -268,7 +269,7 @@ def _with_fact(
     return verdict
 
 
-def _require_started(left: RunLeavings) -> None:
+def require_started(left: RunLeavings) -> None:
     """Refuse to judge a run whose job never started.
 
     Raises:
