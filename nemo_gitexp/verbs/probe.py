@@ -263,7 +263,7 @@ class _Probe:
 
 
 class _Impatient:
-    """A watcher that keeps the logs of many equal runs to itself, and says so when a job has logged no step for long."""
+    """A watcher that keeps the logs of equal runs to itself, and says so when a job has logged no step for long."""
 
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
