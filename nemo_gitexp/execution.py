@@ -11,7 +11,7 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +21,11 @@ from nemo_gitexp.catalog import Site, current_tip
 from nemo_gitexp.collect import collect_run, discard_run, log_heading, read_pieces, tail_lines
 from nemo_gitexp.environment import capture_environment
 from nemo_gitexp.errors import GitexpError, LaunchError
-from nemo_gitexp.facts import write_fact
 from nemo_gitexp.interpreters import is_known_there_only
 from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.profiles import ExecutorProfile
+from nemo_gitexp.progress import write_progress
 from nemo_gitexp.remote import host_of
 from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.rundir import RunPaths
@@ -218,9 +218,9 @@ def after_start(site: Site, experiment: Experiment, paths: RunPaths, watcher: Ta
 
 def announce(site: Site, experiment: Experiment, paths: RunPaths, watcher: Talk) -> None:
     """Tell other clones by a fact that a run is on its way."""
-    document: Mapping[str, str] = {"at": iso_now(), "run": paths.run, "executor": experiment.record.executor}
     try:
-        write_fact(site.repository, experiment.sha, "launched", document, site.repository.committer())
+        state = inspect_run(paths)
+        write_progress(site.repository, [(experiment.sha, state, experiment.record.executor)], datetime.now(UTC))
     except GitexpError as fault:
         watcher.say(f"warning: other clones cannot see that it runs: {fault.message}")
 

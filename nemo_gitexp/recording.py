@@ -6,7 +6,8 @@ Runs nothing. The user's index, HEAD and files stay as they are.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +48,7 @@ from nemo_gitexp.recordedtopology import ChosenShape, choose_shape, recorded_top
 from nemo_gitexp.secretcheck import require_no_secrets
 from nemo_gitexp.sitevalues import bind_site
 from nemo_gitexp.stages import AnyEntry, StagesEntry, command_of, python_of, simple_entries, visible_config
-from nemo_gitexp.store import Draft, Experiment, record_directory, write_experiments
+from nemo_gitexp.store import Draft, Experiment, holding_experiment, record_directory, write_experiments
 from nemo_gitexp.tips import write_branch
 from nemo_gitexp.versioning import config_hash
 from nemo_gitexp.worker.publicurl import public_url
@@ -351,21 +352,7 @@ def record_plans(site: Site, plans: Sequence[Plan], who: Identities) -> list[Exp
     Args and errors: as `record_plan`.
     """
     repository = site.repository
-    author, committer = who.wait()
-    sign = "commit.gpgsign" in site.git_config and repository.flag("commit.gpgsign")
-    drafts = [
-        Draft(
-            record=plan.record,
-            head=plan.snapshot.head,
-            config=render_json(plan.config),
-            environment=plan.environment,
-            carried=plan.carried,
-            author=author,
-            committer=committer,
-            sign=sign,
-        )
-        for plan in plans
-    ]
+    drafts = [draft_of(site, plan, who) for plan in plans]
     try:
         return write_experiments(repository, drafts)
     except GitCommandError:
@@ -424,6 +411,36 @@ def _nonce() -> str:
 
 def _created(now: datetime) -> str:
     return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+@contextmanager
+def holding_plan(site: Site, plan: Plan, who: Identities) -> Iterator[Experiment]:
+    """Give the experiment of a plan to be run, and forget it afterwards: nothing is recorded.
+
+    Raises:
+        IdentityMissingError: git does not know the user.
+    """
+    with holding_experiment(site.repository, draft_of(site, plan, who)) as experiment:
+        yield experiment
+
+
+def draft_of(site: Site, plan: Plan, who: Identities) -> Draft:
+    """Return what a plan makes of commits.
+
+    Raises:
+        IdentityMissingError: git does not know the user.
+    """
+    author, committer = who.wait()
+    return Draft(
+        record=plan.record,
+        head=plan.snapshot.head,
+        config=render_json(plan.config),
+        environment=plan.environment,
+        carried=plan.carried,
+        author=author,
+        committer=committer,
+        sign="commit.gpgsign" in site.git_config and site.repository.flag("commit.gpgsign"),
+    )
 
 
 def _snapshot_was_pruned(site: Site, snapshot: Snapshot) -> bool:
