@@ -223,9 +223,10 @@ def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool
     is_ours = named is None or os.fsencode(repository.common_dir) in named
     if is_ours and Path(place).exists():
         protect_cache(repository, Path(place), plan)
-        if kept_too or not plan.get("keep_workspace"):
+        is_kept = bool(plan.get("keep_workspace")) and not kept_too
+        if not is_kept:
             remove_worktree(repository, Path(place))
-            drop_carried(paths)
+        drop_carried(paths, is_kept=is_kept)
 
 
 def discard_run(repository: Repository, paths: RunPaths) -> None:

@@ -61,7 +61,9 @@ for place; do
 done
 """
 _LOOK: Final = """\
+[ -d "$1" ] || exit 0
 cd -- "$1" || exit; shift
+echo looked
 for run; do
     [ ! -e "$run/result.json" ] || printf '%s\\n' "$run"
 done
@@ -142,10 +144,12 @@ def fetch_runs(
             paths.run for paths, where in runs if (posixpath.dirname(where.run_at), paths.root.parent) == (base, target)
         ]
         said = host.run(["sh", "-c", _LOOK, "sh", base, *names]).stdout.decode("utf-8", "surrogateescape")
-        done = set(said.splitlines())
-        host.fetch(base, target, files=names, filters=_filters(names, whole=done | set(ended)))
+        looked, *done = said.splitlines() or [""]
+        if not looked:  # somebody cleared the whole directory away: nothing will ever come from there
+            continue
+        host.fetch(base, target, files=names, filters=_filters(names, whole={*done, *ended}))
         host.fetch(base, target, files=[f"{name}/result.json" for name in sorted(done)])
-        finished |= done
+        finished.update(done)
     return finished
 
 
@@ -193,11 +197,18 @@ def bring_home(runs: Iterable[RunPaths], warn: Callable[[str], None], *, ended: 
     return is_complete
 
 
-def drop_carried(paths: RunPaths) -> None:
-    """Remove the copy of a run that its node worked in, if there is one and its machine can be reached."""
+def drop_carried(paths: RunPaths, *, is_kept: bool) -> None:
+    """Remove the copy of a run that its node worked in, if there is one and its machine can be reached.
+
+    What is kept loses the variables of the executor's profile, which may be secret.
+    """
     relocation = find_relocation(paths)
-    if relocation is not None:
-        with suppress(RemoteHostError):
+    if relocation is None:
+        return
+    with suppress(RemoteHostError):
+        if is_kept:
+            relocation.host.run(["rm", "-f", "--", f"{relocation.run_at}/{paths.variables.name}"])
+        else:
             drop_run(relocation.host, relocation)
 
 

@@ -16,14 +16,14 @@ from data_work import DataWork, copy_template, make_template
 from prepared_runs import Prepared, prepare
 from sshd import Elsewhere, find_hindrance, start_sshd
 
-from nemo_gitexp.collect import collect_run
+from nemo_gitexp.collect import collect_run, discard_workspace
 from nemo_gitexp.errors import MissingDataError, RemoteHostError, SettingsError
 from nemo_gitexp.profiles import Place
 from nemo_gitexp.relocation import Relocation, find_relocation
 from nemo_gitexp.remote import RemoteHost
 from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.runs import inspect_run
-from nemo_gitexp.transfer import carry_run, drop_run, fetch_runs, tell_run
+from nemo_gitexp.transfer import bring_home, carry_run, drop_run, fetch_runs, tell_run
 
 AWKWARD = "a b 'c' \"d\" $(touch injected) `id` $HOME \\ ; touch injected\nlast"
 PROGRAM = """\
@@ -175,7 +175,6 @@ def test_an_interrupted_upload_is_no_run_and_goes_on_later(there, run):
     assert sorted(raised.value.missing) == ["data/made.txt", "data/points.bin", "data/raw/a.txt", "data/raw/b.txt"]
     root = Path(str(place.root))
     assert list((root / "runs").iterdir()) == list((root / "workspaces").iterdir()) == []
-    assert find_relocation(run.paths) is None
     arrived = root / "incoming" / run.paths.run / "workspace" / "sum.py"
     inode = arrived.stat().st_ino
     relocation = carry_run(run.paths, run.workspace, there.host, replace(place, data="copy"))
@@ -249,6 +248,32 @@ def test_a_run_that_died_brings_its_outputs_when_the_scheduler_says_so(there, ru
     assert not (run.paths.outputs / "part").exists()
     fetch_runs(there.host, [(run.paths, relocation)], ended=[run.paths.run])
     assert (run.paths.outputs / "part").read_text() == "x"
+
+
+def test_a_directory_that_somebody_cleared_away_has_nothing_to_say(there, run):
+    relocation = carry_run(run.paths, run.workspace, there.host, place_in(there, "cleared"))
+    shutil.rmtree(there.directory / "cleared")
+    assert fetch_runs(there.host, [(run.paths, relocation)]) == set()
+    said: list[str] = []
+    assert bring_home([run.paths], said.append)
+    assert said == []
+
+
+def test_variables_go_there_for_nobody_else_and_never_come_back(there, run):
+    run.paths.variables.touch(mode=0o600)
+    run.paths.variables.write_text('{"TOKEN": "s3cr3t"}')
+    run.change_plan(variables=str(run.paths.variables), keep_workspace=True)
+    relocation = carry_run(run.paths, run.workspace, there.host, place_in(there, "variables"))
+    carried = Path(relocation.run_at, "variables.json")
+    assert carried.stat().st_mode & 0o777 == 0o600
+    run.paths.variables.unlink()
+    assert work_off(there.host, relocation) == 0
+    fetch_runs(there.host, [(run.paths, relocation)])
+    assert not run.paths.variables.exists()
+    assert run.paths.result.exists()
+    discard_workspace(run.site.repository, run.paths)
+    assert not carried.exists()
+    assert Path(relocation.run_at, "result.json").exists()
 
 
 def test_nothing_is_carried_where_nemo_run_would_corrupt_the_path(there, run):

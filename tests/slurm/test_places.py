@@ -38,6 +38,7 @@ stages:
   load: {function: "flow:load", outputs: [raw.txt]}
   train: {function: "flow:train", dependencies: [load]}
 """
+SECRET = "s3cr3t-of-another-site"
 SRUN = """\
 #!/bin/sh
 for word; do
@@ -50,7 +51,7 @@ exec /usr/bin/srun "$@"
 @pytest.fixture(scope="module")
 def work(cluster, tmp_path_factory) -> Work:
     room = tmp_path_factory.mktemp("places")
-    env = f'NOTE = "x; touch {room}/injected; it\'s $HOME"'
+    env = f'NOTE = "x; touch {room}/injected; it\'s $HOME"\nTOKEN = "${{env:SITE_TOKEN}}"'
     profiles = render_profile(cluster, "far", "ssh", FAR.format(room=room), env=env)
     profiles += render_profile(cluster, "boxed", "local", BOXED, env=env)
     profiles += render_profile(cluster, "near", "local", f'python = "{SYSTEM_PYTHON}"', env=env)
@@ -59,7 +60,7 @@ def work(cluster, tmp_path_factory) -> Work:
     (room / "bin").mkdir()
     (room / "bin" / "srun").write_text(SRUN.format(e2e=E2E, python=sys.executable))
     (room / "bin" / "srun").chmod(0o755)
-    made.env = {**made.env, "PATH": f"{room}/bin:{made.env['PATH']}", "ROOT_WAY": "bwrap"}
+    made.env = {**made.env, "PATH": f"{room}/bin:{made.env['PATH']}", "ROOT_WAY": "bwrap", "SITE_TOKEN": SECRET}
     return made
 
 
@@ -131,6 +132,14 @@ def test_a_running_job_elsewhere_is_seen_and_cancelled(story):
 def test_nothing_stays_elsewhere_of_what_is_collected(story):
     far = story.work.root.parent / "far-away"
     assert [list((far / name).iterdir()) for name in ("runs", "workspaces", "incoming")] == [[], [], []]
+
+
+def test_the_secret_stays_nowhere(story, cluster):
+    (place,) = run_directories(story.work, story.ran["boxed", "plain"]["experiment"])
+    assert "the token has 23 characters" in (place / "log.txt").read_text()
+    for directory in (story.work.root.parent, cluster.directory):
+        for file in directory.rglob("*"):
+            assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
 
 
 @pytest.mark.parametrize("name", ["far", "boxed"])
