@@ -29,7 +29,15 @@ from nemo_gitexp.progress import write_progress
 from nemo_gitexp.remote import host_of
 from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import RunState, give_up, inspect_run, leave_cancelled, request_cancel, stage_states
+from nemo_gitexp.runs import (
+    GOES_ON,
+    RunState,
+    give_up,
+    inspect_run,
+    leave_cancelled,
+    request_cancel,
+    stage_states,
+)
 from nemo_gitexp.scheduled import cancel_submitted, look_at_runs
 from nemo_gitexp.stages import StagesEntry, python_of
 from nemo_gitexp.store import Experiment, read_experiments
@@ -281,7 +289,7 @@ class _Look:
 
     def _name_ended(self) -> None:
         for name, state in stage_states(self._paths).items():
-            if name not in self._ended and state["status"] not in ("launched", "running"):
+            if name not in self._ended and state["status"] not in GOES_ON:
                 self._ended.add(name)
                 self._watcher.say(f"stage {name}: {state['status']}")
 
