@@ -54,6 +54,10 @@ def launch(
     profile = require_destination(site, recorded.record.executor, env)
     require_chain(options.chain, profile)
     with make_launcher() as launcher:
+        if recorded.record.parents:
+            from nemo_gitexp.shipping import bring_needed  # few experiments are made from others
+
+            bring_needed(site, recorded, watcher.say, "input")
         with taking_turns(site.turns):
             _require_unfinished(site, tip)
             _require_ref(site, tip)
