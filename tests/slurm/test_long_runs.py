@@ -94,7 +94,7 @@ def test_a_lost_node_leaves_no_doubles(story) -> None:
 
 
 def _is_started_again(cluster, job: str) -> bool:
-    """Let a job start that was requeued; where its node still ends the first start, Slurm holds it until it is released."""
+    """Let a requeued job start; where its node still ends the first start, Slurm holds it until it is released."""
     if cluster.job(job)["JobState"] in ("RUNNING", "COMPLETED"):
         return True
     for change in (["release", job], ["update", f"JobId={job}", "StartTime=now"]):
