@@ -33,8 +33,6 @@ from nemo_gitexp.metrics import (
     MetricRows,
     parse_metric_lines,
     parse_metrics_file,
-    read_metric_lines,
-    row_step,
 )
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.relocation import find_relocation
@@ -51,10 +49,11 @@ from nemo_gitexp.result import (
 )
 from nemo_gitexp.rundir import RunPaths, unwritable
 from nemo_gitexp.runs import RunState, end_orphans, give_up, last_write, read_state_file
+from nemo_gitexp.segmentlist import read_run_segments
 from nemo_gitexp.store import Experiment, write_result
 from nemo_gitexp.submission import parse_submission
 from nemo_gitexp.transfer import drop_carried
-from nemo_gitexp.worker.lastword import ended_result, last_reason
+from nemo_gitexp.worker.lastword import ended_result
 from nemo_gitexp.worker.merge import merged_result
 from nemo_gitexp.worker.outputs import declared_outputs, hash_output
 from nemo_gitexp.worker.segments import read_segments
@@ -134,40 +133,6 @@ def _ended_worker(paths: RunPaths, plan: Mapping[str, JsonValue]) -> Mapping[str
     )
     made = [report for report in found.values() if report is not None]
     return {**ended, "outputs": made, "missing_outputs": [path for path, report in found.items() if report is None]}
-
-
-def read_run_segments(part: RunPaths, run: RunPaths) -> list[Mapping[str, JsonValue]]:
-    """Return the segments of one worker as run.json has them; none where no scheduler had it."""
-    segments = read_segments(str(part.root))
-    if not segments:
-        return []
-    own: dict[str, JsonValue] = {} if part == run else {"task": part.run}
-    stream = part.metrics.read_bytes() if part.metrics.is_file() else b""
-    ends = [*(cast("int", item.get("offset", 0)) for item in segments[1:]), len(stream)]
-    found: list[Mapping[str, JsonValue]] = []
-    for number, (item, end) in enumerate(zip(segments, ends, strict=True)):
-        rows, _ = read_metric_lines(stream[cast("int", item.get("offset", 0)) : end])
-        steps = [step for row in rows if (step := row_step(row)) is not None]
-        following = segments[number + 1] if number + 1 < len(segments) else None
-        found.append(
-            {
-                **own,
-                **{key: item.get(key) for key in ("segment", "job", "restart", "host", "started", "ended")},
-                "first_step": steps[0] if steps else None,
-                "last_step": steps[-1] if steps else None,
-                "reason": _end_reason(part, item, following),
-            }
-        )
-    return found
-
-
-def _end_reason(part: RunPaths, segment: Mapping[str, JsonValue], following: Mapping[str, JsonValue] | None) -> str:
-    """Return why a segment ended: by its own word, else by what came after it, else by the scheduler's last one."""
-    if isinstance(segment.get("reason"), str):
-        return str(segment["reason"])
-    if following is not None:
-        return "requeued" if following.get("job") == segment.get("job") else "unknown"
-    return last_reason(str(part.root)) or "unknown"
 
 
 def job_names(paths: RunPaths) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ def test_a_lost_node_leaves_no_doubles(story) -> None:
     document = shown(work, answer["experiment"])
     assert document["metric_stats"]["loss"]["n"] == 8
     first, second = segments_of(work, document)
-    assert (first, second[2:]) == ((job, 0, 0, 5, "requeued"), (3, 7, "completed"))
+    assert (first, second[2:]) == ((job, 0, 0, 5, "node failure"), (3, 7, "completed"))
     assert second[1] > 0
     assert not list(run.glob("reserve*"))
 
@@ -112,7 +112,7 @@ def test_a_chain_goes_on_after_the_time_limit_and_its_third_job_has_nothing_to_d
     assert [cluster.wait_state(job)["JobState"] for job in jobs] == ["TIMEOUT", "COMPLETED", "COMPLETED"]
     document = shown(work, answer["experiment"])
     first, second = segments_of(work, document)
-    assert (first[:4], second) == ((jobs[0], 0, 0, 5), (jobs[1], 0, 3, 7, "completed"))
+    assert (first, second) == ((jobs[0], 0, 0, 5, "time limit"), (jobs[1], 0, 3, 7, "completed"))
     assert document["metric_stats"]["loss"]["n"] == 8
 
 

@@ -12,9 +12,10 @@ import pytest
 from run_directory import Run, script
 from test_worker_control import is_alive, wait_for
 
-from nemo_gitexp.collect import read_metric_rows, read_run_segments
+from nemo_gitexp.collect import read_metric_rows
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import inspect_run
+from nemo_gitexp.segmentlist import read_run_segments
 
 TRAIN = """
 import json, os, pathlib, signal, sys, time
