@@ -62,12 +62,11 @@ def _end_reason(
     """Return why a segment ended: by its worker's word, by the scheduler's, else by what came after it."""
     if isinstance(segment.get("reason"), str):
         return str(segment["reason"])
-    if following is None:
-        return last_reason(str(part.root)) or "unknown"
-    cause = _cause(run, segment)
+    said = last_reason(str(part.root), segment.get("job")) if following is None else None
+    cause = said or _cause(run, segment)
     if cause is not None:
         return cause
-    return "requeued" if following.get("job") == segment.get("job") else "unknown"
+    return "requeued" if following and following.get("job") == segment.get("job") else "unknown"
 
 
 def _cause(run: RunPaths, segment: Mapping[str, JsonValue]) -> str | None:

@@ -49,7 +49,12 @@ def test_what_the_scheduler_wrote_into_a_starts_output_is_the_reason(tmp_path: P
 
 
 def test_a_chains_next_job_does_not_tell_why_the_one_before_ended(tmp_path: Path) -> None:
-    assert reasons(run_of(tmp_path, start(1), start(2, job="5"))) == ["unknown", "unknown"]
+    paths = run_of(tmp_path, start(1), start(2, job="5"))
+    assert reasons(paths) == ["unknown", "unknown"]
+    paths.scheduler_word.write_text(json.dumps({"job": "6", "state": "CANCELLED"}))  # it never began
+    assert reasons(paths) == ["unknown", "unknown"]
+    paths.scheduler_word.write_text(json.dumps({"job": "5", "state": "TIMEOUT"}))
+    assert reasons(paths) == ["unknown", "time limit"]
 
 
 def test_steps_are_those_of_each_segments_own_lines(tmp_path: Path) -> None:

@@ -87,10 +87,10 @@ def forbids_start(directory: str) -> str | None:
     return str(word.get("state"))
 
 
-def last_reason(directory: str) -> str | None:
-    """Return why the last segment ended, as far as the scheduler says; None without its last word."""
+def last_reason(directory: str, job: object) -> str | None:
+    """Return why the last segment ended, as far as the scheduler says; None without its last word on that job."""
     word = read_document(os.path.join(directory, FILE))
-    return None if word is None else REASONS.get(str(word.get("state")), "unknown")
+    return None if word is None or word.get("job", job) != job else REASONS.get(str(word.get("state")), "unknown")
 
 
 def _verdict(
