@@ -88,7 +88,8 @@ def test_a_lost_node_leaves_no_doubles(story) -> None:
     document = shown(work, answer["experiment"])
     assert document["metric_stats"]["loss"]["n"] == 8
     first, second = segments_of(work, document)
-    assert (first, second[2:]) == ((job, 0, 0, 5, "node failure"), (3, 7, "completed"))
+    assert (first[:4], second[2:]) == ((job, 0, 0, 5), (3, 7, "completed"))
+    assert first[4] in ("node failure", "requeued")  # Slurm writes the cause into the output, or has no time to
     assert second[1] > 0
     assert not list(run.glob("reserve*"))
 
