@@ -38,8 +38,9 @@ class Ranks:
         self._run_dir = plan["run_dir"]
         self._nodes = topology["nodes"]
         self._start = f"{env.get('SLURM_JOB_ID') or 0}-{restart_count(env)}"
-        self._size = self._nodes * topology["tasks_per_node"]
-        is_alone = self._size <= 1
+        is_alone = self._nodes * topology["tasks_per_node"] <= 1
+        # Whoever started the processes says how many there are: a shape that was recorded elsewhere may have none here.
+        self._size = _number(env, "WORLD_SIZE", "SLURM_STEP_NUM_TASKS") or 1
         self.rank = 0 if is_alone else _number(env, "RANK", "SLURM_PROCID")
         self._local_rank = 0 if is_alone else _number(env, "LOCAL_RANK", "SLURM_LOCALID")
         self._node = 0 if is_alone else _number(env, "GROUP_RANK", "SLURM_NODEID")

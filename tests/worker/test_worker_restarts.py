@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from run_directory import Run, script
+from run_directory import Run, require_python, script
 from test_worker_control import is_alive, wait_for
 
 from nemo_gitexp.collect import read_metric_rows
@@ -120,6 +120,19 @@ def test_a_signal_interrupts_and_the_next_start_goes_on_to_one_result(job: Sched
     before = {path: path.stat().st_mtime_ns for path in job.run.dir.rglob("*")}
     assert job.start(slurm(restart=2)).wait(20) == 0
     assert {path: path.stat().st_mtime_ns for path in job.run.dir.rglob("*")} == before
+
+
+@pytest.mark.parametrize("version", ["3.8", "3.13"])
+def test_the_oldest_and_the_newest_python_go_on_too(run: Run, version: str) -> None:
+    job = Scheduled(run, interpreter=require_python(version))
+    process = job.until_held(slurm(), 3)
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert (job.status, job.finish(slurm(restart=1))["status"]) == ("requeued", "completed")
+    assert job.steps == [0, 1, 2, 3, 4, 5]
+    (run.dir / "result.json").unlink()
+    (run.dir / "scheduler.json").write_text(json.dumps({"state": "TIMEOUT"}))
+    assert job.start(slurm(restart=2)).wait(20) == 3
 
 
 def test_a_killed_worker_leaves_a_segment_without_an_end_and_its_job_does_not_live_on(job: Scheduled) -> None:
