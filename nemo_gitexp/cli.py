@@ -154,6 +154,9 @@ Executor = Annotated[
     str | None, typer.Option("--executor", metavar="NAME", autocompletion=complete_executors, help="executor profile")
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="hand the prompt back once the job is on its way")]
+Chain = Annotated[
+    int, typer.Option("--chain", metavar="N", min=1, help="N jobs; each goes on where the one before was cut off")
+]
 Keep = Annotated[bool, typer.Option("--keep", help="keep the workspace")]
 NoReuse = Annotated[bool, typer.Option("--no-reuse", help="run every stage of a pipeline, whatever is known already")]
 
@@ -249,6 +252,7 @@ def run(
         bool, typer.Option("--require-clean", help="refuse when the work tree differs from HEAD")
     ] = False,
     record_only: Annotated[bool, typer.Option("--record-only", help="record, do not run")] = False,
+    chain: Chain = 1,
     keep: Keep = False,
     no_reuse: NoReuse = False,
 ) -> None:
@@ -278,7 +282,13 @@ def run(
         require_clean=require_clean,
     )
     options = RunOptions(
-        plan_only=plan, record_only=record_only, detach=detach, again=again, keep=keep, reuse=not no_reuse
+        plan_only=plan,
+        record_only=record_only,
+        detach=detach,
+        again=again,
+        keep=keep,
+        reuse=not no_reuse,
+        chain=chain,
     )
     watcher = TerminalWatcher(_CALL.console)
     telling = _telling(watcher)
@@ -408,13 +418,15 @@ def _study_and_changes(words: Sequence[str]) -> tuple[str | None, tuple[str, ...
 
 
 @app.command(epilog="Example: nemo-gitexp launch latest")
-def launch(exp: Exp, *, detach: Detach = False, keep: Keep = False, no_reuse: NoReuse = False) -> None:
+def launch(
+    exp: Exp, *, detach: Detach = False, chain: Chain = 1, keep: Keep = False, no_reuse: NoReuse = False
+) -> None:
     """Run an experiment that was recorded only, or that was lost."""
     from nemo_gitexp.verbs.launch import launch as verb
     from nemo_gitexp.verbs.run import RunOptions
 
     watcher = TerminalWatcher(_CALL.console)
-    options = RunOptions(detach=detach, keep=keep, reuse=not no_reuse)
+    options = RunOptions(detach=detach, keep=keep, reuse=not no_reuse, chain=chain)
     answer = verb(_CALL.site(), exp, options, _starter(detach=detach), _telling(watcher), os.environ)
     watcher.clear()
     _report_run(answer)

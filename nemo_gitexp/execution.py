@@ -88,7 +88,7 @@ class Conditions:
     """How an experiment is to be executed this time.
 
     `reuse`: stages of a pipeline whose results are known are not run; in a reproduction all are. `profile` is the
-    executor's, with this machine's values in it.
+    executor's, with this machine's values in it; `chain` the number of jobs of a scheduler that follow each other.
     """
 
     interpreter: Path | None
@@ -98,6 +98,7 @@ class Conditions:
     keep: bool = False
     reuse: bool = True
     profile: ExecutorProfile | None = None
+    chain: int = 1
 
 
 def start_run(
@@ -170,6 +171,7 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
             site=site.settings.site,
             keys=keys,
             profile=conditions.profile,
+            chain=conditions.chain,
         ),
     )
     if conditions.reuse and not conditions.reproduction:
