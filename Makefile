@@ -3,7 +3,7 @@
 # The interpreter of .venv; empty: the first candidate that is Python 3.11, 3.12 or 3.13.
 PYTHON          ?=
 CANDIDATES      := python3.11 python3.12 python3.13 python3 python
-SYSTEM_PACKAGES := git-lfs
+SYSTEM_PACKAGES := git-lfs slurm-wlm munge openssh-server rsync bubblewrap
 PYTEST_ARGS     ?=
 
 BIN   := .venv/bin
@@ -53,7 +53,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	@touch $@
 
-system-deps:  ## as root on Debian: what the tests use beyond Python
+system-deps:  ## as root on Debian: what the tests use beyond Python; the services of the packages are not started
 	@set -e; \
 	for package in $(SYSTEM_PACKAGES); do \
 	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$${missing:-} $$package"; \
@@ -61,6 +61,10 @@ system-deps:  ## as root on Debian: what the tests use beyond Python
 	if [ -z "$${missing:-}" ]; then echo "present: $(SYSTEM_PACKAGES)"; exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then echo "not Debian: install$$missing by its own means" >&2; exit 1; fi; \
 	if [ "$$(id -u)" != 0 ]; then echo "needs root: sudo make system-deps (installs$$missing)" >&2; exit 1; fi; \
+	if [ ! -e /usr/sbin/policy-rc.d ]; then \
+	    trap 'rm -f /usr/sbin/policy-rc.d' EXIT; \
+	    printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; \
+	fi; \
 	apt-get update -qq; \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nemo_gitexp.asked import Asked, Defined
 from nemo_gitexp.catalog import Site, read_current, recorded_document
+from nemo_gitexp.destination import require_local
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.duplicates import find_earlier
 from nemo_gitexp.entry import Python
@@ -24,7 +25,6 @@ from nemo_gitexp.recording import Plan, plan_defined, record_plan
 from nemo_gitexp.report.remarks import experiment_remarks
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
-from nemo_gitexp.settings import require_local
 from nemo_gitexp.stages import StagesEntry
 from nemo_gitexp.store import Experiment
 
@@ -104,7 +104,7 @@ class Attempt:
         """
         who = site.repository.begin_identities()
         plan = plan_defined(site, self.intent.asked, self.intent.defined, self.intent.now)
-        require_local(site.settings, plan.record.executor)
+        require_local(site, plan.record.executor)
         with taking_turns(site.turns):  # two of the same at once must not both run
             earlier = (
                 None if again else find_earlier(site, plan, self._watcher.say, within_study=self.intent.within_study)

@@ -5,7 +5,7 @@ A cache of documents (`listing.py`) makes listings fast; it may be deleted at an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,12 +64,24 @@ def open_site(repository: Repository, env: Mapping[str, str]) -> Site:
     return Site(repository, read_settings(repository.root, git_config, env), git_config)
 
 
-def refresh(site: Site, tips: Sequence[Tip], *, strictly: bool = False) -> tuple[list[Tip], dict[str, RunState]]:
+def _unheard(_: str) -> None:
+    return None
+
+
+def refresh(
+    site: Site, tips: Sequence[Tip], *, strictly: bool = False, warn: Callable[[str], None] = _unheard
+) -> tuple[list[Tip], dict[str, RunState]]:
     """Collect what has ended and return the same tips as they are now, with the live runs by record sha.
 
     A run whose result cannot be recorded now (a full disk, a repository of somebody else) counts as running.
 
-    Side effects: result commits for runs that finished or died.
+    Args:
+        site: where.
+        tips: which experiments.
+        strictly: a run that cannot be recorded is an error.
+        warn: told of each scheduler that does not answer, whose runs are as they were last known.
+
+    Side effects: result commits for runs that finished or died; schedulers are asked, each once.
 
     Raises:
         GitexpError: with `strictly`: one of them cannot be recorded.
@@ -77,7 +89,7 @@ def refresh(site: Site, tips: Sequence[Tip], *, strictly: bool = False) -> tuple
     unfinished = [tip for tip in tips if tip.status in (None, "lost") and tip.remote is None]
     if not unfinished:
         return list(tips), {}
-    by_record = _runs_of(site, {tip.record for tip in unfinished})
+    by_record = _runs_of(site, {tip.record for tip in unfinished}, warn)
     live: dict[str, RunState] = {}
     moved = False
     for tip in unfinished:
@@ -101,13 +113,18 @@ def _as_they_are(repository: Repository, tips: Sequence[Tip]) -> list[Tip]:
     return [now.get((tip.study, tip.name, tip.record), tip) for tip in tips]
 
 
-def _runs_of(site: Site, records: Collection[str]) -> dict[str, list[RunState]]:
+def _runs_of(site: Site, records: Collection[str], warn: Callable[[str], None]) -> dict[str, list[RunState]]:
     """Return by record the runs that can become results, oldest first; those that nobody will start are removed."""
     found: dict[str, list[RunState]] = {}
-    for paths in list_run_directories(site.run_root):
+    runs = [paths for paths in list_run_directories(site.run_root) if not is_reproduction(paths)]
+    runs = [paths for paths in runs if paths.run.partition(".")[0] in records]
+    submitted = [paths for paths in runs if paths.submitted.exists()]
+    if submitted:
+        from nemo_gitexp.scheduled import look_at_runs
+
+        look_at_runs(submitted, warn)
+    for paths in runs:
         record = paths.run.partition(".")[0]
-        if record not in records or is_reproduction(paths):
-            continue
         state = inspect_run(paths)
         if state.status == "void":
             drop_void(site.repository, paths)
@@ -271,12 +288,9 @@ def _standing_of(tip: Tip, run: RunState | None, facts: Sequence[Fact], branches
 
 
 def _jobs(run: RunState | None) -> tuple[str, ...]:
-    from nemo_gitexp.runs import read_state_file
+    from nemo_gitexp.collect import job_names
 
-    if run is None:
-        return ()
-    pid = read_state_file(run.paths.supervisor).get("pid")
-    return (f"pid-{pid}",) if pid else ()
+    return () if run is None else job_names(run.paths)
 
 
 def _read_documents(repository: Repository, tips: Sequence[Tip]) -> list[ExperimentDoc | RecordError]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import traceback
@@ -75,8 +76,12 @@ class Call:
             self._site = open_site(self.repository(), os.environ)
         return self._site
 
-    def launcher(self) -> AbstractContextManager[Launcher]:
-        """Start the supervisor."""
+    def launcher(self, executor: str | None = None) -> AbstractContextManager[Launcher]:
+        """Start the process that launches: the one of the executor, or of local runs where none is named."""
+        if executor is not None and executor != "local":
+            from nemo_gitexp.destination import require_destination, start_launcher
+
+            return start_launcher(self.site(), require_destination(self.site(), executor, os.environ))
         from nemo_gitexp.launch import Supervisor
 
         return Supervisor(self.repository().state_dir)
@@ -262,7 +267,9 @@ def run(
         plan_only=plan, record_only=record_only, detach=detach, again=again, keep=keep, reuse=not no_reuse
     )
     watcher = TerminalWatcher(_CALL.console)
-    answer = verb(_CALL.site(), asked, options, _starter(detach=detach), watcher, now=datetime.now(UTC), look=look)
+    answer = verb(
+        _CALL.site(), asked, options, _starter(executor, detach=detach), watcher, now=datetime.now(UTC), look=look
+    )
     watcher.clear()
     if answer.outcome == "ongoing" and sys.stdin.isatty() and sys.stderr.isatty() and not _CALL.console.json:
         answer = _offer_to_follow(answer, watcher)
@@ -337,7 +344,7 @@ def reproduce(
     if bisect:
         _CALL.failure_code = EXIT_CANNOT_BISECT
     watcher = TerminalWatcher(_CALL.console)
-    answer = verb(_CALL.site(), exp, options, _CALL.launcher, watcher, os.environ)
+    answer = verb(_CALL.site(), exp, options, functools.partial(_CALL.launcher, executor), watcher, os.environ)
     watcher.clear()
     if answer.interrupted:
         _CALL.exit_code = EXIT_INTERRUPTED
@@ -356,7 +363,7 @@ def status(
     from nemo_gitexp.report.experiment import render_status
     from nemo_gitexp.verbs.follow import status as verb
 
-    documents = verb(_CALL.site(), exps or [])
+    documents = verb(_CALL.site(), exps or [], lambda text: _CALL.console.say(f"warning: {text}"))
     _answer_many(
         documents, render_status(documents, style=_CALL.console.style) if documents else "nothing is running\n"
     )
@@ -684,8 +691,9 @@ def _config_of(base: str | None) -> Mapping[str, JsonValue] | None:
     return document_of(site, find_experiment(site.repository, base))["config"]
 
 
-def _starter(*, detach: bool) -> StarterFactory:
-    return _CALL.background if detach else _CALL.launcher
+def _starter(executor: str | None = None, *, detach: bool) -> StarterFactory:
+    is_local = executor is None or executor == "local"
+    return _CALL.background if detach and is_local else functools.partial(_CALL.launcher, executor)
 
 
 def _report_run(answer: RunAnswer) -> None:

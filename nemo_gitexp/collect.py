@@ -43,6 +43,7 @@ from nemo_gitexp.result import (
 from nemo_gitexp.rundir import RunPaths, unwritable
 from nemo_gitexp.runs import RunState, end_orphans, give_up, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
+from nemo_gitexp.submission import parse_submission
 from nemo_gitexp.worker.merge import merged_result
 
 _TAIL_BYTES = 64 * 1024
@@ -70,6 +71,7 @@ def collect_run(repository: Repository, experiment: Experiment, run: RunState) -
     files = build_result(experiment.record, left, store.add_bytes)
     sha = write_result(repository, experiment, files, left.ended)
     if sha is not None:
+        run.paths.variables.unlink(missing_ok=True)
         discard_workspace(repository, run.paths)
     return sha
 
@@ -84,12 +86,11 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
     started = str((worker or {}).get("started") or "") or run.started
     # Dates of files are taken in whole seconds, as every copy has them.
     ended = str((worker or {}).get("ended") or "") or _not_before(started, _iso(last_write(paths)))
-    supervisor = read_state_file(paths.supervisor)
     return RunLeavings(
         record_sha=experiment.sha,
         run=paths.run,
         executor=experiment.record.executor,
-        jobs=(f"pid-{supervisor['pid']}",) if "pid" in supervisor else (),
+        jobs=job_names(paths),
         worker=cast("Mapping[str, JsonValue] | None", worker),
         job=merged_settings([read_back_settings(part) for part, _ in parts]),
         streams={name: rows for name, (rows, _) in streams.items()},
@@ -100,6 +101,15 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
         places=run_places(plan),
         lost_reason=None if worker else run.reason,
     )
+
+
+def job_names(paths: RunPaths) -> tuple[str, ...]:
+    """Return what runs a run: the scheduler's ids, or the process of this machine."""
+    submission = parse_submission(read_state_file(paths.submitted))
+    if submission is not None:
+        return submission.job_ids
+    pid = read_state_file(paths.supervisor).get("pid")
+    return (f"pid-{pid}",) if pid else ()
 
 
 def read_back_settings(paths: RunPaths) -> dict[str, JsonValue]:

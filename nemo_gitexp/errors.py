@@ -48,6 +48,7 @@ GitexpError                       exit 3: could not answer
 ├── EnvironmentCaptureError       the job's interpreter cannot be asked
 ├── WorkspaceError                the restored state is not the recorded one
 ├── LaunchError                   the launcher refused or died before the job started
+├── SchedulerError                a scheduler that does not answer
 ├── NotRepeatableError            an experiment that no command runs again
 ├── ImportSourceError             runs of another tool that cannot be read
 │   └── UnknownRunError           a run that is not there
@@ -296,6 +297,10 @@ class WorkspaceError(GitexpError):
 
 class LaunchError(GitexpError):
     """The launcher refused, or died before the job started."""
+
+
+class SchedulerError(GitexpError):
+    """A scheduler, or the way to it, that does not answer: what has become of its jobs is not known now."""
 
 
 class NotRepeatableError(GitexpError):

@@ -24,9 +24,11 @@ from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.facts import write_fact
 from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
+from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, give_up, inspect_run, leave_cancelled, request_cancel, stage_states
+from nemo_gitexp.scheduled import cancel_submitted, look_at_runs
 from nemo_gitexp.stages import StagesEntry, python_of
 from nemo_gitexp.store import Experiment, read_experiments
 from nemo_gitexp.tidy import tidy
@@ -35,6 +37,9 @@ from nemo_gitexp.workspace import restore
 
 POLL_S = 0.03
 LOOK_S = 1.0
+ASK_S = 3.0
+"""Who follows one run asks its scheduler so often."""
+
 CANCEL_PATIENCE_S = 30.0
 
 
@@ -68,7 +73,8 @@ class Silence:
 class Conditions:
     """How an experiment is to be executed this time.
 
-    `reuse`: stages of a pipeline whose results are known are not run; in a reproduction all are.
+    `reuse`: stages of a pipeline whose results are known are not run; in a reproduction all are. `profile` is the
+    executor's, with this machine's values in it.
     """
 
     interpreter: Path | None
@@ -77,6 +83,7 @@ class Conditions:
     stop_after_steps: int | None = None
     keep: bool = False
     reuse: bool = True
+    profile: ExecutorProfile | None = None
 
 
 def start_run(
@@ -147,6 +154,7 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
             keep_workspace=conditions.keep,
             site=site.settings.site,
             keys=keys,
+            profile=conditions.profile,
         ),
     )
     if conditions.reuse and not conditions.reproduction:
@@ -197,7 +205,7 @@ def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
         now = time.monotonic()
         look.hand_on(now - begun)
         if now > next_look:
-            next_look = now + LOOK_S
+            next_look = now + _look_at(paths, watcher)
             state = inspect_run(paths)
             if state.status in ("dead", "void"):
                 look.hand_on_the_rest()
@@ -205,6 +213,14 @@ def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
         time.sleep(POLL_S)
     look.hand_on_the_rest()
     return inspect_run(paths)
+
+
+def _look_at(paths: RunPaths, watcher: Watcher) -> float:
+    """Ask the scheduler that has the run, if one has; return after how many seconds to look again."""
+    if not paths.submitted.exists():
+        return LOOK_S
+    look_at_runs([paths], lambda text: watcher.say(f"warning: {text}"))
+    return ASK_S
 
 
 class _Look:
@@ -266,7 +282,7 @@ def require_start(site: Site, state: RunState) -> None:
             hint="nothing of this run can be recorded; run it again and keep below GITEXP_OUTPUTS",
             run=paths.run,
         )
-    if state.status == "finished" or paths.is_begun or not give_up(paths):
+    if state.status == "finished" or paths.is_begun or paths.submitted.exists() or not give_up(paths):
         return
     said = tail_lines(paths.supervisor_log.read_bytes()) if paths.supervisor_log.exists() else []
     discard_run(site.repository, paths)
@@ -279,11 +295,19 @@ def require_start(site: Site, state: RunState) -> None:
 
 
 def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
-    """Ask the worker to stop and wait, but not for ever, until it has."""
+    """Ask the worker to stop and wait, but not for ever, until it has; a job that only waits is taken back.
+
+    Raises:
+        SchedulerError: the scheduler that has it does not answer.
+    """
     request_cancel(paths, iso_now())
+    cancel_submitted(paths, waiting_only=True)
     tail = RunLogs(paths, at_end=True)
-    patience = time.monotonic() + CANCEL_PATIENCE_S
-    while time.monotonic() < patience:
+    begun = time.monotonic()
+    next_look = begun
+    while time.monotonic() < begun + CANCEL_PATIENCE_S:
+        if time.monotonic() > next_look:
+            next_look = time.monotonic() + _look_at(paths, watcher) / 3
         state = inspect_run(paths)
         if state.status in ("finished", "dead"):
             tail.forward(watcher.log)
@@ -291,6 +315,7 @@ def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
         if state.status == "running":
             request_cancel(paths, iso_now())
         time.sleep(POLL_S * 5)
+    cancel_submitted(paths, waiting_only=False)
     return inspect_run(paths)
 
 

@@ -51,6 +51,10 @@ class Successor:
 
     def hand_over(self, order: JsonValue) -> bool:
         """Hand the order over and return whether it was accepted; it is not, when the process died first."""
+        return self.ask(order) == ACCEPTED
+
+    def ask(self, order: JsonValue) -> bytes:
+        """Hand an order over and return the line that answers it, empty when the process died first."""
         stdin, stdout = self.process.stdin, self.process.stdout
         if stdin is None or stdout is None:
             raise LaunchError("a process of our own was started without pipes")
@@ -58,8 +62,8 @@ class Successor:
             stdin.write(json.dumps(order).encode() + b"\n")
             stdin.flush()
         except BrokenPipeError:
-            return False
-        return stdout.readline() == ACCEPTED
+            return b""
+        return stdout.readline()
 
 
 class Background(Successor):

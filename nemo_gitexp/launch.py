@@ -5,6 +5,7 @@ What must be exact (argv, environment, directories) travels in the plan; a launc
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -20,6 +21,7 @@ from nemo_gitexp.errors import LaunchError
 from nemo_gitexp.handover import Successor
 from nemo_gitexp.inputpin import input_files
 from nemo_gitexp.jsontext import JsonValue, render_json
+from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.result import mapping
 from nemo_gitexp.rundir import RunPaths, unwritable, write_beside
@@ -41,7 +43,11 @@ _JOB_VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """How an experiment is to be run this time; `keys` tell of a pipeline's stages what their results depend on."""
+    """How an experiment is to be run this time.
+
+    `keys` tell of a pipeline's stages what their results depend on; `profile` is the executor's, with this machine's
+    values in it, None for a local run without one.
+    """
 
     sha: str
     record: ExperimentRecord
@@ -56,6 +62,12 @@ class RunRequest:
     keep_workspace: bool = False
     site: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, str | None] = field(default_factory=dict)
+    profile: ExecutorProfile | None = None
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether a scheduler will have it, and no process of this machine."""
+        return self.profile is not None and self.profile.kind != "local"
 
     @property
     def bound_config(self) -> Mapping[str, JsonValue]:
@@ -97,6 +109,7 @@ def prepare_run(paths: RunPaths, request: RunRequest) -> None:
             shutil.copyfile(source, (package.parent if source.name == "start.py" else package) / source.name)
         write_beside(paths.config, render_json(request.bound_config))
         write_beside(paths.manifest, request.workspace.manifest())
+        _write_variables(paths, request)
         entry, plan = request.record.entry, _run_plan(paths, request)
         if isinstance(entry, StagesEntry):
             for stage in entry.stages:
@@ -113,6 +126,14 @@ def prepare_run(paths: RunPaths, request: RunRequest) -> None:
         write_beside(paths.plan, render_json(plan))
     except OSError as fault:
         raise unwritable(paths, fault) from fault
+
+
+def _write_variables(paths: RunPaths, request: RunRequest) -> None:
+    """Write what the executor's profile gives to jobs: it may be secret, so it is in no plan, and for nobody else."""
+    variables = request.profile.env if request.profile else {}
+    if variables:
+        paths.variables.touch(mode=0o600)
+        paths.variables.write_bytes(render_json(dict(variables)))
 
 
 def _prepare_stage(
@@ -135,7 +156,7 @@ def _prepare_stage(
         "dependencies": list(stage.dependencies),
         "results": dict(results),
         # Tasks of a NeMo Run experiment may wait for each other while they run.
-        "slots": len(pipeline.stages) if stage.shape else max(LEAST_SLOTS, available_cores()),
+        "slots": len(pipeline.stages) if stage.shape or request.is_scheduled else max(LEAST_SLOTS, available_cores()),
     }
     stage_plan: dict[str, JsonValue] = {
         **plan,
@@ -192,6 +213,8 @@ def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
         "stop_after_steps": request.stop_after_steps,
         "grace_s": GRACE_S,
         "tracker_ids": {**_tracker_ids(paths, request)},
+        "variables": str(paths.variables) if request.profile and request.profile.env else None,
+        "scheduled": {"kind": request.profile.kind} if request.profile and request.is_scheduled else None,
     }
 
 
@@ -294,3 +317,37 @@ class Supervisor(Successor):
                 hint=f"{shlex.quote(sys.executable)} -c 'import nemo_run' shows what is wrong",
             )
         return Receipt("local", (f"pid-{self.process.pid}",))
+
+
+class Submitter(Successor):
+    """Submits prepared runs through NeMo Run to an executor that keeps them itself; takes any number of runs."""
+
+    def __init__(self, state_dir: Path, executor: str, table: Mapping[str, JsonValue]) -> None:
+        """Start the process, which imports NeMo Run while the caller records and restores.
+
+        Args:
+            state_dir: where NeMo Run's own files may lie for a while.
+            executor: name of the profile.
+            table: the profile with this machine's values in it; it goes through a pipe, never into a file.
+        """
+        self.executor = executor
+        self._table = table
+        super().__init__("nemo_gitexp.launchers.submit", state_dir, state_dir)
+
+    def submit(self, paths: RunPaths) -> Receipt:
+        """Have the run submitted and wait until it was accepted.
+
+        Raises:
+            LaunchError: it was not accepted.
+        """
+        order: JsonValue = {"run_dir": str(paths.root), "executor": self.executor, "table": dict(self._table)}
+        line = self.ask(order)
+        if not line:
+            raise LaunchError(
+                f"executor {self.executor}: the process that submits died",
+                hint=f"{shlex.quote(sys.executable)} -c 'import nemo_run' shows what is wrong",
+            )
+        answer = json.loads(line)
+        if "error" in answer:
+            raise LaunchError(f"executor {self.executor}: {answer['error']}", hint=str(answer.get("hint") or ""))
+        return Receipt(self.executor, tuple(answer["jobs"]))

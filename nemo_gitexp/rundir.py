@@ -70,6 +70,11 @@ class RunPaths:
         return self.root / "inputs.json"
 
     @property
+    def variables(self) -> Path:
+        """What the executor's profile adds to the job's environment; it may be secret, and goes with the run."""
+        return self.root / "variables.json"
+
+    @property
     def outputs(self) -> Path:
         """The output root."""
         return self.root / "outputs"
@@ -113,6 +118,16 @@ class RunPaths:
     def supervisor_log(self) -> Path:
         """What the supervisor and NeMo Run said."""
         return self.root / "supervisor.log"
+
+    @property
+    def submitted(self) -> Path:
+        """Which jobs of which scheduler the run is: written by whoever submitted it, once that was accepted."""
+        return self.root / "submitted.json"
+
+    @property
+    def scheduler_word(self) -> Path:
+        """The scheduler's last word on a worker that left no result; the first who asks writes it."""
+        return self.root / "scheduler.json"
 
     @property
     def refused(self) -> Path:
@@ -164,6 +179,19 @@ def write_beside(path: Path, content: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def write_once(path: Path, content: bytes) -> bool:
+    """Write a file as `write_beside`, unless it is there already; return whether it was not."""
+    beside = path.with_name(f".{path.name}.{owner_token()}")
+    try:
+        beside.write_bytes(content)
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        beside.unlink(missing_ok=True)
+    return True
 
 
 def save_document(path: Path, content: bytes) -> Path:

@@ -85,6 +85,8 @@ def inspect_run(paths: RunPaths) -> RunState:
 def _status(paths: RunPaths) -> tuple[str, str | None]:
     if paths.result.exists():
         return "finished", None
+    if paths.submitted.exists():
+        return _scheduled_status(paths)
     supervisor = read_state_file(paths.supervisor)
     is_launched = bool(supervisor) and writer_lives(str(paths.supervisor), supervisor)
     parts = paths.parts()
@@ -96,6 +98,15 @@ def _status(paths: RunPaths) -> tuple[str, str | None]:
         return ("launched", None) if is_launched else ("dead", "the launcher is gone and the job never started")
     launching = read_state_file(paths.launching)
     return ("launched", None) if launching and process_lives(launching) else ("void", "its launcher is gone")
+
+
+def _scheduled_status(paths: RunPaths) -> tuple[str, str | None]:
+    """Return how a run stands that a scheduler has: only its last word tells that one without a result is over."""
+    parts = paths.parts()
+    words = [str(read_state_file(part.scheduler_word).get("state")) for part in parts if part.scheduler_word.exists()]
+    if words and all(part.scheduler_word.exists() or part.result.exists() for part in parts):
+        return "dead", f"the scheduler says {words[0]}"
+    return ("running" if paths.is_begun else "launched"), None
 
 
 def _begun_status(paths: RunPaths, parts: Sequence[RunPaths], *, is_launched: bool) -> tuple[str, str | None]:

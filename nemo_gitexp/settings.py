@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
-from nemo_gitexp.errors import LaunchError, SettingsError, UnknownExecutorError
+from nemo_gitexp.errors import SettingsError, UnknownExecutorError
 from nemo_gitexp.jsontext import JsonValue
 
 if TYPE_CHECKING:
@@ -116,22 +116,6 @@ def require_profile(settings: Settings, name: str) -> ExecutorProfile:
     from nemo_gitexp.profiles import parse_profile  # 6 ms, for those who have profiles
 
     return parse_profile(name, require_executor(settings, name))
-
-
-def require_local(settings: Settings, name: str) -> None:
-    """Check that this version can submit to an executor profile.
-
-    Raises:
-        UnknownExecutorError: no profile is called that.
-        LaunchError: its type is not local.
-    """
-    kind = require_executor(settings, name).get("type", "local")
-    if kind != "local":
-        raise LaunchError(
-            f"executor {name} is of type {kind}, and this version submits to local ones only",
-            hint="--executor local",
-            executor=name,
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def main() -> int:
     sys.setswitchinterval(0.0005)
     inbox = _Inbox()
     inbox.start()
-    with _nemo_home(Path(sys.argv[1])) as home:
+    with nemo_home(Path(sys.argv[1])) as home:
         try:
             with without_torch(), _variable("NEMORUN_HOME", str(home)):
                 import nemo_run
@@ -70,7 +70,7 @@ def main() -> int:
             gc.enable()  # from here on it may stay for weeks
             inbox.join()
             if inbox.paths is not None:
-                _redirect_output(inbox.paths)
+                redirect_output(inbox.paths)
                 _supervise(nemo_run, inbox.paths, home)
         except BaseException as fault:
             # Whatever NeMo Run raises here, the run must not look as if it went on.
@@ -124,7 +124,7 @@ def users_home() -> Path:
 
 
 @contextmanager
-def _nemo_home(state_dir: Path) -> Iterator[Path]:
+def nemo_home(state_dir: Path) -> Iterator[Path]:
     """Give NeMo Run a home of its own that goes away: named after this process, should it be killed."""
     home = private_home(state_dir)
     try:
@@ -157,7 +157,8 @@ def without_torch() -> Iterator[None]:
         del sys.modules["torch"]
 
 
-def _redirect_output(paths: RunPaths) -> None:
+def redirect_output(paths: RunPaths) -> None:
+    """Let this process write into the run's own log of its launcher."""
     descriptor = os.open(paths.supervisor_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from nemo_gitexp.catalog import Site, document_of, list_entries, refresh
 from nemo_gitexp.collect import log_pieces, read_log
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.errors import AlreadyFinishedError, GitexpError, UnknownExperimentError
+from nemo_gitexp.errors import AlreadyFinishedError, GitexpError, RecordError, UnknownExperimentError
 from nemo_gitexp.execution import Watcher, cancel_and_wait, finish_run, follow_run
 from nemo_gitexp.listing import Entry
 from nemo_gitexp.lookup import find_experiment
@@ -27,15 +27,21 @@ class LogText:
     live: RunState | None
 
 
-def status(site: Site, texts: Sequence[str]) -> list[ExperimentDoc]:
+def status(site: Site, texts: Sequence[str], warn: Callable[[str], None]) -> list[ExperimentDoc]:
     """Return the experiments asked for, or all that are not finished, newest first.
 
-    Side effects: runs that have ended are collected.
+    Side effects: runs that have ended are collected; each scheduler is asked once, and `warn` told of one that does
+    not answer.
     """
     tips = list_tips(site.repository)
     if texts:
-        return [document_of(site, find_experiment(site.repository, text, tips)) for text in texts]
-    now, live = refresh(site, tips)
+        wanted = [find_experiment(site.repository, text, tips) for text in texts]
+        entries = list_entries(site, *refresh(site, wanted, warn=warn))
+        faults = [entry for entry in entries if isinstance(entry, RecordError)]
+        if faults:
+            raise faults[0]
+        return [entry.document for entry in entries if isinstance(entry, Entry)]
+    now, live = refresh(site, tips, warn=warn)
     unfinished = [tip for tip, before in zip(now, tips, strict=True) if before.status is None]
     entries = list_entries(site, unfinished, live)
     documents = [item.document for item in entries if isinstance(item, Entry) and not item.standing.withdrawn]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from nemo_gitexp.catalog import Site, document_of, read_current
+from nemo_gitexp.destination import fitting_launcher, require_destination
 from nemo_gitexp.entry import require_repeatable
 from nemo_gitexp.errors import AlreadyFinishedError, LaunchError
 from nemo_gitexp.execution import (
@@ -27,7 +27,6 @@ from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.report.remarks import experiment_remarks
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
-from nemo_gitexp.settings import require_local
 from nemo_gitexp.store import Experiment, read_experiments, verify_experiment
 from nemo_gitexp.tips import Tip, adopt, local_ref
 from nemo_gitexp.verbs.run import RunAnswer, RunOptions
@@ -36,7 +35,7 @@ LauncherFactory = Callable[[], AbstractContextManager[Launcher]]
 """Makes a launcher before it is needed: starting its process early hides what it imports."""
 
 StarterFactory = Callable[[], AbstractContextManager[Launcher | Background]]
-"""The same for a run that may be detached: then a background process takes it whole."""
+"""The same for a run that may be detached: then, if it is a local one, a background process takes it whole."""
 
 
 def launch(
@@ -52,6 +51,7 @@ def launch(
     tip = find_experiment(site.repository, text)
     (recorded,) = read_experiments(site.repository, [tip])
     require_repeatable(recorded.record.entry, tip.record)
+    profile = require_destination(site, recorded.record.executor, env)
     with make_launcher() as launcher:
         with taking_turns(site.turns):
             _require_unfinished(site, tip)
@@ -60,22 +60,21 @@ def launch(
         (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
         verify_experiment(site.repository, experiment)
         entry = experiment.record.entry
-        require_local(site.settings, experiment.record.executor)
         interpreter = resolve_interpreter(site, entry, env)
         probe = probe_interpreter(entry, env, site.repository.root)
-        if isinstance(launcher, Background):
+        if isinstance(launcher, Background) and profile.kind == "local":
             launcher.take(reserved, interpreter, probe, keep=options.keep, reuse=options.reuse)
             return RunAnswer("detached", document_of(site, tip))
-        return execute(
-            site,
-            experiment,
-            reserved,
-            launcher=launcher,
-            interpreter=interpreter,
-            probe_interpreter=probe,
-            options=options,
-            watcher=watcher,
-        )
+        with fitting_launcher(site, launcher, profile) as fitting:
+            return execute(
+                site,
+                experiment,
+                reserved,
+                launcher=fitting,
+                conditions=Conditions(interpreter, probe, keep=options.keep, reuse=options.reuse, profile=profile),
+                detach=options.detach,
+                watcher=watcher,
+            )
 
 
 def _require_unfinished(site: Site, tip: Tip) -> None:
@@ -104,22 +103,22 @@ def execute(
     reserved: RunPaths,
     *,
     launcher: Launcher,
-    interpreter: Path | None,
-    probe_interpreter: Path | None,
-    options: RunOptions,
+    conditions: Conditions,
+    detach: bool,
     watcher: Watcher,
 ) -> RunAnswer:
-    """Run a recorded experiment and return when its result is recorded.
+    """Run a recorded experiment and return when its result is recorded; detached, when it is on its way.
 
     Raises:
         LaunchError: it was not started: it stays recorded.
         WorkspaceError: its state cannot be restored exactly.
     """
     tip = experiment.tip
-    conditions = Conditions(interpreter, probe_interpreter, keep=options.keep, reuse=options.reuse)
     try:
         start_run(site, experiment, reserved, conditions, launcher, watcher)
         after_start(site, experiment, reserved, watcher)
+        if detach:
+            return RunAnswer("detached", document_of(site, tip))
         state, interrupted = follow_run(reserved, watcher), False
     except KeyboardInterrupt:
         state, interrupted = _cancel(reserved, watcher), True

@@ -11,6 +11,7 @@ from typing import cast
 
 from nemo_gitexp.catalog import Site, find_current
 from nemo_gitexp.collect import discard_workspace, keep_outputs, output_store, read_leavings
+from nemo_gitexp.destination import fitting_launcher, require_destination
 from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
 from nemo_gitexp.entry import require_repeatable
 from nemo_gitexp.errors import GitexpError, UsageError, WorkspaceError
@@ -20,6 +21,7 @@ from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.owners import owner_token
+from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.result import (
     RunLeavings,
     input_documents,
@@ -32,7 +34,6 @@ from nemo_gitexp.result import (
 )
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
-from nemo_gitexp.settings import require_local
 from nemo_gitexp.sitevalues import bind_text
 from nemo_gitexp.stages import StagesEntry
 from nemo_gitexp.store import Experiment, verify_experiment
@@ -113,16 +114,16 @@ def reproduce(
     if options.plan_only:
         return ReproduceAnswer(document, None, 0, cost)
     _require_confirmed(site, options, cost, experiment.sha)
-    require_local(site.settings, options.executor or experiment.record.executor)
+    profile = require_destination(site, options.executor or experiment.record.executor, env)
     if options.steps is not None and isinstance(experiment.record.entry, StagesEntry):
         raise UsageError("a pipeline is reproduced whole: which steps are its first ones?", hint="leave --steps out")
     _require_fresh_roots(experiment, site.settings.site)
     around = find_surroundings(site, experiment, options.env_mode, env, watcher.say)
     if level == "restored":
-        return _restored_only(site, _Trial(experiment, document, options, around, NOT_COMPARED), watcher)
+        return _restored_only(site, _Trial(experiment, document, options, around, profile, NOT_COMPARED), watcher)
     # Read before anything runs: what cannot be compared with is no reason to compute for hours.
     recorded = recorded_outcome(site, experiment)
-    return _run_times(site, _Trial(experiment, document, options, around, recorded), make_launcher, watcher)
+    return _run_times(site, _Trial(experiment, document, options, around, profile, recorded), make_launcher, watcher)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ class _Trial:
     document: ExperimentDoc
     options: ReproduceOptions
     around: Surroundings
+    profile: ExecutorProfile
     recorded: RunOutcome
 
 
@@ -143,7 +145,7 @@ def _run_times(site: Site, trial: _Trial, make_launcher: LauncherFactory, watche
     for number in range(1, times + 1):
         if times > 1:
             watcher.say(f"run {number} of {times}")
-        with make_launcher() as launcher:
+        with make_launcher() as started, fitting_launcher(site, started, trial.profile) as launcher:
             verdict, place, interrupted = _run_once(site, trial, launcher, watcher)
         if verdict is None:
             return ReproduceAnswer(trial.document, None, number - 1, cost, interrupted=interrupted)
@@ -161,7 +163,12 @@ def _run_once(
     """Run once; return the verdict (None when interrupted), the kept run directory, and whether interrupted."""
     experiment, around, keep = trial.experiment, trial.around, trial.options.keep
     conditions = Conditions(
-        around.interpreter, around.probe, reproduction=True, stop_after_steps=trial.options.steps, keep=keep
+        around.interpreter,
+        around.probe,
+        reproduction=True,
+        stop_after_steps=trial.options.steps,
+        keep=keep,
+        profile=trial.profile,
     )
     paths = reserve_run(site.run_root, site.workspace_root, experiment.sha, reproduction=True)
     start_run(site, experiment, paths, conditions, launcher, watcher)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from nemo_gitexp.asked import Asked
 from nemo_gitexp.catalog import Site, recorded_document
+from nemo_gitexp.destination import fitting_launcher, require_destination
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.handover import Background
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.recording import Plan, plan_experiment, record_plan
 from nemo_gitexp.result import experiment_document
 from nemo_gitexp.rundir import reserve_run
-from nemo_gitexp.settings import require_local
 from nemo_gitexp.tips import local_ref
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def run(
     with make_launcher() if launches else nullcontext() as launcher:
         who = site.repository.begin_identities()
         plan = plan_experiment(site, asked, now, look)
+        profile = require_destination(site, plan.record.executor, asked.env) if launches else None
         if options.plan_only:
             return RunAnswer("planned", _planned_document(site, plan, reuse=options.reuse))
         with taking_turns(site.turns):  # two of the same at once must not both run
@@ -85,30 +86,32 @@ def run(
                 return earlier
             experiment, branch = record_plan(site, plan, who)
             tip = experiment.tip
-            reserved = reserve_run(site.run_root, site.workspace_root, tip.record) if launcher else None
+            reserved = reserve_run(site.run_root, site.workspace_root, tip.record) if launches else None
         for note in plan.notes:
             watcher.say(note)
         if branch is None:
             watcher.say(f"warning: no branch for it: a branch named exp is in the way; the experiment is {tip.ref}")
         watcher.say(f"recorded {tip.record[:12]}  {tip.study}/{tip.name}")
-        if launcher is None or reserved is None:
+        if profile is None or reserved is None:
             return RunAnswer("recorded", recorded_document(experiment, branch))
-        require_local(site.settings, plan.record.executor)
-        if isinstance(launcher, Background):
+        if isinstance(launcher, Background) and profile.kind == "local":
             launcher.take(reserved, plan.interpreter, plan.probe_interpreter, keep=options.keep, reuse=options.reuse)
             return RunAnswer("detached", recorded_document(experiment, branch, "launched"))
+        from nemo_gitexp.execution import Conditions
         from nemo_gitexp.verbs.launch import execute  # 30 ms that recording alone need not pay
 
-        return execute(
-            site,
-            experiment,
-            reserved,
-            launcher=launcher,
-            interpreter=plan.interpreter,
-            probe_interpreter=plan.probe_interpreter,
-            options=options,
-            watcher=watcher,
-        )
+        with fitting_launcher(site, launcher, profile) as fitting:
+            return execute(
+                site,
+                experiment,
+                reserved,
+                launcher=fitting,
+                conditions=Conditions(
+                    plan.interpreter, plan.probe_interpreter, keep=options.keep, reuse=options.reuse, profile=profile
+                ),
+                detach=options.detach,
+                watcher=watcher,
+            )
 
 
 def _earlier(site: Site, plan: Plan, watcher: Watcher) -> RunAnswer | None:

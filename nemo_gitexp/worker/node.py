@@ -164,9 +164,13 @@ class Node:
         return end
 
     def _job_environment(self) -> dict[str, str]:
-        env = {**os.environ, **self._plan["env"]}
+        place = self._plan.get("variables")
+        given = {name: str(value) for name, value in ((read_document(place) if place else None) or {}).items()}
+        env = {**os.environ, **given, **self._plan["env"]}
         env.setdefault("PYTHONUNBUFFERED", "1")
         env["PWD"] = self._plan["cwd"]  # as a shell there would
+        if not self._ranks.is_first and "GITEXP_METRICS" in self._plan["env"]:
+            env["GITEXP_METRICS"] = self._ranks.file("metrics.jsonl")  # rank 0's are recorded, and nobody's among them
         for name in self._plan["unset_env"]:
             env.pop(name, None)
         hand_over_ids(env, self._plan, self._ranks.rank)

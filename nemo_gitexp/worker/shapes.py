@@ -97,6 +97,13 @@ class TrackerIdsPlan(TypedDict):
     name: str
 
 
+class ScheduledPlan(TypedDict, total=False):
+    """What the worker is told when a scheduler has the run, which may stop it and start it again."""
+
+    kind: str
+    chain: int
+
+
 class PlanRequired(TypedDict):
     """The keys that every plan has."""
 
@@ -138,6 +145,8 @@ class Plan(PlanRequired, total=False):
     stage: StagePlan
     tracked: Optional[TrackedPlan]
     tracker_ids: TrackerIdsPlan
+    variables: Optional[str]
+    scheduled: Optional[ScheduledPlan]
 
 
 class JobOrder(TypedDict):

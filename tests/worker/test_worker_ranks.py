@@ -32,6 +32,13 @@ def test_only_global_rank_zero_writes_the_result(run: Run):
     assert len(set(seeds)) == 3
 
 
+def test_metrics_that_other_ranks_append_are_not_among_those_of_rank_zero(run: Run):
+    run.put("train.py", "import os; open(os.environ['GITEXP_METRICS'], 'a').write(os.environ['RANK'] + '\\n')")
+    assert all_ranks(run) == [0, 0, 0, 0]
+    assert (run.dir / "metrics.jsonl").read_text() == "0\n"
+    assert (run.dir / "metrics.rank3.jsonl").read_text() == "3\n"
+
+
 def test_a_refusal_on_one_node_stops_all_of_them(run: Run):
     run.put("train.py", "print('ran')")
     run.prepare(script("train.py"))

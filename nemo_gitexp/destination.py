@@ -1,0 +1,67 @@
+"""Where runs go: the profile of an executor with this machine's values in it, and the launcher that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from nemo_gitexp.catalog import Site
+from nemo_gitexp.errors import LaunchError
+from nemo_gitexp.handover import Background
+from nemo_gitexp.profiles import ExecutorProfile, bind_profile, render_profile
+from nemo_gitexp.settings import require_profile
+
+if TYPE_CHECKING:
+    from nemo_gitexp.launch import Launcher, Submitter, Supervisor
+
+
+def require_destination(site: Site, name: str, env: Mapping[str, str]) -> ExecutorProfile:
+    """Return an executor's profile, bound to this machine: it holds secrets, and is neither recorded nor shown.
+
+    Raises:
+        UnknownExecutorError: there is none of this name.
+        SettingsError: it is wrong, or this machine lacks a value that it refers to.
+    """
+    return bind_profile(require_profile(site.settings, name), site.settings.site, env)
+
+
+def start_launcher(site: Site, profile: ExecutorProfile) -> Supervisor | Submitter:
+    """Start the process that launches runs with this executor: it imports NeMo Run while its starter works."""
+    from nemo_gitexp.launch import Submitter, Supervisor  # 30 ms that recording alone need not pay
+
+    if profile.kind == "local":
+        return Supervisor(site.repository.state_dir)
+    return Submitter(site.repository.state_dir, profile.name, render_profile(profile))
+
+
+@contextmanager
+def fitting_launcher(site: Site, started: Launcher | Background | None, profile: ExecutorProfile) -> Iterator[Launcher]:
+    """Yield what launches with this executor: what was started already where it does, else another.
+
+    An early start is a guess: which executor a study names is known only when its definition has been read.
+    """
+    from nemo_gitexp.launch import Submitter
+
+    fits = started.executor == profile.name if isinstance(started, Submitter) else profile.kind == "local"
+    if fits and started is not None and not isinstance(started, Background):
+        yield started
+        return
+    with start_launcher(site, profile) as launcher:
+        yield launcher
+
+
+def require_local(site: Site, name: str) -> None:
+    """Check that an executor is this machine.
+
+    Raises:
+        UnknownExecutorError: no profile is called that.
+        LaunchError: it is another one.
+    """
+    kind = require_profile(site.settings, name).kind
+    if kind != "local":
+        raise LaunchError(
+            f"executor {name} is of type {kind}, and from a Python process only local ones are submitted to",
+            hint=f"nemo-gitexp run STUDY --executor {name}",
+            executor=name,
+        )

@@ -1,0 +1,219 @@
+"""Submits prepared runs to a scheduler through NeMo Run: one process, one import, any number of runs.
+
+Run as a module, in a process that never imports user code. Each line on stdin is an order, each line on stdout the
+answer. Nothing that must be exact stands in NeMo Run's fields (it splits arguments, and lets a shell read values): the
+one line that a job executes is made here of three paths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nemo_gitexp.errors import GitexpError, LaunchError
+from nemo_gitexp.launchers.executors import build_executor
+from nemo_gitexp.launchers.nemo import QUIET, nemo_home, redirect_output, without_torch
+from nemo_gitexp.profiles import ExecutorProfile, parse_profile
+from nemo_gitexp.rundir import RunPaths, write_beside
+from nemo_gitexp.runs import read_state_file
+from nemo_gitexp.scheduler import cancel_jobs
+from nemo_gitexp.shells import shell_of
+from nemo_gitexp.submission import Submission, Tunnel, render_submission
+from nemo_gitexp.worker.machine import started_document
+
+NEMO_RUN_DIRECTORY = "/nemo_run"
+
+
+def main() -> int:
+    """Import NeMo Run, then submit what is asked for until there is nothing more to come."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # NeMo Run prints what it likes
+    with nemo_home(Path(sys.argv[1])) as home:
+        os.environ["NEMORUN_HOME"] = str(home)
+        with without_torch():
+            import nemo_run
+        del os.environ["NEMORUN_HOME"]  # the jobs must find the user's own
+        for line in sys.stdin.buffer:
+            _answer(answers, nemo_run, json.loads(line))
+    return 0
+
+
+def _answer(answers: BinaryIO, nemo_run: Any, order: Mapping[str, Any]) -> None:
+    try:
+        answer: dict[str, object] = {"jobs": _take(nemo_run, order)}
+    except GitexpError as fault:
+        answer = {"error": fault.message, "hint": fault.hint}
+    except (Exception, SystemExit) as fault:  # noqa: BLE001 - whatever NeMo Run raises; an ssh that fails makes it leave
+        answer = {"error": _last_words(fault), "hint": f"nemo-gitexp doctor --executor {order['executor']}"}
+    with contextlib.suppress(BrokenPipeError):  # whoever gave the order is gone; the jobs are not
+        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.flush()
+
+
+def _take(nemo_run: Any, order: Mapping[str, Any]) -> list[str]:
+    """Take one run over, submit it, and say which jobs it is.
+
+    Raises:
+        LaunchError: it was given up meanwhile, or cannot be submitted.
+    """
+    paths = RunPaths(Path(order["run_dir"]))
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    write_beside(paths.supervisor, json.dumps(started_document(moment)).encode())
+    # First said, then looked: whoever gave the run up meanwhile did it the other way round.
+    if paths.abandoned.exists() or not paths.plan.exists():
+        raise LaunchError("the run was given up before it was submitted", run=paths.run)
+    redirect_output(paths)
+    submission = submit_run(nemo_run, paths, order["executor"], order["table"])
+    return list(submission.job_ids)
+
+
+def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, Any]) -> Submission:
+    """Submit the workers of a run as jobs of their own and write `submitted.json`.
+
+    Each stage is a job that starts once those it depends on have ended, however they did: its worker looks at how. Each
+    further job of a chain starts once the one before has ended, and leaves at once where that had a result.
+
+    Args:
+        nemo_run: the package.
+        paths: a prepared run directory, which the nodes must see under the same path.
+        name: of the executor profile.
+        table: the profile, references replaced.
+
+    Raises:
+        LaunchError: it was not accepted; jobs of it that were are cancelled.
+    """
+    from nemo_run.config import set_nemorun_home
+
+    profile = _with_job_dir(parse_profile(name, table), paths)
+    if NEMO_RUN_DIRECTORY in str(paths.root):
+        # It replaces that in its own scripts, also within paths, and then finds nothing (measured).
+        raise LaunchError(
+            f"NeMo Run cannot work below a path that contains {NEMO_RUN_DIRECTORY}: {paths.root}",
+            hint="git config gitexp.run-root DIRECTORY, elsewhere",
+        )
+    _require_reachable(profile)
+    home = paths.root / "nemo"
+    home.mkdir(mode=0o700, exist_ok=True)
+    set_nemorun_home(str(home))
+    plan = read_state_file(paths.plan)
+    with nemo_run.Experiment("gitexp", executor=nemo_run.LocalExecutor(), **QUIET) as experiment:
+        tasks = _add_tasks(nemo_run, experiment, paths, plan, lambda part: _executor(profile, part))
+        try:
+            experiment.run(detach=True)
+        except (Exception, SystemExit):
+            _withdraw(experiment, profile)
+            raise
+        handles = {job.id: str(job.handle).rpartition("/")[2] for job in experiment.jobs}
+    submission = Submission(
+        executor=name,
+        kind=profile.kind,
+        tunnel=_tunnel(profile),
+        jobs={part: tuple(handles[task] for task in ids) for part, ids in tasks.items()},
+    )
+    write_beside(paths.submitted, render_submission(submission))
+    return submission
+
+
+def _require_reachable(profile: ExecutorProfile) -> None:
+    """Check that ssh needs no password: NeMo Run would ask for one, where nobody is there to type it.
+
+    Raises:
+        LaunchError: it does, or the host cannot be reached.
+    """
+    tunnel = _tunnel(profile)
+    if not tunnel.host:
+        return
+    done = shell_of(tunnel)(["true"])
+    if done.returncode:
+        said = done.said.splitlines()
+        raise LaunchError(
+            f"ssh to {tunnel.host} failed: {said[-1] if said else f'exit code {done.returncode}'}",
+            hint=f"nemo-gitexp doctor --executor {profile.name}",
+        )
+
+
+def _with_job_dir(profile: ExecutorProfile, paths: RunPaths) -> ExecutorProfile:
+    """Return the profile with a directory on the other host for NeMo Run's files, where it names none."""
+    way = profile.tunnel
+    if way is None or way.kind != "ssh" or way.job_dir is not None:
+        return profile
+    place = profile.place.root if not profile.place.shared and profile.place.root else str(paths.root)
+    return replace(profile, tunnel=replace(way, job_dir=f"{place}/tunnel"))
+
+
+def _add_tasks(
+    nemo_run: Any, experiment: Any, paths: RunPaths, plan: Mapping[str, Any], executor_of: Any
+) -> dict[str, list[str]]:
+    """Add a task for each worker; return the ids of the tasks by part, in the order of its chain."""
+    python = str(plan.get("interpreter") or sys.executable)
+    stages = [stage for stage in plan.get("stages") or () if not paths.stage(stage["name"]).result.exists()]
+    length = int((plan.get("scheduled") or {}).get("chain") or 1)
+    tasks: dict[str, list[str]] = {}
+    for name, needs in [(stage["name"], stage["dependencies"]) for stage in _ordered(stages)] or [("", [])]:
+        part = paths.stage(name) if name else paths
+        script = nemo_run.Script(inline=f"exec {shlex.join([python, str(paths.worker), str(part.plan)])}\n")
+        before = [tasks[need][-1] for need in needs if need in tasks]
+        tasks[name] = []
+        for number in range(length):
+            title = (name or str(plan["study"])) + (f"-{number + 1}" if number else "")
+            task = experiment.add(script, executor_of(part), name=title, dependencies=before or None, tail_logs=False)
+            before = [task]
+            tasks[name].append(task)
+    return tasks
+
+
+def _ordered(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return stages so that each comes after those that it depends on."""
+    left, done = list(stages), list[Mapping[str, Any]]()
+    names = {stage["name"] for stage in stages}
+    while left:
+        known = {stage["name"] for stage in done}
+        ready = [stage for stage in left if all(need in known or need not in names for need in stage["dependencies"])]
+        done += ready
+        left = [stage for stage in left if stage not in ready]
+    return done
+
+
+def _executor(profile: ExecutorProfile, part: RunPaths) -> Any:
+    """Return the executor of one worker: of the recorded shape, on the site of the profile."""
+    topology = read_state_file(part.plan).get("topology")
+    executor = build_executor(profile, topology if isinstance(topology, Mapping) else {})
+    if profile.kind == "slurm":
+        executor.dependency_type = "afterany"  # after a failure, too: its worker is to say that it was skipped
+        executor.job_name_prefix = executor.job_name_prefix or "gitexp-"
+    return executor
+
+
+def _tunnel(profile: ExecutorProfile) -> Tunnel:
+    way = profile.tunnel
+    if way is None or way.kind != "ssh":
+        return Tunnel()
+    return Tunnel(way.host or "", way.user or "", way.port, way.identity)
+
+
+def _withdraw(experiment: Any, profile: ExecutorProfile) -> None:
+    """Cancel what was submitted before something else of the run was refused."""
+    ids = [str(job.handle).rpartition("/")[2] for job in experiment.jobs if getattr(job, "handle", None)]
+    if profile.kind == "slurm" and ids:
+        with contextlib.suppress(GitexpError):
+            cancel_jobs(shell_of(_tunnel(profile)), ids)
+
+
+def _last_words(fault: BaseException) -> str:
+    """Return what a failed submission comes down to: the scheduler's own last line where there is one."""
+    result = getattr(fault, "result", None)  # of invoke, which runs sbatch
+    said = str(getattr(result, "stderr", "") or "").strip().splitlines()
+    text = said[-1] if said else " ".join(str(fault).split())
+    return f"it was not accepted: {text or type(fault).__name__}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Runs that a scheduler has: its last word about each is fetched and put beside what their workers wrote.
+
+The files stay the truth: a scheduler is asked about runs without a result only, and believed only when it says that a
+job has ended for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+
+from nemo_gitexp.errors import SchedulerError
+from nemo_gitexp.jsontext import JsonValue, render_json
+from nemo_gitexp.rundir import RunPaths, write_once
+from nemo_gitexp.runs import conclude, read_state_file
+from nemo_gitexp.scheduler import JobWord, ask_slurm, cancel_jobs
+from nemo_gitexp.shells import shell_of
+from nemo_gitexp.submission import Submission, Tunnel, parse_submission
+
+
+def find_submission(paths: RunPaths) -> Submission | None:
+    """Return which jobs a run is; None for one that no scheduler has."""
+    return parse_submission(read_state_file(paths.submitted))
+
+
+def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
+    """Ask the schedulers about the runs among these that they have: one question for all of a cluster.
+
+    Side effects: `scheduler.json` beside workers that have ended without a result; the result of a run of stages of
+    which the last one was stopped.
+
+    Args:
+        runs: run directories, of any kind.
+        warn: told which scheduler does not answer.
+    """
+    by_cluster: dict[tuple[str, Tunnel], list[tuple[RunPaths, Submission]]] = {}
+    for paths in runs:
+        submission = None if paths.result.exists() else find_submission(paths)
+        if submission is not None:
+            by_cluster.setdefault((submission.kind, submission.tunnel), []).append((paths, submission))
+    for (_, tunnel), members in by_cluster.items():
+        try:
+            words = ask_slurm(shell_of(tunnel), [job for _, submission in members for job in submission.job_ids])
+        except SchedulerError as fault:
+            warn(f"{members[0][1].executor}: {fault.message}; its runs are shown as they were last known")
+            continue
+        for paths, submission in members:
+            _take_words(paths, submission, words)
+
+
+def cancel_submitted(paths: RunPaths, *, waiting_only: bool) -> None:
+    """Cancel the jobs of a run with its scheduler, on request only those that have not begun.
+
+    Raises:
+        SchedulerError: the scheduler does not answer.
+    """
+    submission = find_submission(paths)
+    if submission is not None:
+        cancel_jobs(shell_of(submission.tunnel), submission.job_ids, waiting_only=waiting_only)
+
+
+def _take_words(paths: RunPaths, submission: Submission, words: Mapping[str, JobWord]) -> None:
+    """Write the last word beside each worker that ended without a result."""
+    for name, jobs in submission.jobs.items():
+        part = paths.stage(name) if name else paths
+        said = [words[job] for job in jobs]
+        if not said or not all(word.is_final for word in said) or part.scheduler_word.exists():
+            continue
+        list(part.root.iterdir())  # a network file system shows what another host wrote once the directory is read
+        if not part.result.exists():
+            write_once(part.scheduler_word, render_json(_document(jobs[-1], said[-1])))
+    conclude(paths)
+
+
+def _document(job: str, word: JobWord) -> dict[str, JsonValue]:
+    return {
+        "job": job,
+        "state": word.state,
+        "exit_code": word.exit_code,
+        "signal": word.signal,
+        "reason": word.reason,
+        "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }

@@ -1,0 +1,43 @@
+"""How a scheduler's commands are run: on this machine, or on the host of a tunnel."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Sequence
+
+from nemo_gitexp.errors import SchedulerError
+from nemo_gitexp.processes import Completed, run
+from nemo_gitexp.scheduler import Shell
+from nemo_gitexp.submission import Tunnel
+
+PATIENCE_S = 30.0
+"""A command of a scheduler that takes longer does not answer."""
+
+
+def shell_of(tunnel: Tunnel) -> Shell:
+    """Return what runs a scheduler's commands; it raises SchedulerError where they cannot be run."""
+    before = _ssh(tunnel) if tunnel.host else []
+
+    def shell(argv: Sequence[str]) -> Completed:
+        try:
+            return run([*before, *(shlex.quote(word) for word in argv)] if before else list(argv), timeout_s=PATIENCE_S)
+        except OSError as fault:
+            said = f"{(before or argv)[0]} cannot be run: {fault.strerror}"
+            raise SchedulerError(said, hint="nemo-gitexp doctor") from fault
+        except subprocess.TimeoutExpired as fault:
+            raise SchedulerError(f"{argv[0]} took longer than {PATIENCE_S:.0f} s") from fault
+
+    return shell
+
+
+def _ssh(tunnel: Tunnel) -> list[str]:
+    return [
+        "ssh",
+        "-o", "BatchMode=yes",
+        *(["-p", str(tunnel.port)] if tunnel.port else []),
+        *(["-i", tunnel.identity] if tunnel.identity else []),
+        *(["-l", tunnel.user] if tunnel.user else []),
+        "--",
+        tunnel.host,
+    ]  # fmt: skip

@@ -1,0 +1,82 @@
+"""`submitted.json`: who has a run that no process of this machine runs. Written once it was accepted, read by all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nemo_gitexp.jsontext import JsonValue, render_json
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """The way to a scheduler's commands: this machine, or a host reached by ssh.
+
+    `host` is empty for this machine; `port` and `identity` (path of a key) None: as ssh is configured.
+    """
+
+    host: str = ""
+    user: str = ""
+    port: int | None = None
+    identity: str | None = None
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return what the run directory holds."""
+        return {"host": self.host, "user": self.user, "port": self.port, "identity": self.identity}
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Which jobs of which scheduler are a run.
+
+    Attributes:
+        executor: name of the profile.
+        kind: its type, as `slurm`.
+        tunnel: the way to it.
+        jobs: the scheduler's ids by part of the run (`""` the run itself, else a stage), in the order of a chain.
+    """
+
+    executor: str
+    kind: str
+    tunnel: Tunnel
+    jobs: Mapping[str, tuple[str, ...]]
+
+    @property
+    def job_ids(self) -> tuple[str, ...]:
+        """All ids."""
+        return tuple(job for jobs in self.jobs.values() for job in jobs)
+
+
+def render_submission(submission: Submission) -> bytes:
+    """Return the bytes of submitted.json."""
+    jobs: dict[str, JsonValue] = {part: list(ids) for part, ids in submission.jobs.items()}
+    return render_json(
+        {
+            "schema": 1,
+            "executor": submission.executor,
+            "kind": submission.kind,
+            "tunnel": submission.tunnel.to_json(),
+            "jobs": jobs,
+        }
+    )
+
+
+def parse_submission(document: Mapping[str, JsonValue]) -> Submission | None:
+    """Return what `render_submission` wrote; None for anything else, as for a run that no scheduler has."""
+    tunnel, jobs = document.get("tunnel"), document.get("jobs")
+    if not isinstance(tunnel, Mapping) or not isinstance(jobs, Mapping):
+        return None
+    port, identity = tunnel.get("port"), tunnel.get("identity")
+    return Submission(
+        executor=str(document.get("executor")),
+        kind=str(document.get("kind")),
+        tunnel=Tunnel(
+            host=str(tunnel.get("host") or ""),
+            user=str(tunnel.get("user") or ""),
+            port=port if isinstance(port, int) else None,
+            identity=identity if isinstance(identity, str) else None,
+        ),
+        jobs={
+            part: tuple(str(job) for job in ids) if isinstance(ids, (list, tuple)) else () for part, ids in jobs.items()
+        },
+    )
