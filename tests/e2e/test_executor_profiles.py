@@ -137,6 +137,13 @@ def test_a_fault_in_a_profile_is_named_before_anything_is_recorded(work: Work) -
     assert work.refs("refs/") == before
 
 
+def test_what_ran_on_two_nodes_is_not_reproduced_on_one(work: Work) -> None:
+    sha = recorded(work, "four")["experiment"]
+    error = work.gitexp("reproduce", sha, "--executor", "local", "--json", code=3).json["error"]
+    assert error["type"] == "LaunchError"
+    assert "nodes = 4: local runs on one node" in error["message"]
+
+
 def test_numeric_variables_of_a_local_profile_reach_the_job(work: Work) -> None:
     work.write("threads.py", "import os; print('threads:', os.environ['OMP_NUM_THREADS'])\n")
     document = work.gitexp("run", "--json", "--", "python", "threads.py").json
