@@ -92,11 +92,13 @@ def look_at_site(tunnel: TunnelProfile | None, asked: Asked, env: Mapping[str, s
         "gx_slurm": "yes" if asked.slurm else "",
     }
     script = "".join(f"{name}={shlex.quote(value)}\n" for name, value in words.items()) + _SCRIPT
+    before = tunnel.pre_command if tunnel is not None and tunnel.pre_command else ":"
+    # Read whole before it begins, so that no command in it takes the rest of it for its input.
+    script = f"{{\n{before}\n{script}}} </dev/null\n"
     if tunnel is not None and tunnel.kind == "ssh":
         identity = None if tunnel.identity is None else str(identity_path(tunnel.identity))
         way = Tunnel(tunnel.host or "", tunnel.user or "", tunnel.port, identity)
         argv = [*ssh_command(way, f"ConnectTimeout={CONNECT_S}", "StrictHostKeyChecking=yes"), "sh -s"]
-        script = (f"{tunnel.pre_command}\n" if tunnel.pre_command else "") + script
     else:
         argv = ["sh", "-s"]
     try:

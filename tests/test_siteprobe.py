@@ -120,6 +120,13 @@ def test_ssh_is_given_the_script_and_never_asks_a_person(cluster, tmp_path):
     assert f"-p 2222 -i {Path('~/key').expanduser()} -l me -- login sh -s" in argv
 
 
+def test_no_command_there_swallows_the_rest_of_the_script(cluster):
+    program(Path(cluster["PATH"]), "scontrol", "while read line; do :; done; echo is UP")
+    seen = look_at_site(None, Asked(sys.executable), cluster)
+    assert (seen.facts["ping"], seen.fault) == ("is UP", "")
+    assert "python" in seen.facts
+
+
 def test_a_host_cannot_be_an_option_of_ssh():
     assert ssh_command(Tunnel("-oProxyCommand=x", "me"))[-2:] == ["--", "-oProxyCommand=x"]
 
