@@ -25,6 +25,7 @@ from nemo_gitexp.interpreters import is_known_there_only
 from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.profiles import ExecutorProfile
+from nemo_gitexp.profileshape import require_runnable
 from nemo_gitexp.progress import write_progress
 from nemo_gitexp.remote import host_of
 from nemo_gitexp.reuse import reuse_stages, stage_keys
@@ -120,9 +121,10 @@ def start_run(
     Raises:
         WorkspaceError: the state cannot be restored exactly.
         MissingDataError: data that is nowhere.
-        LaunchError: the launcher did not take it.
+        LaunchError: the launcher did not take it, or its executor would run other processes than the recorded ones.
     """
     try:
+        _require_runnable(experiment, conditions, watcher)
         _prepare(site, experiment, paths, conditions, watcher)
     except KeyboardInterrupt:
         if conditions.reproduction:
@@ -141,6 +143,14 @@ def start_run(
     except BaseException:
         discard_run(site.repository, paths)
         raise
+
+
+def _require_runnable(experiment: Experiment, conditions: Conditions, watcher: Watcher) -> None:
+    record = experiment.record
+    if conditions.profile is not None and record.tracked is None:
+        note = require_runnable(conditions.profile, record.topology)
+        if note is not None:
+            watcher.say(note)
 
 
 def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Conditions, watcher: Watcher) -> None:

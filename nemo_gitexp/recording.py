@@ -46,6 +46,7 @@ from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.record import CodeState, ExperimentRecord, identity_of
 from nemo_gitexp.recordedtopology import ChosenShape, choose_shape, recorded_topology
 from nemo_gitexp.secretcheck import require_no_secrets
+from nemo_gitexp.settings import SITE_FILE
 from nemo_gitexp.sitevalues import bind_site
 from nemo_gitexp.stages import AnyEntry, StagesEntry, command_of, python_of, simple_entries, visible_config
 from nemo_gitexp.store import Draft, Experiment, holding_experiment, record_directory, write_experiments
@@ -458,6 +459,7 @@ def snapshot_limits(site: Site) -> SnapshotLimits:
         max_untracked_file_bytes=int(settings.max_untracked_file_mb * MEGABYTE),
         max_untracked_total_bytes=int(settings.max_untracked_total_mb * MEGABYTE),
         secrets_allowed=settings.secrets_allowed,
+        left_out=(SITE_FILE,),
     )
 
 
