@@ -47,10 +47,10 @@ def story(cluster, tmp_path_factory):
     between = wait_status(work, sha["first"], "requeued", "completed", "failed", "cancelled", "lost")
     cluster.fail("n2")
     cluster.resume("n2")
-    for name in go:
+    for name, file in go.items():
         cluster.start_now(job[name])
         wait_until(lambda log=directory[name] / "log.txt": log.read_text().count("begins at") == 2)
-        go[name].touch()
+        file.touch()
     ends = {name: wait_status(work, sha[name], "completed", "failed", "cancelled", "lost") for name in go}
     return SimpleNamespace(work=work, cluster=cluster, sha=sha, job=job, between=between, ends=ends)
 
