@@ -18,7 +18,15 @@ from nemo_gitexp.git.objects import find_ref
 from nemo_gitexp.git.repository import Repository, Running
 from nemo_gitexp.listing import Entry, list_documents
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import RunState, give_up, inspect_run, is_reproduction, list_run_directories, stage_states
+from nemo_gitexp.runs import (
+    GOES_ON,
+    RunState,
+    give_up,
+    inspect_run,
+    is_reproduction,
+    list_run_directories,
+    stage_states,
+)
 from nemo_gitexp.settings import Settings, read_settings
 from nemo_gitexp.standing import Standing, best_verdict, stand
 from nemo_gitexp.tips import BRANCH_PREFIX, Tip, branch_name, list_tips
@@ -96,7 +104,7 @@ def refresh(
         run = _decisive(by_record.get(tip.record, []))
         if run is None:
             continue
-        if run.status in ("launched", "running"):
+        if run.status in GOES_ON:
             live[tip.record] = run
         elif run.status == "finished" or tip.status is None:
             try:
@@ -144,7 +152,7 @@ def drop_void(repository: Repository, paths: RunPaths) -> None:
 
 def _decisive(runs: Sequence[RunState]) -> RunState | None:
     """Return the run that decides: the first that finished, else one that goes on, else the last that died."""
-    for status in ("finished", "running", "launched"):
+    for status in ("finished", "running", "requeued", "launched"):
         for run in runs:
             if run.status == status:
                 return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
     from nemo_gitexp.verbs.imports import ImportOptions
     from nemo_gitexp.verbs.launch import StarterFactory
     from nemo_gitexp.verbs.run import RunAnswer
+    from nemo_gitexp.verbs.sweep import SweepAnswer
 
 EXIT_NO, EXIT_USAGE, EXIT_NO_ANSWER, EXIT_BUG, EXIT_INTERRUPTED, EXIT_CANNOT_BISECT = 1, 2, 3, 70, 130, 125
 GLOBAL_FLAGS = {"--json", "-q", "--quiet", "-v", "--verbose", "--no-color"}
+_SWEEP_ID = re.compile(r"[0-9a-f]{4,12}")
 FAILED_STATUSES = ("failed", "cancelled", "lost")
 
 
@@ -85,6 +88,14 @@ class Call:
         from nemo_gitexp.launch import Supervisor
 
         return Supervisor(self.repository().state_dir)
+
+    def nursery(self, executor: str | None = None) -> AbstractContextManager[Launcher]:
+        """Start the process that launches many runs: the one of the executor, or of local runs where none is named."""
+        if executor is not None and executor != "local":
+            return self.launcher(executor)
+        from nemo_gitexp.launch import Nursery
+
+        return Nursery(self.repository().state_dir)
 
     def background(self) -> AbstractContextManager[Background]:
         """Start the process that takes a detached run."""
@@ -246,8 +257,7 @@ def run(
     from nemo_gitexp.verbs.run import run as verb
 
     study, changes = _study_and_changes(what or [])
-    if determinism not in (None, "off", "seeded", "bitwise"):
-        raise UsageError(f"--determinism {determinism} is none of off, seeded, bitwise", hint="--determinism seeded")
+    _require_determinism(determinism)
     asked = Asked(
         cwd=_CALL.directory,
         env=os.environ,
@@ -274,6 +284,110 @@ def run(
     if answer.outcome == "ongoing" and sys.stdin.isatty() and sys.stderr.isatty() and not _CALL.console.json:
         answer = _offer_to_follow(answer, watcher)
     _report_run(answer)
+
+
+@app.command(epilog="Example: nemo-gitexp sweep digits lr=0.05,0.1 seed=1..3 --jobs 2")
+def sweep(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STUDY] [key=a,b,c…]",
+            autocompletion=complete_studies,
+            help="a study (or FILE.py:RECIPE) and what varies: key=a,b,c  seed=1..5  lr=0.1..0.5:0.1  n=range(1,10,2); "
+            "with --resume also the id of a sweep",
+        ),
+    ] = None,
+    *,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", metavar="N", help="at most so many at a time; locally 1")
+    ] = None,
+    zipped: Annotated[bool, typer.Option("--zip", help="first with first, second with second, …")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the latest sweep of the study, or the one that is named")
+    ] = False,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="one seed for all")] = None,
+    executor: Executor = None,
+    determinism: Annotated[
+        str | None, typer.Option("--determinism", metavar="off|seeded|bitwise", help="how far to go for equal numbers")
+    ] = None,
+    message: Annotated[str | None, typer.Option("-m", "--message", metavar="TEXT", help="why this sweep")] = None,
+    purpose: Annotated[
+        str | None, typer.Option("--purpose", metavar="TEXT", help="recorded instead of the study's purpose")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--from", metavar="EXP", autocompletion=complete_experiments, help="start from its configuration"),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="show the combinations; do nothing")] = False,
+    again: Annotated[bool, typer.Option("--again", help="run also what was run before")] = False,
+    commit_data: Annotated[bool, typer.Option("--commit-data", help="pin changed inputs with DVC first")] = False,
+    require_clean: Annotated[
+        bool, typer.Option("--require-clean", help="refuse when the work tree differs from HEAD")
+    ] = False,
+    keep: Keep = False,
+    no_reuse: NoReuse = False,
+) -> None:
+    """Run every combination as an experiment of its own, but for finished ones; ends in a comparison, best first."""
+    from nemo_gitexp.git.snapshot import begin_look
+
+    look = begin_look(_CALL.repository())
+    from nemo_gitexp.asked import Asked
+    from nemo_gitexp.console import SweepBoard
+    from nemo_gitexp.verbs.sweep import SweepOptions
+    from nemo_gitexp.verbs.sweep import sweep as verb
+
+    study, sweep_id, changes = _study_and_sweep(what or [], resume=resume)
+    _require_determinism(determinism)
+    asked = Asked(
+        cwd=_CALL.directory,
+        env=os.environ,
+        study=study,
+        command=_CALL.command,
+        overrides=changes,
+        base_config=_config_of(base),
+        seed=seed,
+        executor=executor,
+        determinism=determinism,
+        message=message,
+        purpose=purpose,
+        commit_data=commit_data,
+        require_clean=require_clean,
+    )
+    options = SweepOptions(jobs, zipped, plan, resume, sweep_id, again, keep, reuse=not no_reuse)
+    board = SweepBoard(_CALL.console)
+    try:
+        answer = verb(
+            _CALL.site(),
+            asked,
+            options,
+            functools.partial(_CALL.nursery, executor),
+            board,
+            now=datetime.now(UTC),
+            look=look,
+        )
+    finally:
+        board.clear()
+    _report_sweep(answer)
+
+
+def _study_and_sweep(words: Sequence[str], *, resume: bool) -> tuple[str | None, str | None, tuple[str, ...]]:
+    """Return the study, the id of a sweep to go on with, and what varies."""
+    names = [word for word in words if "=" not in word and not word.startswith("~")]
+    changes = tuple(word for word in words if word not in names)
+    most = 2 if resume else 1
+    if len(names) > most:
+        raise UsageError(f"{names[most]} is no key=value", hint=f"nemo-gitexp sweep {names[0]} {names[most]}=A,B")
+    if resume and len(names) == 1 and _SWEEP_ID.fullmatch(names[0]):
+        from nemo_gitexp.asked import list_studies
+
+        if names[0] not in list_studies(_CALL.repository().root):
+            return None, names[0], changes
+    return (*names, None, None)[0], (*names, None, None)[1], changes
+
+
+def _require_determinism(word: str | None) -> None:
+    if word not in (None, "off", "seeded", "bitwise"):
+        raise UsageError(f"--determinism {word} is none of off, seeded, bitwise", hint="--determinism seeded")
 
 
 def _study_and_changes(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
@@ -712,6 +826,24 @@ def _report_run(answer: RunAnswer) -> None:
     if answer.interrupted:
         _CALL.exit_code = EXIT_INTERRUPTED
     elif answer.outcome == "ran" and document["status"] != "completed":
+        _CALL.exit_code = EXIT_NO
+
+
+def _report_sweep(answer: SweepAnswer) -> None:
+    from nemo_gitexp.report.sweep import render_planned, render_sweep
+
+    style, document = _CALL.console.style, answer.to_json() if _CALL.console.json else {}
+    if _CALL.console.json:
+        text = ""
+    elif answer.planned:
+        text = render_planned(answer.documents, answer.values, style)
+    else:
+        metric, goal = answer.metric
+        text = render_sweep(answer.documents, answer.ranking, metric, goal, sweep=answer.sweep, style=style)
+    _CALL.console.answer(text, document)
+    if answer.interrupted:
+        _CALL.exit_code = EXIT_INTERRUPTED
+    elif not answer.planned and not answer.is_whole:
         _CALL.exit_code = EXIT_NO
 
 

@@ -27,7 +27,15 @@ from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import RunState, give_up, inspect_run, leave_cancelled, request_cancel, stage_states
+from nemo_gitexp.runs import (
+    GOES_ON,
+    RunState,
+    give_up,
+    inspect_run,
+    leave_cancelled,
+    request_cancel,
+    stage_states,
+)
 from nemo_gitexp.scheduled import cancel_submitted, look_at_runs
 from nemo_gitexp.stages import StagesEntry, python_of
 from nemo_gitexp.store import Experiment, read_experiments
@@ -43,7 +51,14 @@ ASK_S = 3.0
 CANCEL_PATIENCE_S = 30.0
 
 
-class Watcher(Protocol):
+class Talk(Protocol):
+    """Whoever is told what is being done."""
+
+    def say(self, line: str) -> None:
+        """Take one line about it."""
+
+
+class Watcher(Talk, Protocol):
     """Whoever looks on while a job runs; every method is called from one thread."""
 
     def log(self, text: bytes) -> None:
@@ -51,9 +66,6 @@ class Watcher(Protocol):
 
     def progress(self, elapsed_s: float, row: MetricRow | None) -> None:
         """Take the time since submission and the latest metrics."""
-
-    def say(self, line: str) -> None:
-        """Take one line about what is being done."""
 
 
 class Silence:
@@ -179,20 +191,25 @@ def _stage_keys(site: Site, experiment: Experiment, conditions: Conditions) -> d
     return stage_keys(site.repository, record, experiment.config, key)
 
 
-def after_start(site: Site, experiment: Experiment, paths: RunPaths, watcher: Watcher) -> None:
+def after_start(site: Site, experiment: Experiment, paths: RunPaths, watcher: Talk) -> None:
     """Do what can wait until the job is on its way: tell other clones by a fact, tidy up.
 
     The job goes on whatever comes of it, and so does whoever follows it.
     """
+    announce(site, experiment, paths, watcher)
+    try:
+        tidy(site)
+    except (GitexpError, OSError) as fault:
+        watcher.say(f"warning: what killed processes left was not tidied up: {fault}")
+
+
+def announce(site: Site, experiment: Experiment, paths: RunPaths, watcher: Talk) -> None:
+    """Tell other clones by a fact that a run is on its way."""
     document: Mapping[str, str] = {"at": iso_now(), "run": paths.run, "executor": experiment.record.executor}
     try:
         write_fact(site.repository, experiment.sha, "launched", document, site.repository.committer())
     except GitexpError as fault:
         watcher.say(f"warning: other clones cannot see that it runs: {fault.message}")
-    try:
-        tidy(site)
-    except (GitexpError, OSError) as fault:
-        watcher.say(f"warning: what killed processes left was not tidied up: {fault}")
 
 
 def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
@@ -230,7 +247,7 @@ class _Look:
         self._paths = paths
         self._watcher = watcher
         self._logs = RunLogs(paths)
-        self._rows: dict[str, _LatestRow] = {}
+        self._rows: dict[str, LatestRow] = {}
         self._ended = {part.run for part in paths.parts() if part.result.exists()}
 
     def hand_on(self, elapsed_s: float) -> None:
@@ -247,11 +264,11 @@ class _Look:
         self._name_ended()
 
     def _row(self, part: RunPaths) -> MetricRow | None:
-        return self._rows.setdefault(part.run, _LatestRow(part.metrics)).row()
+        return self._rows.setdefault(part.run, LatestRow(part.metrics)).row()
 
     def _name_ended(self) -> None:
         for name, state in stage_states(self._paths).items():
-            if name not in self._ended and state["status"] not in ("launched", "running"):
+            if name not in self._ended and state["status"] not in GOES_ON:
                 self._ended.add(name)
                 self._watcher.say(f"stage {name}: {state['status']}")
 
@@ -383,7 +400,7 @@ class LogTail:
         return file
 
 
-class _LatestRow:
+class LatestRow:
     """The last whole line of a metrics stream, read again only when the file has grown."""
 
     def __init__(self, path: Path) -> None:

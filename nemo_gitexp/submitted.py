@@ -23,8 +23,9 @@ import nemo_run
 from nemo_run.run.experiment import AppState
 from nemo_run.run.torchx_backend.schedulers import local as nemo_local
 
-from nemo_gitexp.attempt import Attempt
+from nemo_gitexp.attempt import Attempt, record_sweep
 from nemo_gitexp.catalog import Site
+from nemo_gitexp.collect import discard_run
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import GitexpError, InsideJobError, UsageError
 from nemo_gitexp.execution import RunLogs, Silence, cancel_and_wait, iso_now
@@ -235,8 +236,10 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
     # ------------------------------------------------------------------------------------------------- its parts
 
     def _start(self, *, again: bool) -> None:
-        for attempt in self._attempts:
-            if attempt.record(self._site, again=again):
+        is_sweep = len(self._attempts) > 1 and all(attempt.intent.asked.sweep for attempt in self._attempts)
+        recorded = record_sweep(self._site, self._attempts, again=again) if is_sweep else None
+        for number, attempt in enumerate(self._attempts):
+            if recorded[number] if recorded else attempt.record(self._site, again=again):
                 self._waiting.append(attempt)
                 attempt.start(self._site, Acceptance())
                 if attempt.document is not None and not _LOGGER.isEnabledFor(logging.INFO):
@@ -321,6 +324,9 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
 
     def _cancel(self) -> None:
         """Stop every run of ours: what was launched is asked to, what was not never will be."""
+        for paths in [attempt.paths for attempt in self._attempts if attempt.paths]:
+            if not paths.plan.exists():  # recorded with others, and its turn never came
+                discard_run(self._site.repository, paths)
         going = [(attempt, attempt.paths) for attempt in self._running if attempt.paths and attempt.paths.root.exists()]
         waiting = [
             (attempt, attempt.paths) for attempt in self._waiting if attempt.paths and attempt.paths.plan.exists()
