@@ -37,6 +37,7 @@ from nemo_gitexp.metrics import (
     row_step,
 )
 from nemo_gitexp.owners import owner_token
+from nemo_gitexp.relocation import find_relocation
 from nemo_gitexp.result import (
     LOG_TAIL_LINES,
     LogDigest,
@@ -52,6 +53,7 @@ from nemo_gitexp.rundir import RunPaths, unwritable
 from nemo_gitexp.runs import RunState, end_orphans, give_up, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
 from nemo_gitexp.submission import parse_submission
+from nemo_gitexp.transfer import drop_carried
 from nemo_gitexp.worker.lastword import ended_result, last_reason
 from nemo_gitexp.worker.merge import merged_result
 from nemo_gitexp.worker.outputs import declared_outputs, hash_output
@@ -112,7 +114,7 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
         log=None,
         started=started or None,
         ended=ended,
-        places=run_places(plan),
+        places={**run_places(plan), **node_places(paths)},
         lost_reason=None if worker else run.reason,
         segments=[segment for part, _ in parts for segment in read_run_segments(part, paths)],
     )
@@ -137,8 +139,10 @@ def _ended_worker(paths: RunPaths, plan: Mapping[str, JsonValue]) -> Mapping[str
 def read_run_segments(part: RunPaths, run: RunPaths) -> list[Mapping[str, JsonValue]]:
     """Return the segments of one worker as run.json has them; none where no scheduler had it."""
     segments = read_segments(str(part.root))
+    if not segments:
+        return []
     own: dict[str, JsonValue] = {} if part == run else {"task": part.run}
-    stream = part.metrics.read_bytes() if len(segments) and part.metrics.is_file() else b""
+    stream = part.metrics.read_bytes() if part.metrics.is_file() else b""
     ends = [*(cast("int", item.get("offset", 0)) for item in segments[1:]), len(stream)]
     found: list[Mapping[str, JsonValue]] = []
     for number, (item, end) in enumerate(zip(segments, ends, strict=True)):
@@ -239,6 +243,12 @@ def run_places(plan: Mapping[str, JsonValue]) -> dict[str, str]:
     return {place: word for place, word in places.items() if len(Path(place).parts) > 1}
 
 
+def node_places(paths: RunPaths) -> dict[str, str]:
+    """Return the directories of a run that its node saw under other names, with the same words for them."""
+    relocation = find_relocation(paths)
+    return relocation.places() if relocation else {}
+
+
 def keep_outputs(store: ObjectStore, paths: RunPaths, worker: Mapping[str, JsonValue] | None) -> None:
     """Put the outputs that are kept into the store; their hashes are checked on the way.
 
@@ -279,8 +289,10 @@ def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool
     is_ours = named is None or os.fsencode(repository.common_dir) in named
     if is_ours and Path(place).exists():
         protect_cache(repository, Path(place), plan)
-        if kept_too or not plan.get("keep_workspace"):
+        is_kept = bool(plan.get("keep_workspace")) and not kept_too
+        if not is_kept:
             remove_worktree(repository, Path(place))
+        drop_carried(paths, is_kept=is_kept)
 
 
 def discard_run(repository: Repository, paths: RunPaths) -> None:

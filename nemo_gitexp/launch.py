@@ -34,6 +34,9 @@ from nemo_gitexp.worker.machine import writer_lives
 from nemo_gitexp.workspace import Workspace
 
 GRACE_S = 10
+INTERRUPTED_GRACE_S = 3600
+"""A job that a scheduler told to end is killed by its clock (KillWait, GraceTime), not by ours."""
+
 LEAST_SLOTS = 4
 """So many stages of a pipeline may run at the same time, on larger machines one a core."""
 
@@ -48,7 +51,8 @@ class RunRequest:
     """How an experiment is to be run this time.
 
     `keys` tell of a pipeline's stages what their results depend on; `profile` is the executor's, with this machine's
-    values in it, None for a local run without one.
+    values in it, None for a local run without one. `chain` is the number of jobs that go on where the one before was
+    cut off.
     """
 
     sha: str
@@ -65,6 +69,7 @@ class RunRequest:
     site: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, str | None] = field(default_factory=dict)
     profile: ExecutorProfile | None = None
+    chain: int = 1
 
     @property
     def is_scheduled(self) -> bool:
@@ -204,7 +209,7 @@ def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
         "topology": {
             "nodes": record.topology.get("nodes", 1),
             "tasks_per_node": record.topology.get("tasks_per_node", 1),
-            "launcher": record.topology.get("launcher"),
+            **{key: record.topology.get(key) for key in ("launcher", "devices", "image")},
         },
         "outputs_dir": str(paths.outputs),
         "config": str(paths.config),
@@ -216,8 +221,14 @@ def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
         "grace_s": GRACE_S,
         "tracker_ids": {**_tracker_ids(paths, request)},
         "variables": str(paths.variables) if request.profile and request.profile.env else None,
-        "scheduled": {"kind": request.profile.kind} if request.profile and request.is_scheduled else None,
+        "scheduled": _scheduled_plan(request),
     }
+
+
+def _scheduled_plan(request: RunRequest) -> dict[str, JsonValue] | None:
+    if request.profile is None or not request.is_scheduled:
+        return None
+    return {"kind": request.profile.kind, "chain": request.chain, "grace_s": INTERRUPTED_GRACE_S}
 
 
 def _tracker_ids(paths: RunPaths, request: RunRequest, stage: str | None = None) -> dict[str, str]:
@@ -228,9 +239,8 @@ def _shape_plan(stage: Stage, plan: Mapping[str, JsonValue]) -> dict[str, JsonVa
     shape = stage.shape
     if shape is None:
         return {"topology": plan["topology"]}
-    return {
-        "topology": {"nodes": shape.nodes, "tasks_per_node": shape.tasks_per_node, "launcher": shape.launcher},
-    }
+    own = {"nodes": shape.nodes, "tasks_per_node": shape.tasks_per_node, "launcher": shape.launcher}
+    return {"topology": {**mapping(plan["topology"]), **own}}
 
 
 def _entry_plan(

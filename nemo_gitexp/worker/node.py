@@ -252,13 +252,13 @@ class Node:
         for name in self._plan["unset_env"]:
             env.pop(name, None)
         hand_over_ids(env, self._plan, self._ranks.rank)
-        if self._is_command and self._plan["probe_interpreter"]:
+        if self._plan["probe_interpreter"]:
             from .probe import probe_environment
 
             probed = probe_environment(self._plan, env)
-            if probed.document:
+            if probed.document and self._ranks.is_first:
                 write_document(self._path("job-environment.json"), probed.document)
-            if probed.pythonpath:
+            if probed.pythonpath and self._is_command:  # a job of ours redirects its own imports
                 env["PYTHONPATH"] = probed.pythonpath
         return env
 

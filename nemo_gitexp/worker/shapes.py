@@ -57,12 +57,17 @@ class InputPlan(TypedDict):
     kinds: List[str]
 
 
-class TopologyPlan(TypedDict):
-    """How many worker processes share this run, and what starts them on a node: torchrun, or None."""
+class TopologyPlan(TypedDict, total=False):
+    """How many worker processes share this run, and what starts them on a node: torchrun, or None.
+
+    `devices` and `image` are for the launcher alone.
+    """
 
     nodes: int
     tasks_per_node: int
     launcher: Optional[str]
+    devices: Optional[int]
+    image: Optional[str]
 
 
 class StagePlan(TypedDict):
