@@ -173,11 +173,6 @@ def sweep(
 
 
 def _require_sense(asked: Asked, options: SweepOptions) -> None:
-    if asked.command is not None:
-        raise UsageError(
-            "a sweep changes the configuration of a study, and a command has none",
-            hint="nemo-gitexp init --study NAME; its command: may use {config.lr}",
-        )
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs {options.jobs} runs nothing", hint="--jobs 2")
     if options.resume and options.again:
