@@ -21,7 +21,7 @@ from nemo_gitexp.handles import Added, Handle, write_handle
 from nemo_gitexp.launchers.nemo import users_home
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import inspect_run, list_run_directories, request_cancel, request_stage_cancel
+from nemo_gitexp.runs import GOES_ON, inspect_run, list_run_directories, request_cancel, request_stage_cancel
 from nemo_gitexp.seeds import require_seed
 from nemo_gitexp.submitted import SubmittedExperiment, word_of
 
@@ -156,7 +156,7 @@ class KeptExperiment(SubmittedExperiment):
             paths = self._attempts[0].paths if self._attempts else None
             return None if paths is None or self._is_left else paths
         runs = list_run_directories(self._site.run_root, self._handle.experiment)
-        live = [paths for paths in runs if inspect_run(paths).status in ("launched", "running")]
+        live = [paths for paths in runs if inspect_run(paths).status in GOES_ON]
         return live[-1] if live else None
 
     def _log_lines(self, name: str) -> list[str]:

@@ -204,7 +204,7 @@ def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
         "topology": {
             "nodes": record.topology.get("nodes", 1),
             "tasks_per_node": record.topology.get("tasks_per_node", 1),
-            "launcher": record.topology.get("launcher"),
+            **{key: record.topology.get(key) for key in ("launcher", "devices", "image")},
         },
         "outputs_dir": str(paths.outputs),
         "config": str(paths.config),
@@ -228,9 +228,8 @@ def _shape_plan(stage: Stage, plan: Mapping[str, JsonValue]) -> dict[str, JsonVa
     shape = stage.shape
     if shape is None:
         return {"topology": plan["topology"]}
-    return {
-        "topology": {"nodes": shape.nodes, "tasks_per_node": shape.tasks_per_node, "launcher": shape.launcher},
-    }
+    own = {"nodes": shape.nodes, "tasks_per_node": shape.tasks_per_node, "launcher": shape.launcher}
+    return {"topology": {**mapping(plan["topology"]), **own}}
 
 
 def _entry_plan(

@@ -6,7 +6,8 @@ Runs nothing. The user's index, HEAD and files stay as they are.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,15 +39,16 @@ from nemo_gitexp.git.snapshot import (
     take_snapshot,
 )
 from nemo_gitexp.inputpin import InputPin, input_files
-from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
+from nemo_gitexp.interpreters import is_known_there_only, probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming
+from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.record import CodeState, ExperimentRecord, identity_of
 from nemo_gitexp.recordedtopology import ChosenShape, choose_shape, recorded_topology
 from nemo_gitexp.secretcheck import require_no_secrets
 from nemo_gitexp.sitevalues import bind_site
 from nemo_gitexp.stages import AnyEntry, StagesEntry, command_of, python_of, simple_entries, visible_config
-from nemo_gitexp.store import Draft, Experiment, record_directory, write_experiments
+from nemo_gitexp.store import Draft, Experiment, holding_experiment, record_directory, write_experiments
 from nemo_gitexp.tips import write_branch
 from nemo_gitexp.versioning import config_hash
 from nemo_gitexp.worker.publicurl import public_url
@@ -132,7 +134,7 @@ def plan_many(
         require_no_secrets(defined, asked.env, snapshot_limits(site).allows)
     look = look or begin_look(repository)
     for asked, defined in wanted:  # before the snapshot: git is still looking at the files
-        shared.environment(defined.entry, asked)
+        shared.environment(asked, defined)
     snapshot = take_snapshot(repository, snapshot_limits(site), look)
     if first.require_clean and (snapshot.dirty or snapshot.untracked):
         raise SnapshotRefusedError(
@@ -144,7 +146,7 @@ def plan_many(
 
 
 def _plan(site: Site, asked: Asked, defined: Defined, shared: _Shared, now: datetime) -> Plan:
-    interpreter, probe, environment = shared.environment(defined.entry, asked)
+    interpreter, probe, environment = shared.environment(asked, defined)
     record = _record(site, asked, defined, shared, environment.key if environment else None, now)
     _check_placeholders(record, defined.config, site.settings.site)
     notes = [*shared.shape(asked, defined).notes, *_notes(record), *_live_notes(record, site.repository.root)]
@@ -174,7 +176,7 @@ def _resolved(
 ) -> list[tuple[Asked, Defined]]:
     """Return what was defined with every configuration filled in that only the recorded code can make."""
     asked, first = wanted[0]
-    interpreter = shared.environment(first.entry, asked)[0]
+    interpreter = shared.environment(asked, first)[0]
     if not any(defined.unresolved for _, defined in wanted) or interpreter is None:
         return list(wanted)
     from nemo_gitexp.recipes import Surroundings, resolve_many  # 20 ms that others need not pay
@@ -212,11 +214,13 @@ class _Shared:
         """Take the snapshot and list its files."""
         self._snapshot, self.listing = snapshot, list_files(self._site.repository, snapshot.tree)
 
-    def environment(self, entry: AnyEntry, asked: Asked) -> tuple[Path | None, Path | None, Environment | None]:
+    def environment(self, asked: Asked, defined: Defined) -> tuple[Path | None, Path | None, Environment | None]:
         """Return the job's interpreter, the one to ask inside the job, and the environment if it can be known now."""
+        entry, executor = defined.entry, _executor(asked, defined.definition)
         command = command_of(entry)
-        key = (python_of(entry), command.argv[:1] if command else None, entry.wrapped)
-        return _once(self._environments, key, lambda: _environment(self._site, entry, asked))
+        key = (executor, python_of(entry), command.argv[:1] if command else None, entry.wrapped)
+        profile = self.shape(asked, defined).profile
+        return _once(self._environments, key, lambda: _environment(self._site, entry, asked, profile))
 
     def shape(self, asked: Asked, defined: Defined) -> ChosenShape:
         """Return the shape that is recorded for the executor."""
@@ -348,21 +352,7 @@ def record_plans(site: Site, plans: Sequence[Plan], who: Identities) -> list[Exp
     Args and errors: as `record_plan`.
     """
     repository = site.repository
-    author, committer = who.wait()
-    sign = "commit.gpgsign" in site.git_config and repository.flag("commit.gpgsign")
-    drafts = [
-        Draft(
-            record=plan.record,
-            head=plan.snapshot.head,
-            config=render_json(plan.config),
-            environment=plan.environment,
-            carried=plan.carried,
-            author=author,
-            committer=committer,
-            sign=sign,
-        )
-        for plan in plans
-    ]
+    drafts = [draft_of(site, plan, who) for plan in plans]
     try:
         return write_experiments(repository, drafts)
     except GitCommandError:
@@ -421,6 +411,36 @@ def _nonce() -> str:
 
 def _created(now: datetime) -> str:
     return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+@contextmanager
+def holding_plan(site: Site, plan: Plan, who: Identities) -> Iterator[Experiment]:
+    """Give the experiment of a plan to be run, and forget it afterwards: nothing is recorded.
+
+    Raises:
+        IdentityMissingError: git does not know the user.
+    """
+    with holding_experiment(site.repository, draft_of(site, plan, who)) as experiment:
+        yield experiment
+
+
+def draft_of(site: Site, plan: Plan, who: Identities) -> Draft:
+    """Return what a plan makes of commits.
+
+    Raises:
+        IdentityMissingError: git does not know the user.
+    """
+    author, committer = who.wait()
+    return Draft(
+        record=plan.record,
+        head=plan.snapshot.head,
+        config=render_json(plan.config),
+        environment=plan.environment,
+        carried=plan.carried,
+        author=author,
+        committer=committer,
+        sign="commit.gpgsign" in site.git_config and site.repository.flag("commit.gpgsign"),
+    )
 
 
 def _snapshot_was_pruned(site: Site, snapshot: Snapshot) -> bool:
@@ -526,12 +546,14 @@ def _notes(record: ExperimentRecord) -> list[str]:
     return [f"captured {len(captured)} untracked file{'s' if len(captured) != 1 else ''}: {shown}"]
 
 
-def _environment(site: Site, entry: AnyEntry, asked: Asked) -> tuple[Path | None, Path | None, Environment | None]:
+def _environment(
+    site: Site, entry: AnyEntry, asked: Asked, profile: ExecutorProfile | None
+) -> tuple[Path | None, Path | None, Environment | None]:
     """Return the job's interpreter, the one to ask inside the job, and the environment if it can be known now."""
     root, python = site.repository.root, python_of(entry)
     interpreter = resolve_interpreter(site, entry, asked.env)
     probe = probe_interpreter(entry, asked.env, root)
-    if interpreter is None or entry.wrapped:
+    if interpreter is None or entry.wrapped or (profile is not None and is_known_there_only(profile)):
         return interpreter, probe, None
     environment = capture_environment(
         interpreter,

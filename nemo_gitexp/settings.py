@@ -45,6 +45,8 @@ class Settings:
         max_untracked_file_mb: a larger untracked file is refused by the snapshot.
         max_untracked_total_mb: more untracked files than this in all are refused.
         reproduce_cost_limit: device-hours above which `reproduce` asks for `--yes`.
+        push_status: whoever looks at running experiments pushes how far they are.
+        push_status_minutes: at most so often.
         secrets_allowed: patterns (fnmatch) of paths, and of dotted keys of a configuration, that may hold secrets.
         executors: profiles by name; `local` always exists.
         site: the values of `${site:NAME}`.
@@ -59,6 +61,8 @@ class Settings:
     max_untracked_file_mb: float = 10.0
     max_untracked_total_mb: float = 50.0
     reproduce_cost_limit: float = 1.0
+    push_status: bool = False
+    push_status_minutes: float = 10.0
     secrets_allowed: tuple[str, ...] = ()
     executors: Mapping[str, Table] = field(default_factory=lambda: MappingProxyType({"local": _LOCAL}))
     site: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -146,6 +150,7 @@ _NUMBER: Final = _Kind(_is_number, "a number that is not negative")
 _COUNT: Final = _Kind(
     lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0, "a whole number above 0"
 )
+_FLAG: Final = _Kind(lambda value: isinstance(value, bool), "true or false")
 _TEXTS: Final = _Kind(
     lambda value: isinstance(value, (list, tuple)) and all(_is_text(item) for item in value), "a list of texts"
 )
@@ -157,6 +162,8 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "max_untracked_file_mb": _NUMBER,
     "max_untracked_total_mb": _NUMBER,
     "reproduce_cost_limit": _NUMBER,
+    "push_status": _FLAG,
+    "push_status_minutes": _NUMBER,
     "secrets_allowed": _TEXTS,
 }
 _TABLE_NAMES: Final = ("executors", "site")
@@ -245,6 +252,8 @@ def _site_named(values: Mapping[str, _Value], key: str) -> str | None:
 
 
 def _from_text(text: str, kind: _Kind) -> JsonValue:
+    if kind is _FLAG:
+        return {"true": True, "false": False}.get(text.lower(), text)
     if kind not in (_NUMBER, _COUNT):
         return text
     try:
@@ -374,6 +383,8 @@ def _assemble(values: Mapping[str, _Value]) -> Settings:
         max_untracked_file_mb=_number(plain, "max_untracked_file_mb", 10.0),
         max_untracked_total_mb=_number(plain, "max_untracked_total_mb", 50.0),
         reproduce_cost_limit=_number(plain, "reproduce_cost_limit", 1.0),
+        push_status=plain.get("push_status") is True,
+        push_status_minutes=_number(plain, "push_status_minutes", 10.0),
         secrets_allowed=_texts(plain.get("secrets_allowed")),
         executors=MappingProxyType(executors),
         site=MappingProxyType(site),

@@ -188,8 +188,9 @@ def _try_it(tunnel: TunnelProfile | None) -> str:
 def _commands(seen: Seen, where: str, *, needs_rsync: bool) -> Iterator[Finding]:
     for name in (*SLURM_COMMANDS, *(["rsync"] if needs_rsync else [])):
         path = seen.facts.get(f"command.{name}")
-        mend = f"apt install {'rsync' if name == 'rsync' else 'slurm-client'} {where}, or a login node that has it"
-        yield found(name, path) if path else missing(name, f"{name} is not on PATH {where}", mend)
+        check, package = ("rsync there", "rsync") if name == "rsync" else (name, "slurm-client")
+        mend = f"apt install {package} {where}, or a login node that has it"
+        yield found(check, path) if path else missing(check, f"{name} is not on PATH {where}", mend)
 
 
 def _scheduler(seen: Seen, bound: ExecutorProfile) -> Iterator[Finding]:
@@ -203,7 +204,7 @@ def _scheduler(seen: Seen, bound: ExecutorProfile) -> Iterator[Finding]:
         )
     if "command.sacct" in seen.facts and "accounting" not in seen.facts:
         said = seen.facts.get("accounting.no", "silence")
-        yield warning("accounting", f"sacct has none ({said}): jobs are followed by squeue alone", "sacct -j 1")
+        yield warning("accounting", f"{said}: a job that ended long ago is known by its result alone", "sacct -j 1")
     if bound.shape.image is not None:
         has_pyxis = "pyxis" in seen.facts
         yield (

@@ -30,7 +30,7 @@ for name in sbatch sacct squeue scancel srun scontrol rsync dvc torchrun; do
 done
 if [ -n "$gx_slurm" ]; then
   said=$(few scontrol ping 2>&1); printf 'ping %s\n' "$(printf %s "$said" | tr '\n' ' ')"
-  said=$(few sacct -n -X -j 1 -o JobID 2>&1) && printf 'accounting yes\n' ||
+  said=$(few sacct -nPX -j 1 -o JobID,State,ExitCode 2>&1) && printf 'accounting yes\n' ||
     printf 'accounting.no %s\n' "$(printf %s "$said" | tail -n 1)"
   few srun --help 2>/dev/null | grep -q -- --container-image && printf 'pyxis yes\n'
 fi

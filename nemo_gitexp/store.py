@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
@@ -183,6 +184,20 @@ def _written(ref: RefName, sha: CommitSha, record: ExperimentRecord, config: byt
 
 def _on_code(record: ExperimentRecord, code: CommitSha) -> ExperimentRecord:
     return replace(record, code=replace(record.code, commit=code))
+
+
+@contextmanager
+def holding_experiment(repository: Repository, draft: Draft) -> Iterator[Experiment]:
+    """Write an experiment that is none: its commits are there to be run, under a temporary ref, and nobody lists it.
+
+    Should this process be killed, tidying takes the ref.
+    """
+    waiting, code = temporary_ref(), _write_code(repository, [replace(draft, sign=False)])
+    sha = import_commit(repository, waiting, record_commit(draft, code))
+    try:
+        yield _written(waiting, sha, _on_code(draft.record, code), draft.config)
+    finally:
+        delete_ref(repository, waiting, sha)
 
 
 def _write_code(repository: Repository, drafts: Sequence[Draft]) -> CommitSha:

@@ -225,7 +225,9 @@ def test_kubernetes_has_nodes_processes_and_devices(tmp_path, monkeypatch):
         "users: [{name: u, user: {token: t}}]\ncontexts: [{name: x, context: {cluster: c, user: u}}]\n"
         "current-context: x\n"
     )
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    # Where kubernetes looks by default is fixed when it is imported.
+    place = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+    monkeypatch.setattr(place, str(tmp_path / "config"))
     shape = {"nodes": 2, "tasks_per_node": 4, "devices": 4, "launcher": "torchrun", "image": DIGEST}
     executor = built({"type": "kubeflow", **shape, "namespace": "n"})
     assert (executor.num_nodes, executor.nprocs_per_node, executor.gpus_per_node) == (2, 4, 4)
