@@ -242,7 +242,12 @@ class Sweep:
         others = self._in(ELSEWHERE)
         if not others:
             return
+        self._next_look = time.monotonic() + ASK_S  # git and perhaps a scheduler are asked about them
         tips = {str(tip.record): tip for tip in list_tips(self._site.repository, remotes=False)}
+        for child in others:
+            if child.document["experiment"] not in tips:  # somebody deleted it
+                self._end(child)
+        others = self._in(ELSEWHERE)
         now, live = refresh(self._site, [tips[child.document["experiment"]] for child in others])
         left = [tip for tip in now if tip.record not in live and tip.status in (None, "lost")]
         claims = {claim.experiment.sha: claim for claim in claim_unfinished(self._site, left) if claim.experiment}

@@ -336,7 +336,7 @@ def _answer(
 ) -> SweepAnswer:
     """Return the answer with every experiment as it is now."""
     by_ref = {tip.ref: tip for tip in list_tips(site.repository)}
-    tips = [by_ref[child.document["ref"]] for child in children]
+    tips = [by_ref[child.document["ref"]] for child in children if child.document["ref"] in by_ref]
     documents = _documents(site, tips, children, sweep_id)
     faults = {child.document["experiment"]: child.fault for child in children if child.fault is not None}
     experiments = read_experiments_or_faults(site.repository, tips[:1])
@@ -345,16 +345,13 @@ def _answer(
 
 
 def _documents(site: Site, tips: Sequence[Tip], children: Sequence[Child], sweep_id: str | None) -> list[ExperimentDoc]:
-    entries = list_entries(site, *refresh(site, tips))
-    documents = []
-    for entry, child in zip(entries, children, strict=True):
-        if isinstance(entry, RecordError):
-            documents.append(child.document)
-            continue
-        document = entry.document
+    """Return each experiment as it is now; one that was deleted meanwhile, or cannot be read, as it was last seen."""
+    read = [item.document for item in list_entries(site, *refresh(site, tips)) if not isinstance(item, RecordError)]
+    now = {document["ref"]: document for document in read}
+    documents = [now.get(child.document["ref"], child.document) for child in children]
+    for document, child in zip(documents, children, strict=True):
         if child.was_known and document["sweep"] != sweep_id:
             document["duplicate_of"] = document["experiment"]
-        documents.append(document)
     return documents
 
 
