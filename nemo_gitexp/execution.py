@@ -12,7 +12,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -74,7 +74,8 @@ class Conditions:
     """How an experiment is to be executed this time.
 
     `reuse`: stages of a pipeline whose results are known are not run; in a reproduction all are. `profile` is the
-    executor's, with this machine's values in it.
+    executor's, with this machine's values in it; `scheduler` and `variables` stand for one that a program brings
+    (`RunRequest`).
     """
 
     interpreter: Path | None
@@ -84,6 +85,8 @@ class Conditions:
     keep: bool = False
     reuse: bool = True
     profile: ExecutorProfile | None = None
+    scheduler: str | None = None
+    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def start_run(
@@ -155,6 +158,8 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
             site=site.settings.site,
             keys=keys,
             profile=conditions.profile,
+            scheduler=conditions.scheduler,
+            variables=conditions.variables,
         ),
     )
     if conditions.reuse and not conditions.reproduction:

@@ -96,7 +96,8 @@ def plan_defined(site: Site, asked: Asked, defined: Defined, now: datetime, look
         GitexpError: whatever makes it impossible, before anything is recorded.
     """
     repository = site.repository
-    require_executor(site.settings, _executor(asked, defined.definition))
+    if not asked.brings_executor:
+        require_executor(site.settings, _executor(asked, defined.definition))
     _require_reason(asked, defined.definition)
     if asked.commit_data:
         _commit_data(repository, defined.definition)

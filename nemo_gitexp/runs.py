@@ -194,6 +194,11 @@ def leave_cancelled(paths: RunPaths) -> None:
     write_beside(paths.result, render_json(result))
 
 
+def leave_stage_cancelled(part: RunPaths) -> None:
+    """Write the result of a stage that was cancelled before its worker began (`give_up_stage`)."""
+    write_beside(part.result, render_json({"schema": 1, "status": "cancelled", "job_started": False}))
+
+
 def conclude(paths: RunPaths) -> None:
     """Write the result of a run of stages that has none although all have ended: the last one was killed.
 

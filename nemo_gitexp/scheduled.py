@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from nemo_gitexp.errors import SchedulerError
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.rundir import RunPaths, write_once
-from nemo_gitexp.runs import conclude, read_state_file
-from nemo_gitexp.scheduler import JobWord, ask_slurm, cancel_jobs
+from nemo_gitexp.runs import conclude, give_up_stage, leave_stage_cancelled, read_state_file
+from nemo_gitexp.scheduler import JobWord, ask_slurm, ask_to_stop, cancel_jobs
 from nemo_gitexp.shells import shell_of
 from nemo_gitexp.submission import Submission, Tunnel, parse_submission
 
@@ -59,6 +59,25 @@ def cancel_submitted(paths: RunPaths, *, waiting_only: bool) -> None:
         cancel_jobs(shell_of(submission.tunnel), submission.job_ids, waiting_only=waiting_only)
 
 
+def cancel_part(paths: RunPaths, name: str) -> None:
+    """Stop one stage of a run that a scheduler has: it is asked to end, or never begins; the others go on.
+
+    Raises:
+        SchedulerError: the scheduler does not answer.
+    """
+    submission, part = find_submission(paths), paths.stage(name)
+    jobs = submission.jobs.get(name, ()) if submission else ()
+    if submission is None or not jobs or part.result.exists():
+        return
+    shell, never_begins = shell_of(submission.tunnel), give_up_stage(part)
+    cancel_jobs(shell, jobs, waiting_only=True)
+    if never_begins:
+        leave_stage_cancelled(part)
+        conclude(paths)
+    else:
+        ask_to_stop(shell, jobs)
+
+
 def _take_words(paths: RunPaths, submission: Submission, words: Mapping[str, JobWord]) -> None:
     """Write the last word beside each worker that ended without a result."""
     for name, jobs in submission.jobs.items():
@@ -67,7 +86,11 @@ def _take_words(paths: RunPaths, submission: Submission, words: Mapping[str, Job
         if not said or not all(word.is_final for word in said) or part.scheduler_word.exists():
             continue
         list(part.root.iterdir())  # a network file system shows what another host wrote once the directory is read
-        if not part.result.exists():
+        if part.result.exists():
+            continue
+        if name and said[-1].state == "CANCELLED" and give_up_stage(part):
+            leave_stage_cancelled(part)  # what depends on it has begun, and waits for its word
+        else:
             write_once(part.scheduler_word, render_json(_document(jobs[-1], said[-1])))
     conclude(paths)
 

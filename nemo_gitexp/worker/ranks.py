@@ -31,7 +31,7 @@ class Ranks:
     """
 
     def __init__(self, plan: Plan, env: Mapping[str, str]) -> None:
-        topology = plan.get("topology") or {"nodes": 1, "tasks_per_node": 1, "launcher": None}
+        topology = plan.get("topology") or {"nodes": 1, "tasks_per_node": 1, "devices": None, "launcher": None}
         self._run_dir = plan["run_dir"]
         self._nodes = topology["nodes"]
         self._restart = env.get("SLURM_RESTART_COUNT", "0")

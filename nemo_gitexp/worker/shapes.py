@@ -58,10 +58,11 @@ class InputPlan(TypedDict):
 
 
 class TopologyPlan(TypedDict):
-    """How many worker processes share this run, and what starts them on a node: torchrun, or None."""
+    """How many worker processes share this run, GPUs of a node, and what starts them there: torchrun, or None."""
 
     nodes: int
     tasks_per_node: int
+    devices: Optional[int]
     launcher: Optional[str]
 
 
