@@ -223,7 +223,8 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
             fault = error
             self._cancel()
         self._let_go(kind, value, trace)
-        fault = fault or self._collect()
+        unrecorded = self._collect()
+        fault = fault or unrecorded
         if fault is not None and value is None:
             raise fault
 
