@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from nemo_gitexp.asked import Asked, Defined
 from nemo_gitexp.catalog import Site, read_current, recorded_document
+from nemo_gitexp.claims import Claim, claim_plans
 from nemo_gitexp.collect import discard_run
 from nemo_gitexp.destination import require_local
 from nemo_gitexp.documents import ExperimentDoc
@@ -23,7 +24,7 @@ from nemo_gitexp.entry import Python
 from nemo_gitexp.execution import Conditions, Silence, after_start, finish_run, require_start, start_run
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.owners import taking_turns
-from nemo_gitexp.recording import Plan, plan_defined, record_plan
+from nemo_gitexp.recording import Plan, plan_defined, plan_many, record_plan
 from nemo_gitexp.report.remarks import experiment_remarks
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
@@ -76,6 +77,23 @@ def this_environment() -> dict[str, str]:
     return {**os.environ, "PATH": path}
 
 
+def record_sweep(site: Site, attempts: Sequence[Attempt], *, again: bool) -> list[bool]:
+    """Record the experiments of one sweep together: one snapshot, one commit of code, one look at the environment.
+
+    Return for each what `Attempt.record` says.
+
+    Raises:
+        GitexpError: nothing was recorded.
+    """
+    who = site.repository.begin_identities()
+    intents = [attempt.intent for attempt in attempts]
+    plans = plan_many(site, [(intent.asked, intent.defined) for intent in intents], intents[0].now)
+    for plan in plans:
+        require_local(site, plan.record.executor)
+    claims = claim_plans(site, plans, who, again=again, within_study=False)
+    return [attempt.take(plan, claim) for attempt, plan, claim in zip(attempts, plans, claims, strict=True)]
+
+
 class LoggingWatcher(Silence):
     """A watcher that passes on to `logging` what is said; warnings as such."""
 
@@ -117,20 +135,34 @@ class Attempt:
                 None if again else find_earlier(site, plan, self._watcher.say, within_study=self.intent.within_study)
             )
             if earlier is not None:
-                outcome, self.document = earlier
-                did = "completed before" if outcome == "duplicate" else "is running"
-                _LOGGER.warning("%s %s and is not run again; again=True runs it", self.document["name"], did)
-                return False
+                return self._leave_to(*earlier)
             experiment, branch = record_plan(site, plan, who)
-            self.paths = reserve_run(site.run_root, site.workspace_root, experiment.sha)
-        for note in plan.notes:
-            self._watcher.say(note)
+            paths = reserve_run(site.run_root, site.workspace_root, experiment.sha)
         if branch is None and plan.record.sweep is None:
             self._watcher.say(
                 f"warning: no branch for it: a branch named exp is in the way; it is {experiment.tip.ref}"
             )
+        return self._take(plan, experiment, paths, branch)
+
+    def take(self, plan: Plan, claim: Claim) -> bool:
+        """Go on from a claim that was made for several at once; the answer is that of `record`."""
+        if claim.experiment is None or claim.paths is None:
+            if claim.earlier is None:
+                raise RuntimeError("a claim is an experiment or an earlier one")
+            return self._leave_to(claim.outcome, claim.earlier)
+        return self._take(plan, claim.experiment, claim.paths, None)
+
+    def _leave_to(self, outcome: str, earlier: ExperimentDoc) -> bool:
+        self.document = earlier
+        did = "completed before" if outcome == "duplicate" else "is running"
+        _LOGGER.warning("%s %s and is not run again; again=True runs it", earlier["name"], did)
+        return False
+
+    def _take(self, plan: Plan, experiment: Experiment, paths: RunPaths, branch: str | None) -> bool:
+        for note in plan.notes:
+            self._watcher.say(note)
         _LOGGER.info("recorded %s  %s/%s", experiment.sha[:12], experiment.tip.study, experiment.tip.name)
-        self._plan, self._experiment = plan, experiment
+        self._plan, self._experiment, self.paths = plan, experiment, paths
         self.document = recorded_document(experiment, branch)
         return True
 

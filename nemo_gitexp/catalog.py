@@ -5,6 +5,7 @@ A cache of documents (`listing.py`) makes listings fast; it may be deleted at an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,12 +19,21 @@ from nemo_gitexp.git.objects import find_ref
 from nemo_gitexp.git.repository import Repository, Running
 from nemo_gitexp.listing import Entry, list_documents
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import RunState, give_up, inspect_run, is_reproduction, list_run_directories, stage_states
+from nemo_gitexp.runs import (
+    GOES_ON,
+    RunState,
+    give_up,
+    inspect_run,
+    is_reproduction,
+    list_run_directories,
+    stage_states,
+)
 from nemo_gitexp.settings import Settings, read_settings
-from nemo_gitexp.standing import Standing, best_verdict, stand
+from nemo_gitexp.standing import Progress, Standing, best_verdict, stand
 from nemo_gitexp.tips import BRANCH_PREFIX, Tip, branch_name, list_tips
 
 if TYPE_CHECKING:
+    from nemo_gitexp.progress import Heard
     from nemo_gitexp.store import Experiment  # reading records takes 20 ms of imports, which most listings need not pay
 
 FEW = 20
@@ -96,7 +106,7 @@ def refresh(
         run = _decisive(by_record.get(tip.record, []))
         if run is None:
             continue
-        if run.status in ("launched", "running"):
+        if run.status in GOES_ON:
             live[tip.record] = run
         elif run.status == "finished" or tip.status is None:
             try:
@@ -144,7 +154,7 @@ def drop_void(repository: Repository, paths: RunPaths) -> None:
 
 def _decisive(runs: Sequence[RunState]) -> RunState | None:
     """Return the run that decides: the first that finished, else one that goes on, else the last that died."""
-    for status in ("finished", "running", "launched"):
+    for status in ("finished", "running", "requeued", "launched"):
         for run in runs:
             if run.status == status:
                 return run
@@ -169,11 +179,13 @@ def list_entries(site: Site, tips: Sequence[Tip], live: Mapping[str, RunState]) 
     repository = site.repository
     branches = _begin_branches(repository)
     facts = _group_facts(list_facts(repository, [tip.record for tip in tips] if len(tips) < FEW else None))
+    heard = _hear(repository, tips, live, facts)
     names = _branch_names(branches)
     # By both: a ref that somebody copied shares the commit, and is none of that name.
     by_key = {f"{tip.sha} {tip.ref}": tip for tip in tips}
     standings = {
-        key: _standing_of(tip, live.get(tip.record), facts.get(tip.record, ()), names) for key, tip in by_key.items()
+        key: _standing_of(tip, live.get(tip.record), facts.get(tip.record, ()), names, heard.get(tip.record))
+        for key, tip in by_key.items()
     }
 
     def read(keys: Sequence[str]) -> dict[str, ExperimentDoc | RecordError]:
@@ -223,7 +235,8 @@ def read_current(site: Site, tip: Tip) -> Found:
     (experiment,) = read_experiments(repository, [now])
     facts = list_facts(repository, [now.record])
     run = live.get(now.record)
-    document = stand(_document(experiment), _standing_of(now, run, facts, _branch_names(branches)))
+    heard = _hear(repository, [now], live, {now.record: facts}).get(now.record)
+    document = stand(_document(experiment), _standing_of(now, run, facts, _branch_names(branches), heard))
     if run is not None:
         states = stage_states(run.paths)
         document["tasks"] = [{**task, **states.get(str(task["name"]), {})} for task in document["tasks"]]
@@ -267,11 +280,26 @@ def _group_facts(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
     return grouped
 
 
-def _standing_of(tip: Tip, run: RunState | None, facts: Sequence[Fact], branches: Collection[str]) -> Standing:
+def _hear(
+    repository: Repository, tips: Sequence[Tip], live: Mapping[str, RunState], facts: Mapping[str, Sequence[Fact]]
+) -> dict[str, Heard]:
+    """Return what others say of experiments that are unfinished and do not run here; our own facts say nothing."""
+    asked = [tip for tip in tips if tip.status is None and tip.record not in live and tip.record in facts]
+    said = [fact for tip in asked for fact in facts[tip.record] if tip.remote or fact.is_fetched]
+    if not any(fact.kind == "launched" for fact in said):
+        return {}
+    from nemo_gitexp.progress import latest_heard
+
+    return latest_heard(repository, said)
+
+
+def _standing_of(
+    tip: Tip, run: RunState | None, facts: Sequence[Fact], branches: Collection[str], heard: Heard | None
+) -> Standing:
     """Return what is known about an experiment beside its commits."""
     kinds = [fact.kind for fact in facts]
     branch = branch_name(tip.study, tip.name)
-    status = tip.status or (run.status if run else "running" if tip.remote and "launched" in kinds else "recorded")
+    status = tip.status or (run.status if run else heard.status if heard else "recorded")
     if run is not None and tip.status == "lost":
         status = run.status
     standing = Standing(tip.ref, status, branch if branch in branches else None)
@@ -284,7 +312,16 @@ def _standing_of(tip: Tip, run: RunState | None, facts: Sequence[Fact], branches
         withdrawn=kinds.count("withdrawn") > kinds.count("restored"),
         jobs=_jobs(run),
         started=run.started if run else None,
+        progress=_progress(run, heard),
     )
+
+
+def _progress(run: RunState | None, heard: Heard | None) -> Progress | None:
+    if run is None:
+        return heard.progress if heard is not None and heard.status != "recorded" else None
+    from nemo_gitexp.progress import see_progress
+
+    return see_progress(run, time.time())
 
 
 def _jobs(run: RunState | None) -> tuple[str, ...]:

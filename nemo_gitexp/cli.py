@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -18,10 +19,11 @@ import typer
 
 from nemo_gitexp.console import Console, TerminalWatcher, write
 from nemo_gitexp.documents import SCHEMA
-from nemo_gitexp.errors import GitexpError, UsageError
+from nemo_gitexp.errors import CostLimitError, GitexpError, UsageError
 from nemo_gitexp.report.error import error_document, render_error
 
 if TYPE_CHECKING:
+    from nemo_gitexp.asked import Asked
     from nemo_gitexp.catalog import Site
     from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
     from nemo_gitexp.git.repository import Repository
@@ -30,12 +32,16 @@ if TYPE_CHECKING:
     from nemo_gitexp.jsontext import JsonValue
     from nemo_gitexp.launch import Launcher
     from nemo_gitexp.listing import Entry
+    from nemo_gitexp.shipping import Shipment
+    from nemo_gitexp.tips import Tip
     from nemo_gitexp.verbs.imports import ImportOptions
     from nemo_gitexp.verbs.launch import StarterFactory
     from nemo_gitexp.verbs.run import RunAnswer
+    from nemo_gitexp.verbs.sweep import SweepAnswer
 
 EXIT_NO, EXIT_USAGE, EXIT_NO_ANSWER, EXIT_BUG, EXIT_INTERRUPTED, EXIT_CANNOT_BISECT = 1, 2, 3, 70, 130, 125
 GLOBAL_FLAGS = {"--json", "-q", "--quiet", "-v", "--verbose", "--no-color"}
+_SWEEP_ID = re.compile(r"[0-9a-f]{4,12}")
 FAILED_STATUSES = ("failed", "cancelled", "lost")
 
 
@@ -85,6 +91,14 @@ class Call:
         from nemo_gitexp.launch import Supervisor
 
         return Supervisor(self.repository().state_dir)
+
+    def nursery(self, executor: str | None = None) -> AbstractContextManager[Launcher]:
+        """Start the process that launches many runs: the one of the executor, or of local runs where none is named."""
+        if executor is not None and executor != "local":
+            return self.launcher(executor)
+        from nemo_gitexp.launch import Nursery
+
+        return Nursery(self.repository().state_dir)
 
     def background(self) -> AbstractContextManager[Background]:
         """Start the process that takes a detached run."""
@@ -246,8 +260,7 @@ def run(
     from nemo_gitexp.verbs.run import run as verb
 
     study, changes = _study_and_changes(what or [])
-    if determinism not in (None, "off", "seeded", "bitwise"):
-        raise UsageError(f"--determinism {determinism} is none of off, seeded, bitwise", hint="--determinism seeded")
+    _require_determinism(determinism)
     asked = Asked(
         cwd=_CALL.directory,
         env=os.environ,
@@ -274,6 +287,110 @@ def run(
     if answer.outcome == "ongoing" and sys.stdin.isatty() and sys.stderr.isatty() and not _CALL.console.json:
         answer = _offer_to_follow(answer, watcher)
     _report_run(answer)
+
+
+@app.command(epilog="Example: nemo-gitexp sweep digits lr=0.05,0.1 seed=1..3 --jobs 2")
+def sweep(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STUDY] [key=a,b,c…]",
+            autocompletion=complete_studies,
+            help="a study (or FILE.py:RECIPE) and what varies: key=a,b,c  seed=1..5  lr=0.1..0.5:0.1  n=range(1,10,2); "
+            "with --resume also the id of a sweep",
+        ),
+    ] = None,
+    *,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", metavar="N", help="at most so many at a time; locally 1")
+    ] = None,
+    zipped: Annotated[bool, typer.Option("--zip", help="first with first, second with second, …")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the latest sweep of the study, or the one that is named")
+    ] = False,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="one seed for all")] = None,
+    executor: Executor = None,
+    determinism: Annotated[
+        str | None, typer.Option("--determinism", metavar="off|seeded|bitwise", help="how far to go for equal numbers")
+    ] = None,
+    message: Annotated[str | None, typer.Option("-m", "--message", metavar="TEXT", help="why this sweep")] = None,
+    purpose: Annotated[
+        str | None, typer.Option("--purpose", metavar="TEXT", help="recorded instead of the study's purpose")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--from", metavar="EXP", autocompletion=complete_experiments, help="start from its configuration"),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="show the combinations; do nothing")] = False,
+    again: Annotated[bool, typer.Option("--again", help="run also what was run before")] = False,
+    commit_data: Annotated[bool, typer.Option("--commit-data", help="pin changed inputs with DVC first")] = False,
+    require_clean: Annotated[
+        bool, typer.Option("--require-clean", help="refuse when the work tree differs from HEAD")
+    ] = False,
+    keep: Keep = False,
+    no_reuse: NoReuse = False,
+) -> None:
+    """Run every combination as an experiment of its own, but for finished ones; ends in a comparison, best first."""
+    from nemo_gitexp.git.snapshot import begin_look
+
+    look = begin_look(_CALL.repository())
+    from nemo_gitexp.asked import Asked
+    from nemo_gitexp.console import SweepBoard
+    from nemo_gitexp.verbs.sweep import SweepOptions
+    from nemo_gitexp.verbs.sweep import sweep as verb
+
+    study, sweep_id, changes = _study_and_sweep(what or [], resume=resume)
+    _require_determinism(determinism)
+    asked = Asked(
+        cwd=_CALL.directory,
+        env=os.environ,
+        study=study,
+        command=_CALL.command,
+        overrides=changes,
+        base_config=_config_of(base),
+        seed=seed,
+        executor=executor,
+        determinism=determinism,
+        message=message,
+        purpose=purpose,
+        commit_data=commit_data,
+        require_clean=require_clean,
+    )
+    options = SweepOptions(jobs, zipped, plan, resume, sweep_id, again, keep, reuse=not no_reuse)
+    board = SweepBoard(_CALL.console)
+    try:
+        answer = verb(
+            _CALL.site(),
+            asked,
+            options,
+            functools.partial(_CALL.nursery, executor),
+            board,
+            now=datetime.now(UTC),
+            look=look,
+        )
+    finally:
+        board.clear()
+    _report_sweep(answer)
+
+
+def _study_and_sweep(words: Sequence[str], *, resume: bool) -> tuple[str | None, str | None, tuple[str, ...]]:
+    """Return the study, the id of a sweep to go on with, and what varies."""
+    names = [word for word in words if "=" not in word and not word.startswith("~")]
+    changes = tuple(word for word in words if word not in names)
+    most = 2 if resume else 1
+    if len(names) > most:
+        raise UsageError(f"{names[most]} is no key=value", hint=f"nemo-gitexp sweep {names[0]} {names[most]}=A,B")
+    if resume and len(names) == 1 and _SWEEP_ID.fullmatch(names[0]):
+        from nemo_gitexp.asked import list_studies
+
+        if names[0] not in list_studies(_CALL.repository().root):
+            return None, names[0], changes
+    return (*names, None, None)[0], (*names, None, None)[1], changes
+
+
+def _require_determinism(word: str | None) -> None:
+    if word not in (None, "off", "seeded", "bitwise"):
+        raise UsageError(f"--determinism {word} is none of off, seeded, bitwise", hint="--determinism seeded")
 
 
 def _study_and_changes(words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
@@ -344,7 +461,13 @@ def reproduce(
     if bisect:
         _CALL.failure_code = EXIT_CANNOT_BISECT
     watcher = TerminalWatcher(_CALL.console)
-    answer = verb(_CALL.site(), exp, options, functools.partial(_CALL.launcher, executor), watcher, os.environ)
+    launcher = functools.partial(_CALL.launcher, executor)
+    try:
+        answer = verb(_CALL.site(), exp, options, launcher, watcher, os.environ)
+    except CostLimitError as fault:
+        if not _agrees(f"{fault.message}; go on?"):
+            raise
+        answer = verb(_CALL.site(), exp, replace(options, confirmed=True), launcher, watcher, os.environ)
     watcher.clear()
     if answer.interrupted:
         _CALL.exit_code = EXIT_INTERRUPTED
@@ -355,18 +478,117 @@ def reproduce(
     _report_verdict(answer.verdict, answer.runs, answer.kept)
 
 
+@app.command(
+    epilog="Examples: nemo-gitexp probe latest --vary threads,hashseed    nemo-gitexp probe digits lr=0.1 --steps 20"
+)
+def probe(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="EXP | [STUDY] [key=value…] [-- COMMAND ARGS…]",
+            autocompletion=complete_experiments,
+            help="an experiment, or what run would be given",
+        ),
+    ] = None,
+    *,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", help="how many steps of the metric stream")] = 10,
+    varied: Annotated[
+        str, typer.Option("--vary", metavar="threads,workers,hashseed", help="once more with each of these changed")
+    ] = "",
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="seed of Python, numpy, torch")] = None,
+    executor: Executor = None,
+    determinism: Annotated[
+        str | None, typer.Option("--determinism", metavar="off|seeded|bitwise", help="how far to go for equal numbers")
+    ] = None,
+) -> None:
+    """Run the first steps twice and compare, before the whole computation is paid for. Records nothing."""
+    from nemo_gitexp.report.probe import render_probe
+    from nemo_gitexp.verbs.probe import ProbeOptions
+    from nemo_gitexp.verbs.probe import probe as verb
+
+    options = ProbeOptions(steps, tuple(dict.fromkeys(word for word in varied.split(",") if word)), executor)
+    subject = _probed(what or [], seed=seed, executor=executor, determinism=determinism)
+    watcher = TerminalWatcher(_CALL.console)
+    answer = verb(_CALL.site(), subject, options, _CALL.launcher, watcher, env=os.environ, now=datetime.now(UTC))
+    watcher.clear()
+    document = answer.document
+    if document is None:
+        _CALL.exit_code = EXIT_INTERRUPTED
+        return
+    _CALL.console.answer(render_probe(document, style=_CALL.console.style), document)
+    _CALL.exit_code = 0 if document["equal"] and not document["depends_on"] else EXIT_NO
+
+
+def _probed(words: Sequence[str], *, seed: int | None, executor: str | None, determinism: str | None) -> str | Asked:
+    """Return what is to be probed: an experiment's name, or what `run` would be asked for."""
+    from nemo_gitexp.asked import Asked
+    from nemo_gitexp.verbs.probe import names_run
+
+    _require_determinism(determinism)
+    if _CALL.command is None and words and not names_run(_CALL.repository().root, words[0]):
+        if len(words) > 1 or seed is not None or determinism is not None:
+            hint = f"nemo-gitexp run STUDY --from {words[0]} key=value, or probe a STUDY with changes"
+            raise UsageError(f"an experiment is probed as it is recorded: {words[0]}", hint=hint)
+        return words[0]
+    if _CALL.command is None and not words:
+        raise UsageError("what is to be probed?", hint="nemo-gitexp probe EXP, or probe STUDY, or probe -- COMMAND")
+    study, changes = _study_and_changes(words)
+    return Asked(
+        cwd=_CALL.directory,
+        env=os.environ,
+        study=study,
+        command=_CALL.command,
+        overrides=changes,
+        seed=seed,
+        executor=executor,
+        determinism=determinism,
+        message="probe",
+    )
+
+
 @app.command(epilog="Example: nemo-gitexp status")
 def status(
     exps: Annotated[list[str] | None, typer.Argument(metavar="[EXP…]", autocompletion=complete_experiments)] = None,
+    *,
+    push: Annotated[
+        bool, typer.Option("--push", help="tell a remote, too: status --push [REMOTE] [EXP…], which shows it to others")
+    ] = False,
 ) -> None:
     """Say how runs stand: those named, or all that are not finished."""
     from nemo_gitexp.report.experiment import render_status
     from nemo_gitexp.verbs.follow import status as verb
 
-    documents = verb(_CALL.site(), exps or [], lambda text: _CALL.console.say(f"warning: {text}"))
+    site, words = _CALL.site(), list(exps or [])
+    if push:
+        words = _tell_remote(words)
+    documents = verb(site, words, lambda text: _CALL.console.say(f"warning: {text}"))
+    if not push and site.settings.push_status:
+        _tell_remote_at_times()
     _answer_many(
         documents, render_status(documents, style=_CALL.console.style) if documents else "nothing is running\n"
     )
+
+
+def _tell_remote(words: Sequence[str]) -> list[str]:
+    """Push how far experiments are; return the words that name experiments."""
+    from nemo_gitexp.verbs.announce import announce, split_remote
+
+    remote, exps = split_remote(_CALL.site(), words)
+    answer = announce(_CALL.site(), remote, exps, _CALL.console.say)
+    _CALL.console.say(f"{remote} has nothing to be told" if answer is None else f"told {remote}")
+    return list(exps)
+
+
+def _tell_remote_at_times() -> None:
+    """Push how far experiments are, where that was not said lately; an answer needs no remote."""
+    from nemo_gitexp.verbs.announce import announce, split_remote
+
+    site = _CALL.site()
+    try:
+        remote, _ = split_remote(site, [])
+        announce(site, remote, [], _CALL.console.say, older_than_s=site.settings.push_status_minutes * 60)
+    except GitexpError as fault:
+        _CALL.console.say(f"warning: no remote was told how far they are: {fault.message}")
 
 
 @app.command(epilog="Example: nemo-gitexp logs latest -f")
@@ -376,7 +598,7 @@ def logs(
     """Print the log of a run."""
     from nemo_gitexp.verbs.follow import follow_logs, read_logs
 
-    log = read_logs(_CALL.site(), exp)
+    log = read_logs(_CALL.site(), exp, _CALL.console.say)
     if _CALL.console.json:
         text = b"".join(log.pieces).decode("utf-8", "replace")
         _CALL.console.answer("", {"schema": SCHEMA, "experiment": log.tip.record, "log": text})
@@ -503,7 +725,7 @@ def outputs(
     from nemo_gitexp.report.terminal import safe_text
     from nemo_gitexp.verbs.show import outputs as verb
 
-    answer = verb(_CALL.site(), exp, paths or [], None if get is None else _CALL.place(get))
+    answer = verb(_CALL.site(), exp, paths or [], None if get is None else _CALL.place(get), _CALL.console.say)
     written = [str(path) for path in answer.written]
     made = answer.document["outputs"]
     text = "".join(f"{safe_text(path)}\n" for path in written) if get is not None else render_outputs(made)
@@ -563,6 +785,94 @@ def diff(
     else:
         _CALL.console.print(text)
     _CALL.exit_code = EXIT_NO if exit_code and differs(answer.diff) else 0
+
+
+Shared = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[REMOTE] [EXP…]", autocompletion=complete_experiments, help="a remote, then experiments"),
+]
+
+
+@app.command(epilog="Examples: nemo-gitexp push    nemo-gitexp push origin latest --branch")
+def push(
+    words: Shared = None,
+    *,
+    branch: Annotated[bool, typer.Option("--branch", help="their branches for people too")] = False,
+    no_data: Annotated[bool, typer.Option("--no-data", help="leave data, outputs and logs here")] = False,
+) -> None:
+    """Give a remote experiments, what was learned about them, and their data: all of this clone, or those named."""
+    from nemo_gitexp.report.share import pushed_lines, render_shared
+    from nemo_gitexp.verbs.share import PushOptions, require_all_sent
+    from nemo_gitexp.verbs.share import push as verb
+
+    options = PushOptions(data=not no_data, branches=branch)
+    answer = verb(_CALL.site(), words or [], options, _CALL.console.say)
+    rows, data = [_shared_row(item.tip, item.what) for item in answer.pushed], _shipped(answer.data)
+    lines = pushed_lines(
+        answer.remote,
+        moved=len(rows),
+        same=len(answer.same),
+        behind=len(answer.behind),
+        facts=answer.facts,
+        data=data,
+        branches=answer.branches,
+    )
+    text = render_shared(rows, [] if answer.refused and not rows else lines, style=_CALL.console.style)
+    if answer.refused and _CALL.console.json:
+        require_all_sent(answer)
+    document = {
+        "schema": SCHEMA,
+        "remote": answer.remote,
+        "pushed": rows,
+        "same": [tip.record for tip in answer.same],
+        "behind": [tip.record for tip in answer.behind],
+        "facts": answer.facts,
+        "branches": answer.branches,
+        "data": data,
+    }
+    _CALL.console.answer(text, document)
+    require_all_sent(answer)
+
+
+@app.command(epilog="Examples: nemo-gitexp pull    nemo-gitexp pull origin latest:digits")
+def pull(
+    words: Shared = None,
+    *,
+    all_data: Annotated[bool, typer.Option("--data", help="the data of all its experiments")] = False,
+) -> None:
+    """Fetch a remote's experiments and facts beside one's own, and the data of those named."""
+    from nemo_gitexp.report.share import pulled_lines, render_shared
+    from nemo_gitexp.verbs.share import pull as verb
+
+    answer = verb(_CALL.site(), words or [], _CALL.console.say, all_data=all_data)
+    rows, data = [_shared_row(item.tip, item.what) for item in answer.came], _shipped([answer.data])
+    missing = {sha: [f"{gap.called}: {gap.why}" for gap in gaps] for sha, gaps in answer.data.gaps.items()}
+    lines = pulled_lines(answer.remote, came=len(rows), facts=answer.facts, data=data)
+    lines += [f"{sha[:12]} is not whole here: {'; '.join(named[:5])}" for sha, named in missing.items()]
+    document = {
+        "schema": SCHEMA,
+        "remote": answer.remote,
+        "experiments": rows,
+        "facts": answer.facts,
+        "data": data,
+        "missing": missing,
+    }
+    _CALL.console.answer(render_shared(rows, lines, style=_CALL.console.style), document)
+    _CALL.exit_code = EXIT_NO if missing else 0
+
+
+def _shared_row(tip: Tip, what: str) -> dict[str, str]:
+    status = tip.status or "unfinished"
+    return {"experiment": tip.record, "study": tip.study, "name": tip.name, "what": what, "status": status}
+
+
+def _shipped(shipments: Sequence[Shipment]) -> dict[str, object]:
+    """Return what data travelled, over all rounds."""
+    return {
+        "objects": sum(item.objects for item in shipments),
+        "size_bytes": sum(item.size_bytes for item in shipments),
+        "remotes": list(dict.fromkeys(name for item in shipments for name in item.remotes)),
+    }
 
 
 app.add_typer(
@@ -644,6 +954,30 @@ def _import(verb: Callable[..., ImportAnswer], options: ImportOptions, *what: ob
     _report_import(answer, plan=options.plan_only)
 
 
+@app.command(epilog="Example: nemo-gitexp config")
+def config() -> None:
+    """Show every setting, its value, and where it comes from; nothing secret is shown."""
+    from nemo_gitexp.report.config import render_config
+    from nemo_gitexp.verbs.config import config as verb
+    from nemo_gitexp.verbs.config import config_document
+
+    settings = verb(_CALL.site())
+    rows = [(item.name, item.value, item.source) for item in settings]
+    _CALL.console.answer(render_config(rows, style=_CALL.console.style), config_document(settings))
+
+
+@app.command(epilog="Examples: nemo-gitexp doctor    nemo-gitexp doctor --executor a100")
+def doctor(executor: Executor = None) -> None:
+    """Say whether this machine, and an executor's site, can do the job, and what to install; submits nothing."""
+    from nemo_gitexp.report.doctor import render_diagnosis
+    from nemo_gitexp.verbs.doctor import doctor as verb
+
+    answer = verb(_CALL.site(), executor, os.environ)
+    text = render_diagnosis(answer.machine, answer.executors, style=_CALL.console.style)
+    _CALL.console.answer(text, answer.to_json())
+    _CALL.exit_code = 0 if answer.is_fine else EXIT_NO
+
+
 class _LogPrinter:
     """Writes a job's log to stdout: for `logs` it is the answer."""
 
@@ -691,6 +1025,24 @@ def _report_run(answer: RunAnswer) -> None:
         _CALL.exit_code = EXIT_NO
 
 
+def _report_sweep(answer: SweepAnswer) -> None:
+    from nemo_gitexp.report.sweep import render_planned, render_sweep
+
+    style, document = _CALL.console.style, answer.to_json() if _CALL.console.json else {}
+    if _CALL.console.json:
+        text = ""
+    elif answer.planned:
+        text = render_planned(answer.documents, answer.values, style)
+    else:
+        metric, goal = answer.metric
+        text = render_sweep(answer.documents, answer.ranking, metric, goal, sweep=answer.sweep, style=style)
+    _CALL.console.answer(text, document)
+    if answer.interrupted:
+        _CALL.exit_code = EXIT_INTERRUPTED
+    elif not answer.planned and not answer.is_whole:
+        _CALL.exit_code = EXIT_NO
+
+
 def _offer_to_follow(answer: RunAnswer, watcher: TerminalWatcher) -> RunAnswer:
     from nemo_gitexp.verbs.follow import follow_logs, read_logs
     from nemo_gitexp.verbs.run import RunAnswer
@@ -699,8 +1051,15 @@ def _offer_to_follow(answer: RunAnswer, watcher: TerminalWatcher) -> RunAnswer:
     _CALL.console.say(f"the same experiment is running already: {name}")
     if not typer.confirm("follow it?", default=True, err=True):
         return answer
-    log = read_logs(_CALL.site(), answer.document["experiment"])
+    log = read_logs(_CALL.site(), answer.document["experiment"], watcher.say)
     return RunAnswer("ran", follow_logs(_CALL.site(), log, watcher))
+
+
+def _agrees(question: str) -> bool:
+    """Return whether somebody at a terminal says yes; where nobody can be asked: no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) or _CALL.console.json:
+        return False
+    return typer.confirm(question, default=False, err=True)
 
 
 def _report_verdict(verdict: VerdictDoc, runs: int, kept: Path | None) -> None:
@@ -714,9 +1073,11 @@ def _report_verdict(verdict: VerdictDoc, runs: int, kept: Path | None) -> None:
 
 def _report_reproduction_plan(document: ExperimentDoc, cost: float | None) -> None:
     from nemo_gitexp.report.experiment import render_experiment
-    from nemo_gitexp.report.terminal import human_duration
+    from nemo_gitexp.report.verdict import cost_words
 
-    spent = "nobody knows how long" if cost is None else f"{human_duration(cost * 3600)} of one device"
+    limit = _CALL.site().settings.reproduce_cost_limit
+    asks = f", more than {limit:g}: that needs --yes" if cost is not None and cost > limit else ""
+    spent = "nobody knows how long" if cost is None else f"{cost:.3g} device-hours ({cost_words(document)}){asks}"
     text = (
         ""
         if _CALL.console.json
@@ -785,7 +1146,7 @@ def _write_report(path: Path, text: str) -> None:
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None]:
     """Return the arguments with global options in front, and the command after `--` (None without one).
 
-    Only `run` takes a command; for other verbs what stands behind `--` are its arguments, as everywhere.
+    Only `run` and `probe` take a command; for other verbs what stands behind `--` are its arguments, as everywhere.
     """
     words, behind = list(arguments), None
     if "--" in words:
@@ -804,7 +1165,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], tuple[str, ...
         else:
             rest.append(word)
         position += 1
-    if behind is not None and rest[:1] != ["run"]:
+    if behind is not None and rest[:1] not in (["run"], ["probe"]):
         return [*front, *rest, "--", *behind], None
     return front + rest, behind
 

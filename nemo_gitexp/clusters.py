@@ -17,12 +17,12 @@ import nemo_run
 
 from nemo_gitexp.errors import ExecutorError, LaunchError, UsageError
 from nemo_gitexp.launchers.submit import (
-    NEMO_RUN_DIRECTORY,
     job_line,
     require_reachable,
     submission_words,
     withdraw,
 )
+from nemo_gitexp.relocation import NEMO_MOUNT
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.runs import read_state_file
 from nemo_gitexp.submission import Submission, Tunnel, render_submission
@@ -140,9 +140,9 @@ def require_plain(directory: str, names: Iterable[str]) -> None:
     Raises:
         UsageError: a shell would read something else, or NeMo Run itself would.
     """
-    if NEMO_RUN_DIRECTORY in directory:
+    if NEMO_MOUNT in directory:
         raise UsageError(
-            f"NeMo Run cannot work below a path that contains {NEMO_RUN_DIRECTORY}: {directory}",
+            f"NeMo Run cannot work below a path that contains {NEMO_MOUNT}: {directory}",
             hint="NEMORUN_HOME=DIRECTORY, elsewhere; another title",
         )
     for text in (directory, *names):

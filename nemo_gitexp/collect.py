@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
+from nemo_gitexp.continued import parse_continued_lines
 from nemo_gitexp.data.cache import find_cache
 from nemo_gitexp.data.changes import changed_after_run, quarantine_damaged
 from nemo_gitexp.data.restore import parse_restored_input
@@ -27,8 +28,16 @@ from nemo_gitexp.git.repository import CommitSha, Repository
 from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.metricform import render_metric_rows
-from nemo_gitexp.metrics import STEP, MetricRows, parse_metric_lines, parse_metrics_file
+from nemo_gitexp.metrics import (
+    STEP,
+    MetricRows,
+    parse_metric_lines,
+    parse_metrics_file,
+    read_metric_lines,
+    row_step,
+)
 from nemo_gitexp.owners import owner_token
+from nemo_gitexp.relocation import find_relocation
 from nemo_gitexp.result import (
     LOG_TAIL_LINES,
     LogDigest,
@@ -44,7 +53,14 @@ from nemo_gitexp.rundir import RunPaths, unwritable
 from nemo_gitexp.runs import RunState, end_orphans, give_up, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
 from nemo_gitexp.submission import parse_submission
+from nemo_gitexp.transfer import drop_carried
+from nemo_gitexp.worker.lastword import ended_result, last_reason
 from nemo_gitexp.worker.merge import merged_result
+from nemo_gitexp.worker.outputs import declared_outputs, hash_output
+from nemo_gitexp.worker.segments import read_segments
+
+if TYPE_CHECKING:
+    from nemo_gitexp.worker.shapes import OutputPlan
 
 _TAIL_BYTES = 64 * 1024
 _PIECE_BYTES = 1024 * 1024
@@ -80,8 +96,8 @@ def collect_run(repository: Repository, experiment: Experiment, run: RunState) -
 def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
     """Return all that a run directory says about its run, but for the log."""
     paths = run.paths
-    worker = read_state_file(paths.result) or merged_result(str(paths.root)) or None
     plan = read_state_file(paths.plan)
+    worker = read_state_file(paths.result) or merged_result(str(paths.root)) or _ended_worker(paths, plan)
     parts = [(part, _own_result(part, paths, worker)) for part in _in_order(paths, plan)]
     streams = {part.run: read_metric_rows(part, result) for part, result in parts}
     started = str((worker or {}).get("started") or "") or run.started
@@ -99,9 +115,58 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
         log=None,
         started=started or None,
         ended=ended,
-        places=run_places(plan),
+        places={**run_places(plan), **node_places(paths)},
         lost_reason=None if worker else run.reason,
+        segments=[segment for part, _ in parts for segment in read_run_segments(part, paths)],
     )
+
+
+def _ended_worker(paths: RunPaths, plan: Mapping[str, JsonValue]) -> Mapping[str, object] | None:
+    """Return what stands for the result of a run that its scheduler ended, with the outputs that are there by then."""
+    ended = ended_result(str(paths.root))
+    if ended is None or not plan or not ended["job_started"]:
+        return ended
+    wanted = cast("list[OutputPlan]", [dict(item) for item in mappings(plan.get("outputs"))])
+    # Whether the run made what lies outside of its directory, nobody can tell any more.
+    own = [output for output in wanted if not Path(output["path"]).is_absolute()]
+    place = str(paths.outputs)
+    found = (
+        {} if wanted and not own else {item["path"]: hash_output(place, item) for item in declared_outputs(place, own)}
+    )
+    made = [report for report in found.values() if report is not None]
+    return {**ended, "outputs": made, "missing_outputs": [path for path, report in found.items() if report is None]}
+
+
+def read_run_segments(part: RunPaths, run: RunPaths) -> list[Mapping[str, JsonValue]]:
+    """Return the segments of one worker as run.json has them; none where no scheduler had it."""
+    segments = read_segments(str(part.root))
+    own: dict[str, JsonValue] = {} if part == run else {"task": part.run}
+    stream = part.metrics.read_bytes() if len(segments) and part.metrics.is_file() else b""
+    ends = [*(cast("int", item.get("offset", 0)) for item in segments[1:]), len(stream)]
+    found: list[Mapping[str, JsonValue]] = []
+    for number, (item, end) in enumerate(zip(segments, ends, strict=True)):
+        rows, _ = read_metric_lines(stream[cast("int", item.get("offset", 0)) : end])
+        steps = [step for row in rows if (step := row_step(row)) is not None]
+        following = segments[number + 1] if number + 1 < len(segments) else None
+        found.append(
+            {
+                **own,
+                **{key: item.get(key) for key in ("segment", "job", "restart", "host", "started", "ended")},
+                "first_step": steps[0] if steps else None,
+                "last_step": steps[-1] if steps else None,
+                "reason": _end_reason(part, item, following),
+            }
+        )
+    return found
+
+
+def _end_reason(part: RunPaths, segment: Mapping[str, JsonValue], following: Mapping[str, JsonValue] | None) -> str:
+    """Return why a segment ended: by its own word, else by what came after it, else by the scheduler's last one."""
+    if isinstance(segment.get("reason"), str):
+        return str(segment["reason"])
+    if following is not None:
+        return "requeued" if following.get("job") == segment.get("job") else "unknown"
+    return last_reason(str(part.root)) or "unknown"
 
 
 def job_names(paths: RunPaths) -> tuple[str, ...]:
@@ -133,7 +198,8 @@ def _own_result(part: RunPaths, paths: RunPaths, worker: Mapping[str, object] | 
 def read_metric_rows(paths: RunPaths, worker: Mapping[str, JsonValue]) -> tuple[MetricRows, int]:
     """Return the metric stream of one worker: logged lines, the declared file, what a function returned."""
     lines = paths.metrics.read_bytes() if paths.metrics.is_file() else b""
-    rows, bad = parse_metric_lines(lines)
+    offsets = [cast("int", segment["offset"]) for segment in read_segments(str(paths.root)) if "offset" in segment]
+    rows, bad = parse_continued_lines(lines, offsets)
     declared = worker.get("metrics_file")
     if isinstance(declared, str):
         try:
@@ -176,6 +242,12 @@ def run_places(plan: Mapping[str, JsonValue]) -> dict[str, str]:
     return {place: word for place, word in places.items() if len(Path(place).parts) > 1}
 
 
+def node_places(paths: RunPaths) -> dict[str, str]:
+    """Return the directories of a run that its node saw under other names, with the same words for them."""
+    relocation = find_relocation(paths)
+    return relocation.places() if relocation else {}
+
+
 def keep_outputs(store: ObjectStore, paths: RunPaths, worker: Mapping[str, JsonValue] | None) -> None:
     """Put the outputs that are kept into the store; their hashes are checked on the way.
 
@@ -216,8 +288,10 @@ def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool
     is_ours = named is None or os.fsencode(repository.common_dir) in named
     if is_ours and Path(place).exists():
         protect_cache(repository, Path(place), plan)
-        if kept_too or not plan.get("keep_workspace"):
+        is_kept = bool(plan.get("keep_workspace")) and not kept_too
+        if not is_kept:
             remove_worktree(repository, Path(place))
+        drop_carried(paths, is_kept=is_kept)
 
 
 def discard_run(repository: Repository, paths: RunPaths) -> None:

@@ -6,14 +6,16 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TextIO
 
 from nemo_gitexp.report.terminal import Style, human_duration, safe_text
 
 if TYPE_CHECKING:
-    from nemo_gitexp.metrics import MetricRow
+    from nemo_gitexp.execution import LatestRow
+    from nemo_gitexp.metrics import MetricRow, Number
+    from nemo_gitexp.sweeping import Child
 
 PIPED_WIDTH = 200
 PROGRESS_EVERY_S = 0.2
@@ -126,3 +128,66 @@ class TerminalWatcher:
         if self._shown:
             write(sys.stderr, "\r\x1b[K")
             self._shown = False
+
+
+class SweepBoard:
+    """Shows a sweep: on a terminal a table that is drawn anew, elsewhere a line for each combination that has ended."""
+
+    def __init__(self, console: Console) -> None:
+        """Show on this console."""
+        self._console = console
+        self._lines = 0
+        self._last = -1.0
+        self._rows: dict[str, LatestRow] = {}
+        self._live = sys.stderr.isatty() and not console.quiet and not console.json
+
+    def update(self, children: Sequence[Child], elapsed_s: float) -> None:
+        """Redraw the table, a few times a second."""
+        if not self._live or elapsed_s - self._last < PROGRESS_EVERY_S:
+            return
+        self._last = elapsed_s
+        from nemo_gitexp.report.sweep import render_progress
+
+        size = shutil.get_terminal_size((80, 24))
+        running = [child for child in children if child.stage == "running"][: max(1, size.lines - 4)]
+        rows = [(child.status, child.values, self._metrics(child)) for child in running]
+        style = replace(self._console.error_style, width=size.columns - 1)
+        text = render_progress(rows, [child.status for child in children], elapsed_s, style=style)
+        write(sys.stderr, self._taken_away() + text)
+        self._lines = text.count("\n")
+
+    def ended(self, child: Child, children: Sequence[Child]) -> None:
+        """Print one line about a combination that has ended."""
+        from nemo_gitexp.report.sweep import render_ended
+
+        done = sum(other.stage == "ended" for other in children)
+        said = child.fault.message if child.fault else None
+        style, place = self._console.error_style, f"{done}/{len(children)}"
+        line = render_ended(child.values, child.status, child.document, said, place, style=style)
+        self.clear()
+        if not self._console.quiet:
+            write(sys.stderr, f"{line}\n")
+
+    def say(self, line: str) -> None:
+        """Print one line of talk."""
+        self.clear()
+        self._console.say(line)
+
+    def clear(self) -> None:
+        """Take the table away."""
+        if self._lines:
+            write(sys.stderr, self._taken_away())
+            self._lines = 0
+
+    def _taken_away(self) -> str:
+        return f"\x1b[{self._lines}A\r\x1b[J" if self._lines else ""
+
+    def _metrics(self, child: Child) -> Mapping[str, Number]:
+        """Return the latest metrics of a combination that runs."""
+        if child.paths is None:
+            return {}
+        from nemo_gitexp.execution import LatestRow
+        from nemo_gitexp.metrics import row_metrics
+
+        row = self._rows.setdefault(child.paths.run, LatestRow(child.paths.metrics)).row()
+        return row_metrics(row) if row else {}

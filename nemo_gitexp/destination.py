@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.errors import LaunchError
 from nemo_gitexp.handover import Background
-from nemo_gitexp.profiles import ExecutorProfile, bind_profile, parse_profile, render_profile
-from nemo_gitexp.settings import require_executor
+from nemo_gitexp.profiles import ExecutorProfile, bind_profile, render_profile
+from nemo_gitexp.settings import require_profile
 
 if TYPE_CHECKING:
     from nemo_gitexp.launch import Launcher, Submitter, Supervisor
@@ -23,7 +23,7 @@ def require_destination(site: Site, name: str, env: Mapping[str, str]) -> Execut
         UnknownExecutorError: there is none of this name.
         SettingsError: it is wrong, or this machine lacks a value that it refers to.
     """
-    return bind_profile(parse_profile(name, require_executor(site.settings, name)), site.settings.site, env)
+    return bind_profile(require_profile(site.settings, name), site.settings.site, env)
 
 
 def start_launcher(site: Site, profile: ExecutorProfile) -> Supervisor | Submitter:
@@ -58,7 +58,7 @@ def require_local(site: Site, name: str) -> None:
         UnknownExecutorError: no profile is called that.
         LaunchError: it is another one.
     """
-    kind = parse_profile(name, require_executor(site.settings, name)).kind
+    kind = require_profile(site.settings, name).kind
     if kind != "local":
         raise LaunchError(
             f"executor {name} is of type {kind}, and from a Python process only local ones are submitted to",

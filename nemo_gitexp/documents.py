@@ -95,6 +95,19 @@ class LinkDoc(TypedDict):
     path: str | None
 
 
+class ProgressDoc(TypedDict):
+    """How far an unfinished experiment was at a moment, `age_s` before it was asked for.
+
+    `elsewhere`: another machine said so; whether it still goes on is not known here.
+    """
+
+    at: str
+    age_s: float
+    step: int | None
+    metrics: dict[str, float | str]
+    elsewhere: bool
+
+
 class ReproductionsDoc(TypedDict):
     """The best verdict so far and how many reproductions were made."""
 
@@ -105,6 +118,7 @@ class ReproductionsDoc(TypedDict):
 class ExperimentDoc(TypedDict):
     """One experiment as `run --json` and `show --json` answer it; times ISO 8601 UTC, durations in seconds.
 
+    `progress` is there while it is unfinished and somebody knows;
     `links`, `parents` and `children` are there where it has any; `log --lineage` always has the latter two, `run` and
     `log` never have children.
     """
@@ -143,6 +157,7 @@ class ExperimentDoc(TypedDict):
     archived: bool
     withdrawn: bool
     duplicate_of: str | None
+    progress: NotRequired[ProgressDoc]
     links: NotRequired[list[LinkDoc]]
     parents: NotRequired[list[ParentDoc]]
     children: NotRequired[list[ChildDoc]]
@@ -199,6 +214,49 @@ class VerdictDoc(TypedDict):
     outputs: list[VerdictOutputDoc]
     first_divergence: DivergenceDoc | None
     reproduction: str | None
+
+
+class ProbeMetricDoc(TypedDict):
+    """One metric over the first steps of two runs: the step where they first differ, how far apart they are at most.
+
+    `largest_difference` is None where they are equal, and where one value is missing or not finite.
+    """
+
+    name: str
+    equal: bool
+    first_divergence: int | None
+    largest_difference: float | None
+    largest_at: int | None
+
+
+class ProbeVariationDoc(TypedDict):
+    """The first run compared with one more: `vary` is nothing, threads, workers or hashseed; `why` it was not tried."""
+
+    vary: str
+    before: str | None
+    after: str | None
+    tried: bool
+    why: str | None
+    equal: bool | None
+    steps: int
+    first_divergence: DivergenceDoc | None
+    metrics: list[ProbeMetricDoc]
+
+
+class ProbeDoc(TypedDict):
+    """The answer of `probe --json`; `experiment` is None where nothing is recorded. `steps`: those of both runs."""
+
+    schema: int
+    experiment: str | None
+    study: str
+    asked_steps: int
+    steps: int
+    equal: bool
+    first_divergence: DivergenceDoc | None
+    metrics: list[ProbeMetricDoc]
+    variations: list[ProbeVariationDoc]
+    depends_on: list[str]
+    independent_of: list[str]
 
 
 class PairDoc(TypedDict):

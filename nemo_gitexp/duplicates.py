@@ -25,18 +25,35 @@ def find_earlier(
     With `within_study` one of another study does not count. One that is nearly the same is worth a line to `say`.
     """
     tips = list_tips(site.repository)
-    same = [tip for tip in find_duplicates(plan, tips) if not within_study or tip.study == plan.record.study]
-    entries = list_entries(site, *refresh(site, same)) if same else []
-    listed = [entry.document for entry in entries if not isinstance(entry, RecordError)]
+    (earlier,) = find_earlier_ones(site, [plan], tips, within_study=within_study)
+    near = near_duplicate(site.repository, plan, tips) if earlier is None else None
+    if near is not None:
+        say(f"like {near[0].name} but for: {', '.join(near[1])}")
+    return earlier
+
+
+def find_earlier_ones(
+    site: Site, plans: Sequence[Plan], tips: Sequence[Tip], *, within_study: bool = False
+) -> list[tuple[str, ExperimentDoc] | None]:
+    """Return for each plan what `find_earlier` says, all experiments looked at once."""
+    same = [
+        [tip for tip in find_duplicates(plan, tips) if not within_study or tip.study == plan.record.study]
+        for plan in plans
+    ]
+    wanted = list({tip.ref: tip for found in same for tip in found}.values())
+    entries = list_entries(site, *refresh(site, wanted)) if wanted else []
+    listed = {entry.document["ref"]: entry.document for entry in entries if not isinstance(entry, RecordError)}
+    return [_counting([listed[tip.ref] for tip in found if tip.ref in listed]) for found in same]
+
+
+def _counting(documents: Sequence[ExperimentDoc]) -> tuple[str, ExperimentDoc] | None:
+    """Return which of several equal experiments makes another run needless, and why."""
     for wanted, outcome in ((("completed",), "duplicate"), (ONGOING, "ongoing")):
-        found = [document for document in listed if document["status"] in wanted and not document["withdrawn"]]
+        found = [document for document in documents if document["status"] in wanted and not document["withdrawn"]]
         if found:
             document = max(found, key=lambda item: item["name"])
             document["duplicate_of"] = document["experiment"]
             return outcome, document
-    near = near_duplicate(site.repository, plan, tips)
-    if near is not None:
-        say(f"like {near[0].name} but for: {', '.join(near[1])}")
     return None
 
 

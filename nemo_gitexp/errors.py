@@ -13,7 +13,8 @@ GitexpError                       exit 3: could not answer
 │   ├── ConflictingConfigError    a configuration that already says something else
 │   ├── ExperimentExistsError     a tracked name that was started before
 │   ├── MetricValueError          a metric that is no number (also a TypeError)
-│   └── NotebookError             which notebook runs cannot be told
+│   ├── NotebookError             which notebook runs cannot be told
+│   └── CostLimitError            more device-hours than are spent without asking
 ├── CanonicalFormError            a config value without a stable form
 ├── UnbuildableConfigError        a config object that a job would get differently
 ├── UnportableFunctionError       a function that no job can be given
@@ -30,6 +31,7 @@ GitexpError                       exit 3: could not answer
 │   ├── GitVersionError
 │   ├── IdentityMissingError      no user.name / user.email
 │   ├── SnapshotRefusedError      unmerged, embedded repository, secret, too large, dirty submodule
+│   ├── RemoteError               which remote is meant cannot be told, or it cannot be reached
 │   └── GitCommandError           git itself said no
 ├── UnknownExperimentError        nothing has this name
 ├── AmbiguousExperimentError      several things have this name
@@ -39,6 +41,7 @@ GitexpError                       exit 3: could not answer
 │   ├── DataDriftError            workspace content that differs from its pin
 │   ├── MissingDataError          content that no cache, remote or stage has
 │   ├── CorruptDataError          content whose hash is not its name
+│   ├── DataRemoteError           no DVC remote, or one that cannot be used
 │   ├── UpstreamError             an output of another experiment that cannot be an input
 │   └── HubError                  the Hugging Face hub did not give what was asked for
 │       ├── HubNotFoundError      no such repository, revision or file
@@ -48,11 +51,14 @@ GitexpError                       exit 3: could not answer
 ├── EnvironmentCaptureError       the job's interpreter cannot be asked
 ├── WorkspaceError                the restored state is not the recorded one
 ├── LaunchError                   the launcher refused or died before the job started
+├── RemoteHostError               another machine that cannot be reached, or that refuses
 ├── SchedulerError                a scheduler that does not answer
 ├── NotRepeatableError            an experiment that no command runs again
 ├── ImportSourceError             runs of another tool that cannot be read
 │   └── UnknownRunError           a run that is not there
 ├── AlreadyFinishedError          an experiment that has its result already
+├── SharingError                  experiments that a remote did not get, or that differ there
+├── ProbeError                    a job whose first steps cannot be compared
 └── StateDirectoryError           a directory of ours that cannot be written (read-only, full disk)
 """
 
@@ -160,6 +166,10 @@ class NotebookError(UsageError):
     """Which notebook a session runs cannot be told; `candidates` lists those that may be meant."""
 
 
+class CostLimitError(UsageError):
+    """More device-hours than are spent without asking; `device_hours` and `limit` say how many."""
+
+
 class CanonicalFormError(GitexpError):
     """A config value without a stable form; `key` is its dotted path."""
 
@@ -227,6 +237,10 @@ class SnapshotRefusedError(RepositoryError):
     """The work tree holds something that must not be recorded; `paths` names it."""
 
 
+class RemoteError(RepositoryError):
+    """Which remote is meant cannot be told (`remotes` lists them), or it cannot be reached."""
+
+
 class GitCommandError(RepositoryError):
     """Git itself refused; `stderr` is what it said."""
 
@@ -261,6 +275,10 @@ class MissingDataError(DataError):
 
 class CorruptDataError(DataError):
     """Content whose hash is not its name."""
+
+
+class DataRemoteError(DataError):
+    """There is no DVC remote, or it cannot be used."""
 
 
 class UpstreamError(DataError):
@@ -299,6 +317,10 @@ class LaunchError(GitexpError):
     """The launcher refused, or died before the job started."""
 
 
+class RemoteHostError(GitexpError):
+    """Another machine that cannot be reached, or a program there that failed; `host` says which."""
+
+
 class SchedulerError(GitexpError):
     """A scheduler, or the way to it, that does not answer: what has become of its jobs is not known now."""
 
@@ -317,6 +339,14 @@ class UnknownRunError(ImportSourceError):
 
 class AlreadyFinishedError(GitexpError):
     """The experiment has its result already."""
+
+
+class SharingError(GitexpError):
+    """Experiments that a remote did not get; `refused` says which and why, `pushed` what it did get."""
+
+
+class ProbeError(GitexpError):
+    """A job whose first steps cannot be compared: it fails, or logs no steps."""
 
 
 class StateDirectoryError(GitexpError):

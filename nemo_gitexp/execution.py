@@ -21,13 +21,23 @@ from nemo_gitexp.catalog import Site, current_tip
 from nemo_gitexp.collect import collect_run, discard_run, log_heading, read_pieces, tail_lines
 from nemo_gitexp.environment import capture_environment
 from nemo_gitexp.errors import GitexpError, LaunchError
-from nemo_gitexp.facts import write_fact
+from nemo_gitexp.interpreters import is_known_there_only
 from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.profiles import ExecutorProfile
+from nemo_gitexp.progress import write_progress
+from nemo_gitexp.remote import host_of
 from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import RunState, give_up, inspect_run, leave_cancelled, request_cancel, stage_states
+from nemo_gitexp.runs import (
+    GOES_ON,
+    RunState,
+    give_up,
+    inspect_run,
+    leave_cancelled,
+    request_cancel,
+    stage_states,
+)
 from nemo_gitexp.scheduled import cancel_submitted, look_at_runs
 from nemo_gitexp.stages import StagesEntry, python_of
 from nemo_gitexp.store import Experiment, read_experiments
@@ -43,7 +53,14 @@ ASK_S = 3.0
 CANCEL_PATIENCE_S = 30.0
 
 
-class Watcher(Protocol):
+class Talk(Protocol):
+    """Whoever is told what is being done."""
+
+    def say(self, line: str) -> None:
+        """Take one line about it."""
+
+
+class Watcher(Talk, Protocol):
     """Whoever looks on while a job runs; every method is called from one thread."""
 
     def log(self, text: bytes) -> None:
@@ -51,9 +68,6 @@ class Watcher(Protocol):
 
     def progress(self, elapsed_s: float, row: MetricRow | None) -> None:
         """Take the time since submission and the latest metrics."""
-
-    def say(self, line: str) -> None:
-        """Take one line about what is being done."""
 
 
 class Silence:
@@ -141,6 +155,7 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
         progress=watcher.say,
     )
     keys = _stage_keys(site, experiment, conditions)
+    interpreter, probe = _site_interpreters(conditions)
     prepare_run(
         paths,
         RunRequest(
@@ -150,8 +165,8 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
             workspace=workspace,
             user_root=repository.root,
             common_dir=repository.common_dir,
-            interpreter=conditions.interpreter,
-            probe_interpreter=conditions.probe_interpreter,
+            interpreter=interpreter,
+            probe_interpreter=probe,
             reproduction=conditions.reproduction,
             stop_after_steps=conditions.stop_after_steps,
             keep_workspace=conditions.keep,
@@ -165,6 +180,21 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
     if conditions.reuse and not conditions.reproduction:
         for name, made_by in reuse_stages(site, experiment.record, paths, keys).items():
             watcher.say(f"stage {name}: unchanged, its result is the one of {made_by[:12]}")
+    if conditions.profile is not None and conditions.profile.kind != "local" and not conditions.profile.place.shared:
+        from nemo_gitexp.transfer import carry_run  # what most runs need not pay
+
+        host, place = host_of(conditions.profile.tunnel), conditions.profile.place
+        is_boxed = experiment.record.topology.get("image") is not None
+        carry_run(paths, workspace, host, place, in_container=is_boxed, progress=watcher.say)
+
+
+def _site_interpreters(conditions: Conditions) -> tuple[Path | None, Path | None]:
+    """Return the job's interpreter and the one to ask inside the job: the site's, where it names one of its own."""
+    place = conditions.profile.place if conditions.profile and conditions.profile.kind != "local" else None
+    if place is None or place.python is None:
+        return conditions.interpreter, conditions.probe_interpreter
+    python = Path(place.python)
+    return conditions.interpreter and python, python
 
 
 def _stage_keys(site: Site, experiment: Experiment, conditions: Conditions) -> dict[str, str | None]:
@@ -173,7 +203,10 @@ def _stage_keys(site: Site, experiment: Experiment, conditions: Conditions) -> d
     if not isinstance(record.entry, StagesEntry):
         return {}
     key, python = record.environment_key, python_of(record.entry)
-    if key is None and conditions.interpreter is not None:  # a command among the stages has another one
+    is_elsewhere = conditions.profile is not None and is_known_there_only(conditions.profile)
+    if (
+        key is None and conditions.interpreter is not None and not is_elsewhere
+    ):  # a command among the stages has another one
         environment = capture_environment(
             conditions.interpreter,
             root=site.repository.root,
@@ -184,20 +217,25 @@ def _stage_keys(site: Site, experiment: Experiment, conditions: Conditions) -> d
     return stage_keys(site.repository, record, experiment.config, key)
 
 
-def after_start(site: Site, experiment: Experiment, paths: RunPaths, watcher: Watcher) -> None:
+def after_start(site: Site, experiment: Experiment, paths: RunPaths, watcher: Talk) -> None:
     """Do what can wait until the job is on its way: tell other clones by a fact, tidy up.
 
     The job goes on whatever comes of it, and so does whoever follows it.
     """
-    document: Mapping[str, str] = {"at": iso_now(), "run": paths.run, "executor": experiment.record.executor}
-    try:
-        write_fact(site.repository, experiment.sha, "launched", document, site.repository.committer())
-    except GitexpError as fault:
-        watcher.say(f"warning: other clones cannot see that it runs: {fault.message}")
+    announce(site, experiment, paths, watcher)
     try:
         tidy(site)
     except (GitexpError, OSError) as fault:
         watcher.say(f"warning: what killed processes left was not tidied up: {fault}")
+
+
+def announce(site: Site, experiment: Experiment, paths: RunPaths, watcher: Talk) -> None:
+    """Tell other clones by a fact that a run is on its way."""
+    try:
+        state = inspect_run(paths)
+        write_progress(site.repository, [(experiment.sha, state, experiment.record.executor)], datetime.now(UTC))
+    except GitexpError as fault:
+        watcher.say(f"warning: other clones cannot see that it runs: {fault.message}")
 
 
 def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:
@@ -235,7 +273,7 @@ class _Look:
         self._paths = paths
         self._watcher = watcher
         self._logs = RunLogs(paths)
-        self._rows: dict[str, _LatestRow] = {}
+        self._rows: dict[str, LatestRow] = {}
         self._ended = {part.run for part in paths.parts() if part.result.exists()}
 
     def hand_on(self, elapsed_s: float) -> None:
@@ -252,11 +290,11 @@ class _Look:
         self._name_ended()
 
     def _row(self, part: RunPaths) -> MetricRow | None:
-        return self._rows.setdefault(part.run, _LatestRow(part.metrics)).row()
+        return self._rows.setdefault(part.run, LatestRow(part.metrics)).row()
 
     def _name_ended(self) -> None:
         for name, state in stage_states(self._paths).items():
-            if name not in self._ended and state["status"] not in ("launched", "running"):
+            if name not in self._ended and state["status"] not in GOES_ON:
                 self._ended.add(name)
                 self._watcher.say(f"stage {name}: {state['status']}")
 
@@ -388,7 +426,7 @@ class LogTail:
         return file
 
 
-class _LatestRow:
+class LatestRow:
     """The last whole line of a metrics stream, read again only when the file has grown."""
 
     def __init__(self, path: Path) -> None:

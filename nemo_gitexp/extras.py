@@ -23,21 +23,22 @@ class Extra:
         return f"{shlex.quote(sys.executable)} -m pip install 'nemo_run[{self.name}]'"
 
 
-EXTRAS: Final[Mapping[str, tuple[Extra, ...]]] = {
-    "skypilot": (Extra("skypilot", "sky"),),
-    "kubeflow": (Extra("kubeflow", "kubernetes"),),
-    "kuberay": (Extra("ray", "kubernetes"), Extra("ray", "ray")),
+EXTRAS: Final[Mapping[str, Extra]] = {
+    "skypilot": Extra("skypilot", "sky"),
+    "kubeflow": Extra("kubeflow", "kubernetes"),
+    "kuberay": Extra("ray", "kubernetes"),
 }
 """By kind of executor."""
 
 
 def missing_extra(kind: str) -> Extra | None:
     """Return the extra that a kind of executor needs and this interpreter has not; None: nothing is missing."""
-    for extra in EXTRAS.get(kind, ()):
-        try:
-            found = importlib.util.find_spec(extra.module)
-        except (ImportError, ValueError):
-            found = None
-        if found is None:
-            return extra
-    return None
+    extra = EXTRAS.get(kind)
+    return None if extra is None or _is_importable(extra.module) else extra
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

@@ -9,12 +9,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nemo_gitexp.git.objects import NewCommit, import_commit, list_refs
+from nemo_gitexp.git.objects import NewCommit, import_commits, list_refs
 from nemo_gitexp.git.repository import FULL_SHA, Identity, RefName, Repository
 from nemo_gitexp.jsontext import JsonValue, render_json
 
 FACTS_PREFIX = "refs/gitexp-facts/"
 REMOTE_FACTS = "refs/gitexp-remotes/*/facts/"
+"""Below it a record and a name; git takes a pattern with a star as a whole, never as a prefix (git-for-each-ref(1))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class Fact:
     kind: str
     word: str
 
+    @property
+    def is_fetched(self) -> bool:
+        """Whether it came from a remote, and is not ours."""
+        return not self.ref.startswith(FACTS_PREFIX)
+
 
 def write_fact(
     repository: Repository, record: str, kind: str, document: Mapping[str, JsonValue], who: Identity, *, word: str = ""
@@ -44,20 +50,31 @@ def write_fact(
         who: author and committer.
         word: the one word of the fact that listings need (a verdict, a tag).
     """
-    ref = RefName(f"{FACTS_PREFIX}{record}/{uuid.uuid4().hex}")
-    content = render_json({**document, "schema": 1, "kind": kind, "record": record})
-    message = f"gitexp fact: {kind} {word}".rstrip() + "\n"
-    import_commit(repository, ref, NewCommit(message, who, who, files={"fact.json": content}))
-    return ref
+    return write_facts(repository, kind, [(record, word, document)], who)[0]
+
+
+def write_facts(
+    repository: Repository, kind: str, facts: Sequence[tuple[str, str, Mapping[str, JsonValue]]], who: Identity
+) -> list[RefName]:
+    """Add facts of one kind in one go and return their refs; each is record sha, word and content of `write_fact`."""
+    commits = []
+    for record, word, document in facts:
+        content = render_json({**document, "schema": 1, "kind": kind, "record": record})
+        message = f"gitexp fact: {kind} {word}".rstrip() + "\n"
+        ref = RefName(f"{FACTS_PREFIX}{record}/{uuid.uuid4().hex}")
+        commits.append((ref, NewCommit(message, who, who, files={"fact.json": content})))
+    import_commits(repository, commits)
+    return [ref for ref, _ in commits]
 
 
 def list_facts(repository: Repository, records: Sequence[str] | None = None) -> list[Fact]:
     """Return the facts about some experiments (all when None), from refs and subjects alone."""
-    prefixes = [FACTS_PREFIX] if records is None else [f"{FACTS_PREFIX}{record}/" for record in records]
+    patterns = [FACTS_PREFIX, f"{REMOTE_FACTS}*/*"]
+    if records is not None:
+        patterns = [f"{place}{record}/*" for place in (FACTS_PREFIX, REMOTE_FACTS) for record in records]
     facts = []
-    for ref, commit, subject in list_refs(
-        repository, *prefixes, REMOTE_FACTS, fields=("refname", "objectname", "contents:subject")
-    ):
+    fields = ("refname", "objectname", "contents:subject")
+    for ref, commit, subject in list_refs(repository, *patterns, fields=fields) if patterns else ():
         record = ref.rpartition("/")[0].rpartition("/")[2]
         words = subject.removeprefix("gitexp fact: ").split(" ", 1)
         if FULL_SHA.fullmatch(record) and subject.startswith("gitexp fact: "):

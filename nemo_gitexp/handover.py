@@ -15,10 +15,11 @@ from nemo_gitexp.processes import spawn_detached
 from nemo_gitexp.rundir import RunPaths
 
 ACCEPTED = b"accepted\n"
+REFUSED = b"refused\n"
 
 
 class Successor:
-    """A process that is started early, so that it imports while its starter works, and takes one order.
+    """A process that is started early, so that it imports while its starter works, and takes orders: most take one.
 
     End of file instead of an order makes it leave.
     """
@@ -101,6 +102,15 @@ def take_order() -> JsonValue:
 
 def accept() -> None:
     """Acknowledge the order; whoever gave it may be gone."""
+    _answer(ACCEPTED)
+
+
+def refuse() -> None:
+    """Say that the order is not carried out, and wait for the next one."""
+    _answer(REFUSED)
+
+
+def _answer(word: bytes) -> None:
     with contextlib.suppress(BrokenPipeError):
-        sys.stdout.buffer.write(ACCEPTED)
+        sys.stdout.buffer.write(word)
         sys.stdout.buffer.flush()

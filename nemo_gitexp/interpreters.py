@@ -10,6 +10,7 @@ from pathlib import Path
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.environment import find_interpreter
 from nemo_gitexp.errors import EnvironmentCaptureError
+from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.stages import AnyEntry, command_of, python_of
 
 
@@ -42,6 +43,12 @@ def probe_interpreter(entry: AnyEntry, env: Mapping[str, str], root: Path) -> Pa
         except EnvironmentCaptureError:
             continue
     return None
+
+
+def is_known_there_only(profile: ExecutorProfile) -> bool:
+    """Return whether only the job itself can say what it runs in: an image, another interpreter, another machine."""
+    place = profile.place
+    return profile.kind != "local" and bool(profile.shape.image or place.python or not place.shared)
 
 
 def _shebang(program: str, env: Mapping[str, str]) -> str | None:

@@ -21,8 +21,8 @@ from nemo_gitexp.handles import Added, Handle, write_handle
 from nemo_gitexp.launchers.nemo import users_home
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import inspect_run, list_run_directories, request_cancel, request_stage_cancel
-from nemo_gitexp.scheduled import cancel_part, cancel_submitted
+from nemo_gitexp.runs import GOES_ON, inspect_run, list_run_directories, request_cancel, request_stage_cancel
+from nemo_gitexp.scheduled import cancel_stage, cancel_submitted
 from nemo_gitexp.seeds import require_seed
 from nemo_gitexp.submitted import SubmittedExperiment, word_of
 
@@ -134,7 +134,7 @@ class KeptExperiment(SubmittedExperiment):
             return
         for part in parts:
             if part.run in names and paths.submitted.exists():
-                cancel_part(paths, part.run)
+                cancel_stage(paths, part.run)
             elif part.run in names:
                 request_stage_cancel(part)
 
@@ -162,7 +162,7 @@ class KeptExperiment(SubmittedExperiment):
             paths = self._attempts[0].paths if self._attempts else None
             return None if paths is None or self._is_left else paths
         runs = list_run_directories(self._site.run_root, self._handle.experiment)
-        live = [paths for paths in runs if inspect_run(paths).status in ("launched", "running")]
+        live = [paths for paths in runs if inspect_run(paths).status in GOES_ON]
         return live[-1] if live else None
 
     def _log_lines(self, name: str) -> list[str]:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from nemo_gitexp.entry import Entry, expand_placeholders
 from nemo_gitexp.environment import available_cores
@@ -25,10 +25,12 @@ from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.result import mapping
 from nemo_gitexp.rundir import RunPaths, unwritable, write_beside
+from nemo_gitexp.runs import read_state_file
 from nemo_gitexp.sitevalues import bind_site, bind_text, site_words
 from nemo_gitexp.stages import Stage, StagesEntry, visible_config
 from nemo_gitexp.topology import NUMERIC_VARIABLES
 from nemo_gitexp.trackerids import tracker_ids
+from nemo_gitexp.worker.machine import writer_lives
 from nemo_gitexp.workspace import Workspace
 
 GRACE_S = 10
@@ -217,8 +219,7 @@ def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
         "topology": {
             "nodes": record.topology.get("nodes", 1),
             "tasks_per_node": record.topology.get("tasks_per_node", 1),
-            "devices": record.topology.get("devices"),
-            "launcher": record.topology.get("launcher"),
+            **{key: record.topology.get(key) for key in ("launcher", "devices", "image")},
         },
         "outputs_dir": str(paths.outputs),
         "config": str(paths.config),
@@ -242,14 +243,13 @@ def _shape_plan(stage: Stage, plan: Mapping[str, JsonValue]) -> dict[str, JsonVa
     shape = stage.shape
     if shape is None:
         return {"topology": plan["topology"]}
-    return {
-        "topology": {
-            "nodes": shape.nodes,
-            "tasks_per_node": shape.tasks_per_node,
-            "devices": shape.devices,
-            "launcher": shape.launcher,
-        },
+    own = {
+        "nodes": shape.nodes,
+        "tasks_per_node": shape.tasks_per_node,
+        "devices": shape.devices,
+        "launcher": shape.launcher,
     }
+    return {"topology": {**mapping(plan["topology"]), **own}}
 
 
 def _entry_plan(
@@ -338,6 +338,52 @@ class Supervisor(Successor):
                 hint=f"{shlex.quote(sys.executable)} -c 'import nemo_run' shows what is wrong",
             )
         return Receipt("local", (f"pid-{self.process.pid}",))
+
+
+class Nursery:
+    """Submits prepared runs through NeMo Run, which one process imports for all; each gets a supervisor of its own.
+
+    The supervisors are independent of that process and of each other; should it be killed, another one is started.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        """Start the process, which imports NeMo Run while the caller records and restores."""
+        self._state_dir = state_dir
+        self._process = self._start()
+
+    def __enter__(self) -> Self:
+        """Hand out the launcher."""
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        """Let the process leave; supervisors go on."""
+        self._process.__exit__(kind, value, trace)
+
+    def submit(self, paths: RunPaths) -> Receipt:
+        """Hand a run over and wait until its supervisor has taken it (not for the job).
+
+        Raises:
+            LaunchError: nobody took it.
+        """
+        if not self._process.hand_over(str(paths.root)) and not self._is_supervised(paths):
+            self._process.__exit__(None, None, None)
+            self._process = self._start()
+            if not self._process.hand_over(str(paths.root)) and not self._is_supervised(paths):
+                raise LaunchError(
+                    "no supervisor accepted the run",
+                    hint=f"{shlex.quote(sys.executable)} -c 'import nemo_run' shows what is wrong",
+                    run=paths.run,
+                )
+        return Receipt("local", (f"pid-{read_state_file(paths.supervisor).get('pid')}",))
+
+    def _start(self) -> Successor:
+        return Successor("nemo_gitexp.launchers.nursery", self._state_dir, self._state_dir)
+
+    @staticmethod
+    def _is_supervised(paths: RunPaths) -> bool:
+        """Return whether a supervisor took the run although the process that made it cannot say so any more."""
+        supervisor = read_state_file(paths.supervisor)
+        return bool(supervisor) and writer_lives(str(paths.supervisor), supervisor)
 
 
 class Submitter(Successor):

@@ -39,6 +39,27 @@ def parse_metric_lines(text: bytes) -> tuple[MetricRows, int]:
     return _merge_rows(_load_line(line) for line in _lines(text.removeprefix(b"\xef\xbb\xbf")) if line.strip(_BLANK))
 
 
+def read_metric_lines(text: bytes) -> tuple[MetricRows, int]:
+    """Return the lines of a stream one by one, before `parse_metric_lines` joins those of one step."""
+    rows: list[MetricRow] = []
+    bad = 0
+    for line in _lines(text.removeprefix(b"\xef\xbb\xbf")):
+        record = _load_line(line) if line.strip(_BLANK) else {}
+        if record is None:
+            bad += 1
+            continue
+        step, metrics, dropped = _read_record(record)
+        bad += dropped
+        if metrics:
+            rows.append({STEP: step, **metrics})
+    return tuple(rows), bad
+
+
+def merge_metric_rows(rows: Iterable[MetricRow]) -> MetricRows:
+    """Return rows with those of one step joined, as `parse_metric_lines` does."""
+    return _merge_rows(rows)[0]
+
+
 def parse_metrics_file(text: bytes, suffix: str) -> MetricRows:
     """Return the rows of a declared metrics file; values that are no numbers are left out.
 

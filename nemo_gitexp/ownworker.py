@@ -167,6 +167,7 @@ def _job_end(ending: Ending) -> JobEnd:
         "exit_code": ending.exit_code,
         "signal": None,
         "cancelled": ending.cancelled,
+        "interrupted": None,
         "stopped": False,
         "error": cast("None", error),
     }

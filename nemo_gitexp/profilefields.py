@@ -22,6 +22,7 @@ from nemo_gitexp.profileparts import (
     ProfileShape,
 )
 from nemo_gitexp.profiletable import holds_reference, nearest, profile_error, unknown_key
+from nemo_gitexp.secretwords import is_secret_name
 
 FieldType: TypeAlias = JsonValue
 """text, whole, number, flag, none, any; or ["list", type], ["table", type], ["either", type, …]."""
@@ -143,10 +144,11 @@ def _mapping(value: JsonValue) -> Mapping[str, JsonValue]:
     return value
 
 
-def find_faults(profile: ExecutorProfile, known: KindFields) -> list[Fault]:
+def find_faults(profile: ExecutorProfile, known: KindFields, *, is_bound: bool = False) -> list[Fault]:
     """Return what of a profile NeMo Run's executor does not know or cannot take; empty: nothing.
 
-    Where the executor cannot be imported (an extra is not installed) nothing is known, and nothing is wrong.
+    Values of bound profiles, and of keys that are secrets by their name, are not repeated. Where the executor cannot
+    be imported (an extra is not installed) nothing is known, and nothing is wrong.
     """
     if known.fields is None:
         return []
@@ -158,7 +160,11 @@ def find_faults(profile: ExecutorProfile, known: KindFields) -> list[Fault]:
             near = nearest(key, words)
             faults.append((key, f"{unknown_key(near)} ({known.name})", near))
         else:
-            faults += [(where, what, None) for where, what in _mismatches(key, value, rule.type)]
+            is_hidden = is_bound or is_secret_name(key)
+            wrong = _mismatches(key, converted(value, rule.type), rule.type)
+            faults += [
+                (where, f"= {'…' if is_hidden else repr(item)} is not {what}", None) for where, item, what in wrong
+            ]
     return faults
 
 
@@ -183,7 +189,6 @@ def find_missing(profile: ExecutorProfile, known: KindFields) -> list[Fault]:
     tunnel = profile.tunnel
     if tunnel is not None and tunnel.kind == "ssh":
         missing += [] if tunnel.host else ["tunnel.host"]
-        missing += [] if tunnel.job_dir or profile.place.root else ["tunnel.job_dir"]
     return [(key, "is missing", None) for key in missing]
 
 
@@ -200,15 +205,15 @@ def _shape_faults(profile: ExecutorProfile) -> list[Fault]:
     return [(key, f"cannot be set: {profile.kind} jobs run in no container", None) for key in set_keys]
 
 
-def _mismatches(where: str, value: JsonValue, kind: FieldType) -> list[tuple[str, str]]:
-    """Return where a value is not of a type, and how, down to the items of lists and tables."""
+def _mismatches(where: str, value: JsonValue, kind: FieldType) -> list[tuple[str, JsonValue, str]]:
+    """Return each value that is not of its type, and what it should be, down to the items of lists and tables."""
     if _fits(value, kind):
         return []
     if isinstance(kind, (list, tuple)) and kind[0] == "list" and isinstance(value, (list, tuple)):
         return [fault for at, item in enumerate(value) for fault in _mismatches(f"{where}[{at}]", item, kind[1])]
     if isinstance(kind, (list, tuple)) and kind[0] == "table" and isinstance(value, Mapping):
         return [fault for key, item in value.items() for fault in _mismatches(f"{where}.{key}", item, kind[1])]
-    return [(where, f"= {value!r} is not {describe_type(kind)}")]
+    return [(where, value, describe_type(kind))]
 
 
 def _fits(value: JsonValue, kind: FieldType) -> bool:
@@ -247,7 +252,10 @@ def _plural(kind: FieldType) -> str:
 
 
 def converted(value: JsonValue, kind: FieldType) -> JsonValue:
-    """Return a bound value as a field takes it: the text that a reference stood for becomes the number it says."""
+    """Return a value as a field takes it: a text becomes the number it says.
+
+    Of what references stand for and of git's configuration there are texts alone.
+    """
     if isinstance(value, str) and not _fits(value, kind):
         for wanted in kind[1:] if isinstance(kind, (list, tuple)) and kind[0] == "either" else [kind]:
             found = _number(value, wanted)

@@ -75,10 +75,45 @@ def resolve_calls(
         ConflictingConfigError: the configuration names another seed.
         GitexpError: what cannot be recorded or built again; an override that does not fit.
     """
-    if not defined.unresolved:
-        return defined
+    return resolve_many(site, [(defined, seed)], snapshot, around)[0]
+
+
+def resolve_many(
+    site: Site, wanted: Sequence[tuple[Defined, int | None]], snapshot: Snapshot, around: Surroundings
+) -> list[Defined]:
+    """Return several definitions resolved, in one workspace and one process.
+
+    Args:
+        site: where.
+        wanted: what, each with the seed that was asked for beside the configuration.
+        snapshot: the code.
+        around: who resolves.
+
+    Side effects and errors: as `resolve_calls`.
+    """
+    open_calls = [(defined, seed) for defined, seed in wanted if defined.unresolved]
+    if not open_calls:
+        return [defined for defined, _ in wanted]
+    orders = [order for defined, seed in open_calls for order in _orders(defined, seed)]
+    entries = [entry for defined, _ in open_calls for entry in simple_entries(defined.entry)]
+    search = list(dict.fromkeys(place for entry in entries if isinstance(entry, CallEntry) for place in entry.search))
+    with _code_workspace(site, snapshot) as workspace:
+        try:
+            wish = {"calls": orders, "search": search, "apart": len(open_calls) > 1}
+            found = _ask(site, open_calls[0][0], workspace, around, wish)
+        except MissingModuleError as fault:
+            raise _explained(fault, site.repository.root, search, around.interpreter) from fault
+    answers = iter(found)
+    return [
+        _filled_in(defined, [next(answers) for _ in defined.unresolved], seed) if defined.unresolved else defined
+        for defined, seed in wanted
+    ]
+
+
+def _orders(defined: Defined, seed: int | None) -> list[dict[str, object]]:
+    """Return what is to be resolved for a definition, in the words of the process that does it."""
     wanted = defined.definition.seed if seed is None else seed
-    orders = [
+    return [
         {
             "recipe": item.recipe,
             "config": item.config,
@@ -87,15 +122,6 @@ def resolve_calls(
         }
         for item in defined.unresolved
     ]
-    search = [
-        place for entry in simple_entries(defined.entry) if isinstance(entry, CallEntry) for place in entry.search
-    ]
-    with _code_workspace(site, snapshot) as workspace:
-        try:
-            found = _ask(site, defined, workspace, around, {"calls": orders, "search": list(dict.fromkeys(search))})
-        except MissingModuleError as fault:
-            raise _explained(fault, site.repository.root, search, around.interpreter) from fault
-    return _filled_in(defined, found, seed)
 
 
 def describe_live(call: object, root: Path) -> tuple[dict[str, JsonValue], tuple[str, ...]]:

@@ -6,10 +6,12 @@ Runs nothing. The user's index, HEAD and files stay as they are.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypedDict, TypeVar
 
 from nemo_gitexp.addresses import DEFAULT_PLACE
 from nemo_gitexp.asked import Asked, Defined, define
@@ -17,7 +19,7 @@ from nemo_gitexp.catalog import Site
 from nemo_gitexp.command import live_paths, require_script, require_workdir
 from nemo_gitexp.definition import DEFAULT_SEED, OutputSpec, StudyDefinition
 from nemo_gitexp.entry import CommandEntry, Entry, expand_placeholders
-from nemo_gitexp.environment import Environment, available_cores, capture_environment
+from nemo_gitexp.environment import Environment, capture_environment
 from nemo_gitexp.errors import (
     GitCommandError,
     SnapshotRefusedError,
@@ -25,8 +27,8 @@ from nemo_gitexp.errors import (
 )
 from nemo_gitexp.filtered import look_at_filtered
 from nemo_gitexp.git.changes import code_key
-from nemo_gitexp.git.objects import find_objects, list_files
-from nemo_gitexp.git.repository import Identities, Repository
+from nemo_gitexp.git.objects import find_objects, list_files, list_tree, read_blobs
+from nemo_gitexp.git.repository import CommitSha, Identities, Repository
 from nemo_gitexp.git.snapshot import (
     MEGABYTE,
     Look,
@@ -37,19 +39,24 @@ from nemo_gitexp.git.snapshot import (
     take_snapshot,
 )
 from nemo_gitexp.inputpin import InputPin, input_files
-from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
+from nemo_gitexp.interpreters import is_known_there_only, probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming
+from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.record import CodeState, ExperimentRecord, identity_of
+from nemo_gitexp.recordedtopology import ChosenShape, choose_shape, recorded_topology
 from nemo_gitexp.secretcheck import require_no_secrets
-from nemo_gitexp.settings import require_executor
 from nemo_gitexp.sitevalues import bind_site
-from nemo_gitexp.stages import AnyEntry, StagesEntry, python_of, simple_entries, visible_config
-from nemo_gitexp.store import Draft, Experiment, record_directory, write_experiment
+from nemo_gitexp.stages import AnyEntry, StagesEntry, command_of, python_of, simple_entries, visible_config
+from nemo_gitexp.store import Draft, Experiment, holding_experiment, record_directory, write_experiments
 from nemo_gitexp.tips import write_branch
-from nemo_gitexp.topology import shaped, topology
 from nemo_gitexp.versioning import config_hash
 from nemo_gitexp.worker.publicurl import public_url
+
+Item = TypeVar("Item")
+
+_CARRIED_BYTES = 1 << 30
+"""More than any record holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,12 @@ class Plan:
     interpreter: Path | None
     probe_interpreter: Path | None
     notes: tuple[str, ...]
+
+
+class _Files(TypedDict):
+    config: bytes
+    environment: bytes
+    carried: Mapping[str, bytes]
 
 
 def plan_experiment(site: Site, asked: Asked, now: datetime, look: Look | None = None) -> Plan:
@@ -95,81 +108,178 @@ def plan_defined(site: Site, asked: Asked, defined: Defined, now: datetime, look
     Raises:
         GitexpError: whatever makes it impossible, before anything is recorded.
     """
-    repository = site.repository
-    if not asked.brings_executor:
-        require_executor(site.settings, _executor(asked, defined.definition))
-    _require_reason(asked, defined.definition)
-    if asked.commit_data:
-        _commit_data(repository, defined.definition)
+    return plan_many(site, [(asked, defined)], now, look)[0]
+
+
+def plan_many(
+    site: Site, wanted: Sequence[tuple[Asked, Defined]], now: datetime, look: Look | None = None
+) -> list[Plan]:
+    """Return several experiments in one state of the work tree: one snapshot, one look at environment and inputs.
+
+    What is asked for on behalf of all (`commit_data`, `require_clean`, the environment) is taken from the first.
+
+    Side effects and errors: as `plan_defined`.
+    """
+    repository, (first, _) = site.repository, wanted[0]
+    shared = _Shared(site)
+    for asked, defined in wanted:
+        shared.shape(asked, defined)
+        _require_reason(asked, defined.definition)
+    if first.commit_data:
+        for definition in _unlike([defined.definition for _, defined in wanted], lambda item: item.data):
+            _commit_data(repository, definition)
         look = None
-    require_harmless(defined.carried, snapshot_limits(site))
-    require_no_secrets(defined, asked.env, snapshot_limits(site).allows)
+    for asked, defined in wanted:
+        require_harmless(defined.carried, snapshot_limits(site))
+        require_no_secrets(defined, asked.env, snapshot_limits(site).allows)
     look = look or begin_look(repository)
-    # Before the snapshot: git is still looking at the files.
-    interpreter, probe, environment = _environment(site, defined.entry, asked)
+    for asked, defined in wanted:  # before the snapshot: git is still looking at the files
+        shared.environment(asked, defined)
     snapshot = take_snapshot(repository, snapshot_limits(site), look)
-    if asked.require_clean and (snapshot.dirty or snapshot.untracked):
+    if first.require_clean and (snapshot.dirty or snapshot.untracked):
         raise SnapshotRefusedError(
             "the work tree differs from HEAD", hint="git status; git commit -a, or leave out --require-clean"
         )
-    defined = _resolved(site, asked, defined, snapshot, interpreter)
-    record = _record(site, asked, defined, snapshot, environment.key if environment else None, now)
+    resolved = _resolved(site, wanted, snapshot, shared)
+    shared.take(snapshot)
+    return [_plan(site, asked, defined, shared, now) for asked, defined in resolved]
+
+
+def _plan(site: Site, asked: Asked, defined: Defined, shared: _Shared, now: datetime) -> Plan:
+    interpreter, probe, environment = shared.environment(asked, defined)
+    record = _record(site, asked, defined, shared, environment.key if environment else None, now)
     _check_placeholders(record, defined.config, site.settings.site)
-    notes = [*_notes(record), *_live_notes(record, repository.root)]
+    notes = [*shared.shape(asked, defined).notes, *_notes(record), *_live_notes(record, site.repository.root)]
     return Plan(
         record=record,
         config=defined.config,
         environment=render_json(environment.to_json() if environment else {"schema": 1, "captured": "job"}),
         carried=defined.carried,
-        snapshot=snapshot,
+        snapshot=shared.snapshot,
         interpreter=interpreter,
         probe_interpreter=probe,
         notes=tuple(notes),
     )
 
 
-def _resolved(site: Site, asked: Asked, defined: Defined, snapshot: Snapshot, interpreter: Path | None) -> Defined:
-    if not defined.unresolved or interpreter is None:
-        return defined
-    from nemo_gitexp.recipes import Surroundings, resolve_calls  # 20 ms that others need not pay
+def _unlike(items: Sequence[Item], key: Callable[[Item], object]) -> list[Item]:
+    """Return those that differ from all before them."""
+    found: list[Item] = []
+    for item in items:
+        if all(key(item) != key(other) for other in found):
+            found.append(item)
+    return found
 
-    places = [spec.path or DEFAULT_PLACE for spec in defined.definition.data]
-    _require_scripts(site, defined, list_files(site.repository, snapshot.tree), places)
-    made = resolve_calls(site, defined, snapshot, Surroundings(interpreter, asked.env), asked.seed)
-    require_no_secrets(made, asked.env, snapshot_limits(site).allows)
+
+def _resolved(
+    site: Site, wanted: Sequence[tuple[Asked, Defined]], snapshot: Snapshot, shared: _Shared
+) -> list[tuple[Asked, Defined]]:
+    """Return what was defined with every configuration filled in that only the recorded code can make."""
+    asked, first = wanted[0]
+    interpreter = shared.environment(asked, first)[0]
+    if not any(defined.unresolved for _, defined in wanted) or interpreter is None:
+        return list(wanted)
+    from nemo_gitexp.recipes import Surroundings, resolve_many  # 20 ms that others need not pay
+
+    places = [spec.path or DEFAULT_PLACE for spec in first.definition.data]
+    _require_scripts(site, first, list_files(site.repository, snapshot.tree), places)
+    around = Surroundings(interpreter, asked.env)
+    pairs = [(defined, each.seed) for each, defined in wanted]
+    made = resolve_many(site, pairs, snapshot, around)
+    for defined in made:
+        require_no_secrets(defined, asked.env, snapshot_limits(site).allows)
+    return [(each, defined) for (each, _), defined in zip(wanted, made, strict=True)]
+
+
+class _Shared:
+    """What experiments that are planned together have in common: looked at once for all that need the same."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._environments: list[tuple[object, tuple[Path | None, Path | None, Environment | None]]] = []
+        self._shapes: list[tuple[object, ChosenShape]] = []
+        self._pins: list[tuple[object, list[InputPin]]] = []
+        self._codes: list[tuple[object, CodeState]] = []
+        self._snapshot: Snapshot | None = None
+        self.listing = b""
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The snapshot, once it is taken."""
+        if self._snapshot is None:
+            raise RuntimeError("no snapshot was taken yet")
+        return self._snapshot
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Take the snapshot and list its files."""
+        self._snapshot, self.listing = snapshot, list_files(self._site.repository, snapshot.tree)
+
+    def environment(self, asked: Asked, defined: Defined) -> tuple[Path | None, Path | None, Environment | None]:
+        """Return the job's interpreter, the one to ask inside the job, and the environment if it can be known now."""
+        entry, executor = defined.entry, _executor(asked, defined.definition)
+        command = command_of(entry)
+        key = (executor, python_of(entry), command.argv[:1] if command else None, entry.wrapped)
+        profile = self.shape(asked, defined).profile
+        return _once(self._environments, key, lambda: _environment(self._site, entry, asked, profile))
+
+    def shape(self, asked: Asked, defined: Defined) -> ChosenShape:
+        """Return the shape that is recorded for the executor; one that the program brings needs no profile."""
+        if asked.brings_executor:
+            return ChosenShape(None)
+        name = _executor(asked, defined.definition)
+        key = (name, defined.topology is None, defined.shape is None)
+        return _once(self._shapes, key, lambda: choose_shape(self._site, name, defined, asked.env))
+
+    def pins(self, definition: StudyDefinition, env: Mapping[str, str]) -> list[InputPin]:
+        """Return the pins of the declared data."""
+        tree = self.snapshot.tree
+        return _once(self._pins, definition.data, lambda: _pin(self._site, definition, tree, self.listing, env))
+
+    def code(self, definition: StudyDefinition) -> CodeState:
+        """Return the state of the code that counts for a definition."""
+        key = (definition.code, definition.config_file)
+        return _once(self._codes, key, lambda: _code(self._site, definition, self.snapshot, self.listing))
+
+
+def _once(known: list[tuple[object, Item]], key: object, make: Callable[[], Item]) -> Item:
+    """Return what was made for an equal key, or make it; keys need not be hashable."""
+    for other, item in known:
+        if other == key:
+            return item
+    made = make()
+    known.append((key, made))
     return made
 
 
 def _record(
-    site: Site, asked: Asked, defined: Defined, snapshot: Snapshot, environment_key: str | None, now: datetime
+    site: Site, asked: Asked, defined: Defined, shared: _Shared, environment_key: str | None, now: datetime
 ) -> ExperimentRecord:
-    """Return the record of this snapshot; its code commit is not made yet and stands as HEAD."""
-    repository, definition = site.repository, defined.definition
-    listing = list_files(repository, snapshot.tree)
-    pins = _pin(site, definition, snapshot.tree, listing, asked.env)
-    _require_scripts(site, defined, listing, [pin.path for pin in pins])
+    """Return the record of the snapshot; its code commit is not made yet and stands as HEAD."""
+    definition = defined.definition
+    pins = shared.pins(definition, asked.env)
+    _require_scripts(site, defined, shared.listing, [pin.path for pin in pins])
     hashed = config_hash(defined.config)
     seed = _seed(asked, definition)
     determinism = _determinism(asked, definition)
     record = ExperimentRecord(
         study=defined.study,
         name=defined.name or experiment_name(definition, hashed, now),
-        nonce=uuid.uuid4().hex[:8],
-        created=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        nonce=_nonce(),
+        created=_created(now),
         purpose=definition.purpose,
         expected=definition.expected,
         model=definition.model,
         dataset=definition.dataset,
         type=definition.type,
         sweep=asked.sweep,
-        code=_code(site, definition, snapshot, listing),
+        code=shared.code(definition),
         config_hash=hashed,
         config_file=definition.config_file,
         seed=seed,
         seed_is_default=asked.seed is None and definition.seed is None,
         determinism=determinism,
         determinism_reason=definition.determinism_reason or (asked.message if determinism == "off" else None),
-        topology=_topology(site, asked, defined, determinism, seed),
+        topology=recorded_topology(site, asked, defined, shared.shape(asked, defined), determinism, seed),
         inputs=tuple(pins),
         environment_key=environment_key,
         entry=defined.entry,
@@ -191,13 +301,6 @@ def _require_scripts(site: Site, defined: Defined, listing: bytes, inputs: Seque
         require_script(entry, site.repository.root, defined.workdir, listing, known)
     if defined.tracked is None:
         require_workdir(defined.workdir, listing, known)
-
-
-def _topology(site: Site, asked: Asked, defined: Defined, determinism: str, seed: int) -> Mapping[str, JsonValue]:
-    if defined.topology is not None:
-        return defined.topology
-    found = topology(determinism, asked.env, site.settings.threads or available_cores(), seed)
-    return found if defined.shape is None else shaped(found, defined.shape)
 
 
 def _outputs(defined: Defined) -> tuple[OutputSpec, ...]:
@@ -241,9 +344,96 @@ def record_plan(site: Site, plan: Plan, who: Identities) -> tuple[Experiment, st
         IdentityMissingError: git does not know the user.
         GitCommandError: git refused (full disk, read-only).
     """
+    (experiment,) = record_plans(site, [plan], who)
+    return experiment, None if plan.record.sweep else write_branch(site.repository, experiment.tip)
+
+
+def record_plans(site: Site, plans: Sequence[Plan], who: Identities) -> list[Experiment]:
+    """Record experiments of one snapshot on one code commit, all or none, and return them; branches are not made.
+
+    Args and errors: as `record_plan`.
+    """
+    repository = site.repository
+    drafts = [draft_of(site, plan, who) for plan in plans]
+    try:
+        return write_experiments(repository, drafts)
+    except GitCommandError:
+        if not plans or not _snapshot_was_pruned(site, plans[0].snapshot):
+            raise
+        return write_experiments(repository, drafts)
+
+
+def renew_experiments(
+    site: Site, experiments: Sequence[Experiment], now: datetime, who: Identities
+) -> list[Experiment]:
+    """Record experiments once more, as they were: same code commit, configuration and environment, another name.
+
+    What has a result, if only that it was cancelled, gets no second one.
+
+    Args and errors: as `record_plan`.
+    """
+    if not experiments:
+        return []
     repository = site.repository
     author, committer = who.wait()
-    draft = Draft(
+    sign = "commit.gpgsign" in site.git_config and repository.flag("commit.gpgsign")
+    made: dict[str, Experiment] = {}
+    for code in dict.fromkeys(item.record.code.commit for item in experiments):
+        chosen = [item for item in experiments if item.record.code.commit == code]
+        drafts = [
+            Draft(
+                record=replace(item.record, nonce=_nonce(), created=_created(now)),
+                head=CommitSha(item.record.code.base),
+                **_recorded_files(repository, item),
+                author=author,
+                committer=committer,
+                sign=sign,
+            )
+            for item in chosen
+        ]
+        renewed = write_experiments(repository, drafts, CommitSha(code))
+        made |= {old.sha: new for old, new in zip(chosen, renewed, strict=True)}
+    return [made[item.sha] for item in experiments]
+
+
+def _recorded_files(repository: Repository, experiment: Experiment) -> _Files:
+    """Return what a record commit holds beside `experiment.json`."""
+    directory = record_directory(experiment.record.study)
+    names = [entry.path for entry in list_tree(repository, experiment.sha, f"{directory}/", recursive=False)]
+    blobs = read_blobs(repository, [f"{experiment.sha}:{name}" for name in names], limit_bytes=_CARRIED_BYTES)
+    files = {name.rpartition("/")[2]: blob or b"" for name, blob in zip(names, blobs, strict=True)}
+    config, environment = files.pop("config.json"), files.pop("environment.json")
+    files.pop("experiment.json")
+    return {"config": config, "environment": environment, "carried": files}
+
+
+def _nonce() -> str:
+    return uuid.uuid4().hex[:8]
+
+
+def _created(now: datetime) -> str:
+    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+@contextmanager
+def holding_plan(site: Site, plan: Plan, who: Identities) -> Iterator[Experiment]:
+    """Give the experiment of a plan to be run, and forget it afterwards: nothing is recorded.
+
+    Raises:
+        IdentityMissingError: git does not know the user.
+    """
+    with holding_experiment(site.repository, draft_of(site, plan, who)) as experiment:
+        yield experiment
+
+
+def draft_of(site: Site, plan: Plan, who: Identities) -> Draft:
+    """Return what a plan makes of commits.
+
+    Raises:
+        IdentityMissingError: git does not know the user.
+    """
+    author, committer = who.wait()
+    return Draft(
         record=plan.record,
         head=plan.snapshot.head,
         config=render_json(plan.config),
@@ -251,15 +441,8 @@ def record_plan(site: Site, plan: Plan, who: Identities) -> tuple[Experiment, st
         carried=plan.carried,
         author=author,
         committer=committer,
-        sign="commit.gpgsign" in site.git_config and repository.flag("commit.gpgsign"),
+        sign="commit.gpgsign" in site.git_config and site.repository.flag("commit.gpgsign"),
     )
-    try:
-        experiment = write_experiment(repository, draft)
-    except GitCommandError:
-        if not _snapshot_was_pruned(site, plan.snapshot):
-            raise
-        experiment = write_experiment(repository, draft)
-    return experiment, None if plan.record.sweep else write_branch(repository, experiment.tip)
 
 
 def _snapshot_was_pruned(site: Site, snapshot: Snapshot) -> bool:
@@ -365,12 +548,14 @@ def _notes(record: ExperimentRecord) -> list[str]:
     return [f"captured {len(captured)} untracked file{'s' if len(captured) != 1 else ''}: {shown}"]
 
 
-def _environment(site: Site, entry: AnyEntry, asked: Asked) -> tuple[Path | None, Path | None, Environment | None]:
+def _environment(
+    site: Site, entry: AnyEntry, asked: Asked, profile: ExecutorProfile | None
+) -> tuple[Path | None, Path | None, Environment | None]:
     """Return the job's interpreter, the one to ask inside the job, and the environment if it can be known now."""
     root, python = site.repository.root, python_of(entry)
     interpreter = resolve_interpreter(site, entry, asked.env)
     probe = probe_interpreter(entry, asked.env, root)
-    if interpreter is None or entry.wrapped:
+    if interpreter is None or entry.wrapped or (profile is not None and is_known_there_only(profile)):
         return interpreter, probe, None
     environment = capture_environment(
         interpreter,

@@ -6,6 +6,7 @@ Where the user's live tree would be imported, the workspace is.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import json
@@ -36,18 +37,32 @@ def answer_order(order_path: str) -> None:
     Args:
         order_path: a JSON file with `workspace, user_root, trusted_roots, search, answer` (a path) and `calls`, each
             with `recipe` (`file.py:name`, or null), `config` (what a call was given, or null), `overrides` (as typed)
-            and `seed` (what a parameter of that name gets that was not given, or null).
+            and `seed` (what a parameter of that name gets that was not given, or null). `apart`: none of the calls may
+            see what another one left behind.
     """
     order = json.loads(Path(order_path).read_bytes())
-    answer: dict[str, object]
-    try:
-        answer = {"calls": _resolve_all(order)}
-    except GitexpError as fault:
-        answer = {"error": _described(fault)}
-    except Exception as fault:  # noqa: BLE001 - what users' classes raise while they are looked at
-        names = ", ".join(str(call["recipe"]) for call in order["calls"] if call["recipe"])
-        answer = {"error": _described(_raised(names, f"{names or 'the call'} cannot be resolved", fault))}
+    names = ", ".join(dict.fromkeys(str(call["recipe"]) for call in order["calls"] if call["recipe"]))
+    answer = _answer(names, lambda: _resolve_all(order))
     Path(order["answer"]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _answer(names: str, resolve: Callable[[], list[dict[str, JsonValue]]]) -> dict[str, Any]:
+    try:
+        return {"calls": resolve()}
+    except _ToldError as fault:
+        return {"error": fault.told}
+    except GitexpError as fault:
+        return {"error": _described(fault)}
+    except Exception as fault:  # noqa: BLE001 - what users' classes raise while they are looked at
+        return {"error": _described(_raised(names, f"{names or 'the call'} cannot be resolved", fault))}
+
+
+class _ToldError(Exception):
+    """What a process of ours has to say about a fault, in the words of an answer."""
+
+    def __init__(self, told: Mapping[str, object]) -> None:
+        super().__init__(str(told.get("message")))
+        self.told = told
 
 
 def _described(fault: GitexpError) -> dict[str, object]:
@@ -67,9 +82,46 @@ def _resolve_all(order: Mapping[str, Any]) -> list[dict[str, JsonValue]]:
     sys.path[:0] = [os.path.normpath(workspace / name) for name in order["search"]]
     _require_nemo_run()
     _forbid_launching()
-    resolved = [_resolve(call, workspace) for call in order["calls"]]
+    if order.get("apart"):
+        for recipe in dict.fromkeys(call["recipe"] for call in order["calls"] if call["recipe"]):
+            _find_recipe(recipe, workspace)  # imported once, for all
+        return [config for call in order["calls"] for config in _resolve_apart([call], workspace, rule)]
+    return _resolve_here(order["calls"], workspace, rule)
+
+
+def _resolve_here(
+    calls: Sequence[Mapping[str, Any]], workspace: Path, rule: RedirectRule
+) -> list[dict[str, JsonValue]]:
+    resolved = [_resolve(call, workspace) for call in calls]
     _require_recorded(rule, resolved)
     return resolved
+
+
+def _resolve_apart(
+    calls: Sequence[Mapping[str, Any]], workspace: Path, rule: RedirectRule
+) -> list[dict[str, JsonValue]]:
+    """Resolve in a forked process: what recipes change in their modules, the next one must not find."""
+    source, sink = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(source)
+            names = ", ".join(str(call["recipe"]) for call in calls if call["recipe"])
+            told = _answer(names, lambda: _resolve_here(calls, workspace, rule))
+            with os.fdopen(sink, "w", encoding="utf-8") as file:
+                json.dump(told, file)
+        finally:
+            os._exit(0)
+    os.close(sink)
+    with os.fdopen(source, encoding="utf-8") as file:
+        text = file.read()
+    os.waitpid(pid, 0)
+    if not text:
+        raise RecipeError(f"{calls[0]['recipe'] or 'the call'} ended the process", hint="a recipe only describes a run")
+    answer = json.loads(text)
+    if "error" in answer:
+        raise _ToldError(answer["error"])
+    return [dict(config) for config in answer["calls"]]
 
 
 def _require_nemo_run() -> None:
@@ -147,6 +199,7 @@ def _find_recipe(recipe: str, workspace: Path) -> object:
         raise RecipeError(f"{file} has no {name}", hint=hint, recipe=recipe, nearest=near) from fault
 
 
+@functools.cache
 def _import_module(path: Path, workspace: Path) -> object:
     """Import a file as the module of its name: of a package where its directory is one, so that `from . import` works.
 

@@ -43,8 +43,9 @@ class RunLeavings:
     """All that a run directory says, read once.
 
     `worker` is the worker's result.json, None when the run was lost; `ended` the moment to date the result by.
-    `streams` are the metrics of each worker, by the name of its stage. `places` maps absolute directories of this run
-    to the words that replace them in messages.
+    `segments` are those of a run that a scheduler had, as run.json holds them. `streams` are the metrics of each
+    worker, by the name of its stage. `places` maps absolute directories of this run to the words that replace them in
+    messages.
     """
 
     record_sha: str
@@ -60,6 +61,7 @@ class RunLeavings:
     ended: str
     places: Mapping[str, str]
     lost_reason: str | None = None
+    segments: Sequence[Mapping[str, JsonValue]] = ()
 
     @property
     def rows(self) -> MetricRows:
@@ -366,7 +368,7 @@ def _run_json(left: RunLeavings, worker: Mapping[str, JsonValue], volatile: Json
         "duration_s": worker.get("duration_s"),
         "executor": left.executor,
         "jobs": list(left.jobs),
-        "segments": segments or [segment],
+        "segments": list(left.segments) or segments or [segment],
         "volatile_metrics": volatile,
         "log": log,
         "settings": _private(left.job, left.places),

@@ -140,6 +140,17 @@ class RunPaths:
         return self.root / "abandoned.json"
 
     @property
+    def relocated(self) -> Path:
+        """Where the copy of this run lies that its node works in, if it is another place."""
+        return self.root / "relocated.json"
+
+    @property
+    def prepared(self) -> tuple[Path, ...]:
+        """What a node needs of the run directory; the rest is this side's own."""
+        files = (self.plan, self.manifest, self.config, self.results, self.inputs, self.variables)
+        return (*files, self.worker.parent, self.root / "stages", self.outputs)
+
+    @property
     def started(self) -> Path:
         """Who works: written by the worker."""
         return self.root / "started.json"

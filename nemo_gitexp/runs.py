@@ -1,6 +1,7 @@
 """What run directories say: which runs an experiment has, and whether each still goes on.
 
-Never a scheduler's or NeMo Run's word: files, and whether the processes they name live.
+Never NeMo Run's word: files, and whether the processes they name live. A run that a scheduler has goes by files alone:
+its processes live elsewhere, and one that was interrupted may start again.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ from typing import cast
 from nemo_gitexp.errors import DocumentError
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
 from nemo_gitexp.rundir import RunPaths, write_beside
+from nemo_gitexp.worker.lastword import ended_result
 from nemo_gitexp.worker.machine import host_digest, process_lives, writer_lives
 from nemo_gitexp.worker.merge import is_alive, merged_result, stage_word
+from nemo_gitexp.worker.segments import is_interrupted, read_segments
 
 STATE_FILE_BYTES = 1 << 30
 """A plan and a result name every data and output file: 100,000 of them take 20 MB, more than any record may."""
 
-OBSERVERS_FILES = ("log.gz", "cancel.json", "abandoned.json")
+GOES_ON = ("launched", "running", "requeued")
+"""States of a run that has not ended."""
+
+OBSERVERS_FILES = ("log.gz", "cancel.json", "abandoned.json", "scheduler.json")
 """What others than the run itself write: no part of what it left."""
 
 
@@ -31,8 +37,8 @@ OBSERVERS_FILES = ("log.gz", "cancel.json", "abandoned.json")
 class RunState:
     """One run as its directory tells it.
 
-    `status` is launched, running, finished (the worker wrote its result), dead, or void: no launcher ever took it,
-    and none will. `reason` says why dead.
+    `status` is launched, running, requeued (a scheduler interrupted it and is to start it again), finished (the worker
+    wrote its result), dead, or void: no launcher ever took it, and none will. `reason` says why dead.
     """
 
     paths: RunPaths
@@ -71,7 +77,7 @@ def is_reproduction(paths: RunPaths) -> bool:
 def inspect_run(paths: RunPaths) -> RunState:
     """Return how a run stands, from its files and the processes that they name."""
     status, reason = _status(paths)
-    moments = [read_state_file(part.started).get("at") for part in paths.parts()]
+    moments = [_first_start(part) for part in paths.parts()]
     return RunState(
         paths=paths,
         record=paths.run.partition(".")[0],
@@ -80,6 +86,12 @@ def inspect_run(paths: RunPaths) -> RunState:
         started=min((at for at in moments if isinstance(at, str)), default=None),
         reason=reason,
     )
+
+
+def _first_start(part: RunPaths) -> JsonValue:
+    """Return when a worker started, the first time where a scheduler started it again."""
+    segments = read_segments(str(part.root))
+    return segments[0].get("started") if segments else read_state_file(part.started).get("at")
 
 
 def _status(paths: RunPaths) -> tuple[str, str | None]:
@@ -103,10 +115,31 @@ def _status(paths: RunPaths) -> tuple[str, str | None]:
 def _scheduled_status(paths: RunPaths) -> tuple[str, str | None]:
     """Return how a run stands that a scheduler has: only its last word tells that one without a result is over."""
     parts = paths.parts()
-    words = [str(read_state_file(part.scheduler_word).get("state")) for part in parts if part.scheduler_word.exists()]
-    if words and all(part.scheduler_word.exists() or part.result.exists() for part in parts):
-        return "dead", f"the scheduler says {words[0]}"
-    return ("running" if paths.is_begun else "launched"), None
+    stands = [_scheduled_stand(part) for part in parts]
+    if all(stand in ("finished", "dead") for stand in stands):
+        reasons = [_last_words(part) for part, stand in zip(parts, stands, strict=True) if stand == "dead"]
+        # The last stage may have ended just now, and the result of all is still to be written.
+        return ("dead", reasons[0]) if reasons else ("running", None)
+    for status in ("running", "requeued"):
+        if status in stands:
+            return status, None
+    return ("running" if "finished" in stands or "dead" in stands else "launched"), None
+
+
+def _scheduled_stand(part: RunPaths) -> str:
+    """Return how one worker stands that a scheduler has: finished, dead, requeued, running, or launched."""
+    if part.result.exists():
+        return "finished"
+    if part.scheduler_word.exists():
+        return "dead"
+    if is_interrupted(str(part.root)):
+        return "requeued"
+    return "running" if part.started.exists() else "launched"
+
+
+def _last_words(part: RunPaths) -> str:
+    error = (ended_result(str(part.root)) or {}).get("error")
+    return str(error["message"]) if isinstance(error, dict) else "the scheduler ended it"
 
 
 def _begun_status(paths: RunPaths, parts: Sequence[RunPaths], *, is_launched: bool) -> tuple[str, str | None]:
@@ -134,6 +167,8 @@ def part_word(part: RunPaths) -> str:
 
 def _stage_state(part: RunPaths) -> Mapping[str, JsonValue]:
     word, result = stage_word(str(part.root))
+    if word is None and is_interrupted(str(part.root)):
+        return {"status": "requeued"}
     if word is None:
         return {"status": "running" if part.child.exists() else "launched"}
     return {"status": word, "reused_from": cast("JsonValue", (result or {}).get("reused_from"))}
@@ -192,11 +227,6 @@ def leave_cancelled(paths: RunPaths) -> None:
     times: dict[str, JsonValue] = {"started": now, "ended": now, "duration_s": 0.0}
     result: JsonValue = {"schema": 1, "status": "cancelled", "job_started": False, **times}
     write_beside(paths.result, render_json(result))
-
-
-def leave_stage_cancelled(part: RunPaths) -> None:
-    """Write the result of a stage that was cancelled before its worker began (`give_up_stage`)."""
-    write_beside(part.result, render_json({"schema": 1, "status": "cancelled", "job_started": False}))
 
 
 def conclude(paths: RunPaths) -> None:

@@ -7,15 +7,18 @@ job has ended for good.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
-from nemo_gitexp.errors import SchedulerError
+from nemo_gitexp.errors import RemoteHostError, SchedulerError
 from nemo_gitexp.jsontext import JsonValue, render_json
+from nemo_gitexp.relocation import find_relocation
 from nemo_gitexp.rundir import RunPaths, write_once
-from nemo_gitexp.runs import conclude, give_up_stage, leave_stage_cancelled, read_state_file
-from nemo_gitexp.scheduler import JobWord, ask_slurm, ask_to_stop, cancel_jobs
+from nemo_gitexp.runs import conclude, read_state_file
+from nemo_gitexp.scheduler import JobWord, ask_slurm, cancel_jobs
 from nemo_gitexp.shells import shell_of
 from nemo_gitexp.submission import Submission, Tunnel, parse_submission
+from nemo_gitexp.transfer import bring_home, tell_run
 
 
 def find_submission(paths: RunPaths) -> Submission | None:
@@ -26,6 +29,8 @@ def find_submission(paths: RunPaths) -> Submission | None:
 def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
     """Ask the schedulers about the runs among these that they have: one question for all of a cluster.
 
+    What works on machines that share no file system with this one is fetched first.
+
     Side effects: `scheduler.json` beside workers that have ended without a result; the result of a run of stages of
     which the last one was stopped.
 
@@ -33,6 +38,8 @@ def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
         runs: run directories, of any kind.
         warn: told which scheduler does not answer.
     """
+    runs = list(runs)
+    bring_home([paths for paths in runs if not paths.result.exists()], warn)
     by_cluster: dict[tuple[str, Tunnel], list[tuple[RunPaths, Submission]]] = {}
     for paths in runs:
         submission = None if paths.result.exists() else find_submission(paths)
@@ -45,7 +52,7 @@ def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
             warn(f"{members[0][1].executor}: {fault.message}; its runs are shown as they were last known")
             continue
         for paths, submission in members:
-            _take_words(paths, submission, words)
+            _take_words(paths, submission, words, warn)
 
 
 def cancel_submitted(paths: RunPaths, *, waiting_only: bool) -> None:
@@ -55,42 +62,40 @@ def cancel_submitted(paths: RunPaths, *, waiting_only: bool) -> None:
         SchedulerError: the scheduler does not answer.
     """
     submission = find_submission(paths)
+    relocation = find_relocation(paths)
+    if relocation is not None:
+        with suppress(RemoteHostError):  # the scheduler can stop it too
+            tell_run(relocation.host, paths, relocation)
     if submission is not None:
         cancel_jobs(shell_of(submission.tunnel), submission.job_ids, waiting_only=waiting_only)
 
 
-def cancel_part(paths: RunPaths, name: str) -> None:
-    """Stop one stage of a run that a scheduler has: it is asked to end, or never begins; the others go on.
+def cancel_stage(paths: RunPaths, name: str) -> None:
+    """Cancel the job of one stage with the scheduler that has it; the others go on, but for what depends on it.
 
     Raises:
         SchedulerError: the scheduler does not answer.
     """
-    submission, part = find_submission(paths), paths.stage(name)
-    jobs = submission.jobs.get(name, ()) if submission else ()
-    if submission is None or not jobs or part.result.exists():
-        return
-    shell, never_begins = shell_of(submission.tunnel), give_up_stage(part)
-    cancel_jobs(shell, jobs, waiting_only=True)
-    if never_begins:
-        leave_stage_cancelled(part)
-        conclude(paths)
-    else:
-        ask_to_stop(shell, jobs)
+    submission = find_submission(paths)
+    if submission is not None:
+        cancel_jobs(shell_of(submission.tunnel), submission.jobs.get(name, ()))
 
 
-def _take_words(paths: RunPaths, submission: Submission, words: Mapping[str, JobWord]) -> None:
+def _take_words(
+    paths: RunPaths, submission: Submission, words: Mapping[str, JobWord], warn: Callable[[str], None]
+) -> None:
     """Write the last word beside each worker that ended without a result."""
+    is_over = any(all(words[job].is_final for job in jobs) for jobs in submission.jobs.values() if jobs)
+    # It may have written its result since it was fetched, and has outputs that nobody wanted yet.
+    if is_over and not bring_home([paths], warn, ended=[paths.run]):
+        return
     for name, jobs in submission.jobs.items():
         part = paths.stage(name) if name else paths
         said = [words[job] for job in jobs]
         if not said or not all(word.is_final for word in said) or part.scheduler_word.exists():
             continue
         list(part.root.iterdir())  # a network file system shows what another host wrote once the directory is read
-        if part.result.exists():
-            continue
-        if name and said[-1].state == "CANCELLED" and give_up_stage(part):
-            leave_stage_cancelled(part)  # what depends on it has begun, and waits for its word
-        else:
+        if not part.result.exists():
             write_once(part.scheduler_word, render_json(_document(jobs[-1], said[-1])))
     conclude(paths)
 

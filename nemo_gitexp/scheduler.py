@@ -85,18 +85,6 @@ def cancel_jobs(shell: Shell, job_ids: Sequence[str], *, waiting_only: bool = Fa
             raise _unanswered("scancel", done)
 
 
-def ask_to_stop(shell: Shell, job_ids: Sequence[str]) -> None:
-    """Send SIGTERM to what jobs run, so that they can still report; none is killed, those that wait are left alone.
-
-    Raises:
-        SchedulerError: scancel is not there, or refuses.
-    """
-    if job_ids:
-        done = shell(["scancel", "--signal=TERM", "--state=RUNNING", *job_ids])
-        if done.returncode and "Invalid job id" not in done.said:
-            raise _unanswered("scancel", done)
-
-
 def _squeue(shell: Shell, job_ids: Sequence[str]) -> dict[str, JobWord]:
     fields = "JobID:|,State:|,exit_code:|,Reason:|"
     done = shell(["squeue", "--noheader", "--states=all", f"--jobs={','.join(job_ids)}", "-O", fields])

@@ -11,13 +11,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from nemo_gitexp.errors import SettingsError, UnknownExecutorError
 from nemo_gitexp.jsontext import JsonValue
 
+if TYPE_CHECKING:
+    from nemo_gitexp.profiles import ExecutorProfile
+    from nemo_gitexp.profilesources import MergedProfile
+
 SITE_FILE: Final = "nemo-gitexp.site.toml"
 BUILT_IN: Final = "built in"
+
+_PROJECT_FILE: Final = "pyproject.toml"
 
 _GIT_PREFIX: Final = "gitexp."
 _ENV_PREFIX: Final = "NEMO_GITEXP_"
@@ -39,10 +45,13 @@ class Settings:
         max_untracked_file_mb: a larger untracked file is refused by the snapshot.
         max_untracked_total_mb: more untracked files than this in all are refused.
         reproduce_cost_limit: device-hours above which `reproduce` asks for `--yes`.
+        push_status: whoever looks at running experiments pushes how far they are.
+        push_status_minutes: at most so often.
         secrets_allowed: patterns (fnmatch) of paths, and of dotted keys of a configuration, that may hold secrets.
         executors: profiles by name; `local` always exists.
         site: the values of `${site:NAME}`.
-        sources: where each setting came from, by its name (`executors.NAME`, `site.NAME` for tables).
+        sources: where each setting came from, by its name (`executors.NAME`, `executors.NAME.KEY` and `site.NAME` for
+            tables).
     """
 
     run_root: Path | None = None
@@ -52,6 +61,8 @@ class Settings:
     max_untracked_file_mb: float = 10.0
     max_untracked_total_mb: float = 50.0
     reproduce_cost_limit: float = 1.0
+    push_status: bool = False
+    push_status_minutes: float = 10.0
     secrets_allowed: tuple[str, ...] = ()
     executors: Mapping[str, Table] = field(default_factory=lambda: MappingProxyType({"local": _LOCAL}))
     site: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -100,9 +111,21 @@ def require_executor(settings: Settings, name: str) -> Table:
     raise UnknownExecutorError(said, hint=hint, executor=name, nearest=near)
 
 
+def require_profile(settings: Settings, name: str) -> ExecutorProfile:
+    """Return an executor profile, its references as they are.
+
+    Raises:
+        UnknownExecutorError: there is none of this name; names the nearest.
+        SettingsError: it has faults; all are named.
+    """
+    from nemo_gitexp.profiles import parse_profile  # 6 ms, for those who have profiles
+
+    return parse_profile(name, require_executor(settings, name))
+
+
 @dataclass(frozen=True, slots=True)
 class _Value:
-    value: JsonValue | Path
+    value: JsonValue | Path | MergedProfile
     source: str
 
 
@@ -128,6 +151,7 @@ _NUMBER: Final = _Kind(_is_number, "a number that is not negative")
 _COUNT: Final = _Kind(
     lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0, "a whole number above 0"
 )
+_FLAG: Final = _Kind(lambda value: isinstance(value, bool), "true or false")
 _TEXTS: Final = _Kind(
     lambda value: isinstance(value, (list, tuple)) and all(_is_text(item) for item in value), "a list of texts"
 )
@@ -139,6 +163,8 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "max_untracked_file_mb": _NUMBER,
     "max_untracked_total_mb": _NUMBER,
     "reproduce_cost_limit": _NUMBER,
+    "push_status": _FLAG,
+    "push_status_minutes": _NUMBER,
     "secrets_allowed": _TEXTS,
 }
 _TABLE_NAMES: Final = ("executors", "site")
@@ -146,14 +172,14 @@ _NAMES: Final = (*_KINDS, *_TABLE_NAMES)
 
 
 def _tables(root: Path) -> Iterable[tuple[str, Table]]:
-    document = _read_toml(root / "pyproject.toml", naming=b"nemo-gitexp")
+    document = _read_toml(root / _PROJECT_FILE, naming=b"nemo-gitexp")
     tool = document.get("tool")
     own = tool.get("nemo-gitexp") if isinstance(tool, Mapping) else None
     if own is None:
         return ()
     if not isinstance(own, Mapping):
-        raise SettingsError("[tool.nemo-gitexp] is no table", setting="tool.nemo-gitexp", source="pyproject.toml")
-    return (("pyproject.toml", own),)
+        raise SettingsError("[tool.nemo-gitexp] is no table", setting="tool.nemo-gitexp", source=_PROJECT_FILE)
+    return ((_PROJECT_FILE, own),)
 
 
 def _site_tables(root: Path) -> Iterable[tuple[str, Table]]:
@@ -211,6 +237,9 @@ def _take_texts(
             spelled = _site_named(values, key) or name
             values[spelled] = _Value(text, source)
             continue
+        if dot and head == "executors":
+            _take_executor_text(values, key, text, source)
+            continue
         _require_known(name, source)
         kind = _KINDS.get(name)
         if kind is None:
@@ -224,6 +253,8 @@ def _site_named(values: Mapping[str, _Value], key: str) -> str | None:
 
 
 def _from_text(text: str, kind: _Kind) -> JsonValue:
+    if kind is _FLAG:
+        return {"true": True, "false": False}.get(text.lower(), text)
     if kind not in (_NUMBER, _COUNT):
         return text
     try:
@@ -260,15 +291,44 @@ def _take(values: dict[str, _Value], name: str, value: JsonValue, source: str, r
 
 def _take_executors(values: dict[str, _Value], value: JsonValue, source: str) -> None:
     for name, profile in _require_table("executors", value, source).items():
-        known = values.get(f"executors.{name}")
-        earlier = known.value if known is not None and isinstance(known.value, Mapping) else {}
-        merged = {**earlier, **_require_table(f"executors.{name}", profile, source)}
-        kind = merged.setdefault("type", "local" if name == "local" else None)
-        if not isinstance(kind, str):
-            said = f"{source}: executors.{name} needs a type (local, slurm, …)"
-            raise SettingsError(said, setting=f"executors.{name}.type", source=source)
-        where = source if known is None else f"{known.source}, {source}"
-        values[f"executors.{name}"] = _Value(merged, where)
+        _take_executor(values, name, _require_table(f"executors.{name}", profile, source), source)
+
+
+def _take_executor_text(values: dict[str, _Value], key: str, text: str, source: str) -> None:
+    """Take one key of a profile from git's configuration, which has texts alone: NAME.KEY, NAME.tunnel.KEY."""
+    name, _, rest = key.partition(".")
+    outer, _, inner = rest.rpartition(".")
+    if not rest or outer not in ("", "tunnel"):
+        said = f"{source}: no key of a profile that git's configuration can hold"
+        hint = f"[executors.{name or 'NAME'}] in {SITE_FILE}"
+        raise SettingsError(said, hint=hint, setting=f"executors.{key}", source=source)
+    plain = inner.replace("-", "_")
+    value: JsonValue = int(text) if plain == "port" and text.isdigit() else text
+    if plain == "shared" and text.lower() in ("true", "false"):
+        value = text.lower() == "true"
+    _take_executor(values, name, {"tunnel": {plain: value}} if outer else {plain: value}, source)
+
+
+def _take_executor(values: dict[str, _Value], name: str, table: Table, source: str) -> None:
+    from nemo_gitexp.profilesources import merge_profile  # 6 ms, for those who have profiles
+
+    known = values.get(f"executors.{name}")
+    earlier = None if known is None else cast("MergedProfile", known.value)
+    merged = merge_profile(name, earlier, table, source, shared=source == _PROJECT_FILE)
+    values[f"executors.{name}"] = _Value(merged, merged.source)
+
+
+def _assemble_executor(name: str, merged: MergedProfile) -> Table:
+    """Return a profile with all that is said about it.
+
+    Raises:
+        SettingsError: nobody says its type.
+    """
+    kind = merged.table.get("type", "local" if name == "local" else None)
+    if not isinstance(kind, str):
+        said = f"{merged.source}: executors.{name} needs a type (local, slurm, …)"
+        raise SettingsError(said, setting=f"executors.{name}.type", source=merged.source)
+    return MappingProxyType({"type": kind, **merged.table})
 
 
 def _take_site(values: dict[str, _Value], value: JsonValue, source: str) -> None:
@@ -302,14 +362,18 @@ def _assemble(values: Mapping[str, _Value]) -> Settings:
     executors: dict[str, Table] = {"local": _LOCAL}
     site: dict[str, str] = {}
     plain: dict[str, JsonValue | Path] = {}
+    sources: dict[str, str] = {}
     for name, item in values.items():
         head, dot, key = name.partition(".")
-        if not dot:
-            plain[name] = item.value
-        elif head == "executors" and isinstance(item.value, Mapping):
-            executors[key] = MappingProxyType(dict(item.value))
-        else:
+        sources[name] = item.source
+        if dot and head == "executors":
+            merged = cast("MergedProfile", item.value)
+            executors[key] = _assemble_executor(key, merged)
+            sources |= {f"{name}.{inner}": source for inner, source in merged.sources.items()}
+        elif dot and head == "site":
             site[key] = str(item.value)
+        else:
+            plain[name] = cast("JsonValue | Path", item.value)
     run_root, workspace_root = plain.get("run_root"), plain.get("workspace_root")
     python, threads = plain.get("python"), plain.get("threads")
     return Settings(
@@ -320,10 +384,12 @@ def _assemble(values: Mapping[str, _Value]) -> Settings:
         max_untracked_file_mb=_number(plain, "max_untracked_file_mb", 10.0),
         max_untracked_total_mb=_number(plain, "max_untracked_total_mb", 50.0),
         reproduce_cost_limit=_number(plain, "reproduce_cost_limit", 1.0),
+        push_status=plain.get("push_status") is True,
+        push_status_minutes=_number(plain, "push_status_minutes", 10.0),
         secrets_allowed=_texts(plain.get("secrets_allowed")),
         executors=MappingProxyType(executors),
         site=MappingProxyType(site),
-        sources=MappingProxyType({name: item.source for name, item in values.items()}),
+        sources=MappingProxyType(sources),
     )
 
 

@@ -6,7 +6,9 @@ compare-and-swap. What a hostile repository put there is checked when it is read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
@@ -15,12 +17,13 @@ from nemo_gitexp.errors import DocumentError, GitCommandError, RecordError, Stat
 from nemo_gitexp.git.objects import (
     NewCommit,
     commit_tree,
+    create_refs,
     delete_ref,
     find_ref,
     import_commit,
+    import_commits,
     list_refs,
     list_tree,
-    move_ref,
     read_blobs,
     read_changes,
     read_commit,
@@ -35,6 +38,9 @@ from nemo_gitexp.tips import Tip, local_ref, move_branch
 from nemo_gitexp.versioning import config_hash
 
 Parsed = TypeVar("Parsed")
+
+_FEW_NAMES = 100
+"""Of so many names git is asked one by one whether they are taken; of more, all of the study are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +89,79 @@ def write_experiment(repository: Repository, draft: Draft) -> Experiment:
     Raises:
         GitCommandError: git refused for another reason than the name.
     """
-    wanted = draft.record.name
-    taken = {row[0] for row in list_refs(repository, f"{local_ref(draft.record.study, wanted)}*", fields=("refname",))}
-    for suffix in range(1, 1000):
-        name = wanted if suffix == 1 else f"{wanted}-{suffix}"
-        ref = local_ref(draft.record.study, name)
-        if ref in taken:
-            continue
-        named = replace(draft, record=replace(draft.record, name=name))
+    return write_experiments(repository, [draft])[0]
+
+
+def write_experiments(
+    repository: Repository, drafts: Sequence[Draft], code: CommitSha | None = None
+) -> list[Experiment]:
+    """Record experiments of one snapshot, in as few git processes as one; all or nothing.
+
+    They stand on one code commit: `code` where there is one already, HEAD where nothing differs from it.
+
+    Raises:
+        GitCommandError: git refused for another reason than the names.
+    """
+    if not drafts:
+        return []
+    code = code or _write_code(repository, drafts)
+    for _ in range(5):  # each time somebody else took one of the names meanwhile
+        named = _with_free_names(repository, drafts)
+        refs = [local_ref(draft.record.study, draft.record.name) for draft in named]
         try:
-            sha, code = _write_signed(repository, ref, named) if draft.sign else _write_plain(repository, ref, named)
+            shas = _write_records(repository, refs, named, code)
         except GitCommandError:
-            if find_ref(repository, ref) is None:
+            if not any(find_ref(repository, ref) for ref in refs):
                 raise
             continue
-        return _written(ref, sha, _on_code(named.record, code), draft.config)
-    raise StateDirectoryError(f"no free name for {wanted}", hint="nemo-gitexp log --all")
+        return [
+            _written(ref, sha, _on_code(draft.record, code), draft.config)
+            for ref, sha, draft in zip(refs, shas, named, strict=True)
+        ]
+    raise StateDirectoryError(f"no free name for {drafts[0].record.name}", hint="nemo-gitexp log --all")
+
+
+def _with_free_names(repository: Repository, drafts: Sequence[Draft]) -> list[Draft]:
+    """Return the drafts with names that nobody has: the wanted one, or that with `-2`, `-3`, …."""
+    prefixes = dict.fromkeys(f"{local_ref(draft.record.study, draft.record.name)}*" for draft in drafts)
+    if len(prefixes) > _FEW_NAMES:
+        prefixes = dict.fromkeys(f"{local_ref(draft.record.study, '')}" for draft in drafts)
+    taken = {row[0] for row in list_refs(repository, *prefixes, fields=("refname",))}
+    names: dict[str, Iterator[str]] = {}
+    named: list[Draft] = []
+    for draft in drafts:
+        record = draft.record
+        wanted = names.setdefault(local_ref(record.study, record.name), _names_like(record.name))
+        name = next(name for name in wanted if local_ref(record.study, name) not in taken)
+        named.append(replace(draft, record=replace(record, name=name)))
+    return named
+
+
+def _names_like(name: str) -> Iterator[str]:
+    yield name
+    for suffix in itertools.count(2):
+        yield f"{name}-{suffix}"
+
+
+def _write_records(
+    repository: Repository, refs: Sequence[RefName], drafts: Sequence[Draft], code: CommitSha
+) -> list[CommitSha]:
+    """Write the record commits and create their refs, all or none."""
+    commits = [record_commit(draft, code) for draft in drafts]
+    if len(drafts) == 1 and not drafts[0].sign:
+        return [import_commit(repository, refs[0], commits[0])]
+    waiting = temporary_ref()
+    shas = unsigned = import_commits(repository, [(waiting, commit) for commit in commits])
+    try:
+        if drafts[0].sign:
+            trees = repository.text("rev-parse", *(f"{sha}^{{tree}}" for sha in shas)).split()
+            shas = [
+                commit_tree(repository, commit, tree, sign=True) for commit, tree in zip(commits, trees, strict=True)
+            ]
+        create_refs(repository, dict(zip(refs, shas, strict=True)))
+        return shas
+    finally:
+        delete_ref(repository, waiting, unsigned[-1])
 
 
 def _written(ref: RefName, sha: CommitSha, record: ExperimentRecord, config: bytes) -> Experiment:
@@ -123,37 +186,32 @@ def _on_code(record: ExperimentRecord, code: CommitSha) -> ExperimentRecord:
     return replace(record, code=replace(record.code, commit=code))
 
 
-def _write_plain(repository: Repository, ref: str, draft: Draft) -> tuple[CommitSha, CommitSha]:
-    code = _write_code(repository, draft)
-    return import_commit(repository, ref, record_commit(draft, code)), code
+@contextmanager
+def holding_experiment(repository: Repository, draft: Draft) -> Iterator[Experiment]:
+    """Write an experiment that is none: its commits are there to be run, under a temporary ref, and nobody lists it.
 
-
-def _write_signed(repository: Repository, ref: RefName, draft: Draft) -> tuple[CommitSha, CommitSha]:
-    code = _write_code(repository, draft)
-    waiting = temporary_ref()
-    commit = record_commit(draft, code)
-    unsigned = import_commit(repository, waiting, commit)
+    Should this process be killed, tidying takes the ref.
+    """
+    waiting, code = temporary_ref(), _write_code(repository, [replace(draft, sign=False)])
+    sha = import_commit(repository, waiting, record_commit(draft, code))
     try:
-        tree = repository.text("rev-parse", f"{unsigned}^{{tree}}")
-        sha = commit_tree(repository, commit, tree, sign=True)
-        if not move_ref(repository, ref, sha, None):
-            raise GitCommandError(f"{ref} was taken by another process")
-        return sha, code
+        yield _written(waiting, sha, _on_code(draft.record, code), draft.config)
     finally:
-        delete_ref(repository, waiting, unsigned)
+        delete_ref(repository, waiting, sha)
 
 
-def _write_code(repository: Repository, draft: Draft) -> CommitSha:
-    """Return the commit that holds the code: HEAD where nothing differs from it."""
+def _write_code(repository: Repository, drafts: Sequence[Draft]) -> CommitSha:
+    """Return the commit that holds the code of all drafts: HEAD where nothing differs from it."""
+    draft = drafts[0]
     if not draft.record.code.dirty:
         return draft.head
-    return commit_tree(repository, _code_commit(draft), draft.record.code.tree, sign=draft.sign)
+    return commit_tree(repository, _code_commit(draft, len(drafts)), draft.record.code.tree, sign=draft.sign)
 
 
-def _code_commit(draft: Draft) -> NewCommit:
+def _code_commit(draft: Draft, count: int) -> NewCommit:
     record = draft.record
     captured = "".join(f"untracked: {path}\n" for path in record.code.untracked[:50])
-    title = f"gitexp code: {record.study}/{record.name}"
+    title = f"gitexp code: {record.study}/{record.name}" + (f" and {count - 1} more" if count > 1 else "")
     message = f"{title}\n\nThe work tree as it was, on top of {record.code.base}\n{captured}"
     return NewCommit(message, draft.author, draft.committer, parent=draft.head, tree=record.code.tree)
 

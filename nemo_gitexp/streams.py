@@ -29,6 +29,6 @@ def recorded_rows(repository: Repository, experiment: Experiment) -> MetricRows:
     except MissingDataError as fault:
         raise MissingDataError(
             f"the metric stream of {experiment.tip.name} is not on this machine",
-            hint=f"bring {store.path_of(pin)} here from where it ran",
+            hint=f"nemo-gitexp push where it ran, and here: nemo-gitexp pull REMOTE {experiment.sha[:12]}",
             missing=[pin],
         ) from fault

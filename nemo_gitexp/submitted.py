@@ -23,9 +23,10 @@ import nemo_run
 from nemo_run.run.experiment import AppState
 from nemo_run.run.torchx_backend.schedulers import local as nemo_local
 
-from nemo_gitexp.attempt import Attempt
+from nemo_gitexp.attempt import Attempt, record_sweep
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.clusters import submit_workers
+from nemo_gitexp.collect import discard_run
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import GitexpError, InsideJobError, LaunchError, UsageError
 from nemo_gitexp.execution import ASK_S, RunLogs, Silence, cancel_and_wait, iso_now
@@ -37,7 +38,7 @@ from nemo_gitexp.launchers.nemo import (
     refuse_start,
 )
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import give_up_stage, inspect_run, leave_cancelled, part_word, request_cancel
+from nemo_gitexp.runs import GOES_ON, give_up_stage, inspect_run, leave_cancelled, part_word, request_cancel
 from nemo_gitexp.scheduled import look_at_runs
 from nemo_gitexp.standing import ENDED
 
@@ -241,8 +242,10 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
     # ------------------------------------------------------------------------------------------------- its parts
 
     def _start(self, *, again: bool) -> None:
-        for attempt in self._attempts:
-            if attempt.record(self._site, again=again):
+        is_sweep = len(self._attempts) > 1 and all(attempt.intent.asked.sweep for attempt in self._attempts)
+        recorded = record_sweep(self._site, self._attempts, again=again) if is_sweep else None
+        for number, attempt in enumerate(self._attempts):
+            if recorded[number] if recorded else attempt.record(self._site, again=again):
                 self._waiting.append(attempt)
                 attempt.start(self._site, Acceptance())
                 if attempt.document is not None and not _LOGGER.isEnabledFor(logging.INFO):
@@ -359,6 +362,9 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
 
     def _cancel(self) -> None:
         """Stop every run of ours: what was launched is asked to, what was not never will be."""
+        for paths in [attempt.paths for attempt in self._attempts if attempt.paths]:
+            if not paths.plan.exists():  # recorded with others, and its turn never came
+                discard_run(self._site.repository, paths)
         going = [(attempt, attempt.paths) for attempt in self._running if attempt.paths and attempt.paths.root.exists()]
         waiting = [
             (attempt, attempt.paths) for attempt in self._waiting if attempt.paths and attempt.paths.plan.exists()
@@ -392,7 +398,7 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
             if attempt.paths is None:
                 continue
             state = inspect_run(attempt.paths)
-            if state.status == "running" or (state.status == "launched" and attempt.paths.submitted.exists()):
+            if state.status == "running" or (state.status in GOES_ON and attempt.paths.submitted.exists()):
                 continue  # it does not stop; whoever looks later records it
             try:
                 attempt.finish(self._site, state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nemo_gitexp.catalog import Site
@@ -27,13 +27,15 @@ _WHOLE = "gitexp-complete"
 class Surroundings:
     """What a job is given: its interpreter (None: it brings its own); `probe` is asked inside the job.
 
-    `named` and `drift` compare the environment with the recorded one, as far as it is known before the job.
+    `named` and `drift` compare the environment with the recorded one, as far as it is known before the job. `recorded`
+    is that one, empty where only the recorded job itself said it.
     """
 
     interpreter: Path | None
     probe: Path | None
     named: EnvironmentClass
     drift: tuple[DriftDoc, ...] = ()
+    recorded: Mapping[str, JsonValue] = field(default_factory=dict)
 
     @property
     def is_asked_inside(self) -> bool:
@@ -65,9 +67,14 @@ def find_surroundings(
         probe = probe_interpreter(entry, env, site.repository.root)
         return Surroundings(resolve_interpreter(site, entry, env), probe, "unknown")
     recorded = read_environment(site.repository, experiment)
+    is_said_inside = recorded.get("captured") == "job"  # of an image, say
+    if is_said_inside:
+        recorded = mapping((experiment.run or {}).get("environment"))
     interpreter = resolve_interpreter(site, entry, env) if mode != "recreate" else None
     if interpreter is None:
         interpreter = _recreated(site, recorded, say)
+    if is_said_inside:
+        return Surroundings(interpreter, interpreter, "unknown")
     if mode == "ignore":
         return Surroundings(interpreter, None, "unknown")
     here = capture_environment(
@@ -78,7 +85,7 @@ def find_surroundings(
         flags=python.flags if python else (),
     )
     named, drift = compare_environments(recorded, here.to_json(), _loaded(experiment))
-    return Surroundings(interpreter, None, named, drift)
+    return Surroundings(interpreter, None, named, drift, recorded)
 
 
 def compare_surroundings(
@@ -87,9 +94,10 @@ def compare_surroundings(
     """Return the environment class and the ranked drift of a run that has ended, from what was read back in it."""
     recorded, worker = experiment.run or {}, left.worker or {}
     named, drift = around.named, around.drift
-    if around.is_asked_inside and mode != "ignore":
-        here = mapping(worker.get("job_environment"))
-        named, drift = compare_environments(mapping(recorded.get("environment")), here, _loaded(experiment))
+    here = mapping(worker.get("job_environment"))
+    if (around.is_asked_inside or here) and mode != "ignore":  # it may have run elsewhere
+        said = around.recorded or mapping(recorded.get("environment"))
+        named, drift = compare_environments(said, here, _loaded(experiment))
     settings = compare_settings(mapping(recorded.get("settings")), left.job)
     hardware = compare_settings(mapping(recorded.get("hardware")), mapping(worker.get("hardware")))
     return named, rank_drift((*drift, *settings, *hardware))

@@ -21,7 +21,7 @@ from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.git.worktree import list_worktrees, remove_worktree
 from nemo_gitexp.owners import is_left_behind
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import inspect_run, list_run_directories, read_state_file
+from nemo_gitexp.runs import GOES_ON, inspect_run, list_run_directories, read_state_file
 from nemo_gitexp.tips import BRANCH_PREFIX, Tip, branch_name, list_tips, move_branch, remove_stale_locks
 from nemo_gitexp.worker.machine import process_lives
 
@@ -92,7 +92,7 @@ def _drop_crash_reports(repository: Repository) -> None:
 
 def _tidy_run(repository: Repository, paths: RunPaths, finished: set[str]) -> None:
     state = inspect_run(paths)
-    if state.status in ("launched", "running"):
+    if state.status in GOES_ON:
         return
     if state.status == "void":
         drop_void(repository, paths)

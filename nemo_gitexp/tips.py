@@ -102,6 +102,13 @@ def list_tips(repository: Repository, *, remotes: bool = True) -> list[Tip]:
     return list(found.values())
 
 
+def list_remote_tips(repository: Repository, remote: str) -> dict[RefName, Tip]:
+    """Return what was last heard of a remote's experiments, by their ref there."""
+    fields = ("refname", "objectname", "objecttype", "parent", "contents:body")
+    rows = list_refs(repository, f"{REMOTE_PREFIX}{remote}/gitexp/", fields=fields)
+    return {local_ref(tip.study, tip.name): tip for row in rows if (tip := _parse_tip(*row)) is not None}
+
+
 def _parse_tip(ref: str, sha: str, kind: str, parent: str, body: str) -> Tip | None:
     remote, rest = None, ref.removeprefix(LOCAL_PREFIX)
     if ref.startswith(REMOTE_PREFIX):

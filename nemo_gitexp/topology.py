@@ -140,6 +140,13 @@ def running_topology(env: Mapping[str, str], started_with: Mapping[str, str]) ->
     return _shaped(max(1, world // here), here, numeric)
 
 
+def count_devices(topology: Mapping[str, JsonValue]) -> tuple[int, int]:
+    """Return how many nodes a run has and how many devices on each: its accelerators, else one for each task."""
+    nodes, tasks, devices = (topology.get(name) for name in ("nodes", "tasks_per_node", "devices"))
+    each = devices if isinstance(devices, int) and devices > 0 else tasks
+    return (nodes if isinstance(nodes, int) else 1), (each if isinstance(each, int) else 1)
+
+
 def _count(text: str | None) -> int:
     return int(text) if text is not None and text.isdigit() and int(text) > 0 else 1
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_gitexp.errors import SettingsError, UnknownExecutorError
-from nemo_gitexp.settings import SITE_FILE, Settings, read_settings, require_executor
+from nemo_gitexp.settings import SITE_FILE, Settings, read_settings, require_executor, require_profile
 
 
 @pytest.fixture
@@ -67,6 +67,97 @@ def test_executors_are_merged_by_name(root):
     assert require_executor(settings, "a100") == {"type": "slurm", "nodes": 2, "account": "mine"}
     assert require_executor(settings, "local") == {"type": "local", "ntasks": 2}
     assert settings.source("executors.a100") == f"pyproject.toml, {SITE_FILE}"
+
+
+def test_inner_tables_of_profiles_are_merged_key_by_key_and_say_where_they_came_from(root):
+    project(
+        root,
+        '[tool.nemo-gitexp.executors.a100]\ntype = "slurm"\ntunnel.host = "login"\nenv.A = "1"\n',
+    )
+    (root / SITE_FILE).write_text('[executors.a100]\ntunnel.identity = "~/.ssh/x"\nenv.B = "2"\n')
+    git = {
+        "gitexp.executors.a100.account": "mine",
+        "gitexp.executors.a100.cpus-per-task": "4",
+        "gitexp.executors.a100.tunnel.port": "2222",
+        "gitexp.executors.a100.shared": "true",
+    }
+    settings = read_settings(root, git, {})
+    assert require_executor(settings, "a100") == {
+        "type": "slurm",
+        "account": "mine",
+        "cpus_per_task": "4",
+        "shared": True,
+        "tunnel": {"host": "login", "port": 2222, "identity": "~/.ssh/x"},
+        "env": {"A": "1", "B": "2"},
+    }
+    assert settings.source("executors.a100.tunnel.host") == "pyproject.toml"
+    assert settings.source("executors.a100.tunnel.identity") == SITE_FILE
+    assert settings.source("executors.a100.account") == "git config gitexp.executors.a100.account"
+    assert require_profile(settings, "a100").tunnel.port == 2222
+
+
+@pytest.mark.parametrize("text", ["nodes = 2", "gpus_per_node = 1", 'image = "x"', 'env.OMP_NUM_THREADS = "1"'])
+def test_a_machine_does_not_change_the_shape_of_a_profile_that_others_have(root, text):
+    project(root, '[tool.nemo-gitexp.executors.a100]\ntype = "slurm"\n')
+    (root / SITE_FILE).write_text(f"[executors.a100]\n{text}\n")
+    with pytest.raises(SettingsError, match="belongs to the experiment"):
+        read_settings(root, {}, {})
+    (root / SITE_FILE).write_text(f"[executors.local]\n{text}\n")
+    with pytest.raises(SettingsError, match="belongs to the experiment"):
+        read_settings(root, {}, {})
+    (root / SITE_FILE).write_text(f'[executors.mine]\ntype = "slurm"\n{text}\n')
+    assert read_settings(root, {}, {}).executors["mine"]["type"] == "slurm"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'client_secret = "hunter"',
+        'env.HF_TOKEN = "abc"',
+        'env.NOTE = "hf_' + "a" * 34 + '"',
+        'setup_lines = "export X=ghp_' + "a" * 36 + '"',
+        'env.URL = "https://me:pass@host/x"',
+        'srun_args = ["--x=hf_' + "b" * 34 + '"]',
+    ],
+)
+def test_secrets_are_not_for_committed_files(root, text):
+    project(root, f'[tool.nemo-gitexp.executors.x]\ntype = "dgxcloud"\n{text}\n')
+    with pytest.raises(SettingsError, match="looks like a secret") as caught:
+        read_settings(root, {}, {})
+    assert "${env:" in caught.value.hint
+    assert text.partition(" = ")[2].strip('"') not in str(caught.value)
+    (root / SITE_FILE).write_text(f'[executors.x]\ntype = "dgxcloud"\n{text}\n')
+    project(root, "")
+    assert "x" in read_settings(root, {}, {}).executors
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'client_secret = "${env:DGX_SECRET}"',
+        'secret_vars.HF_TOKEN = "name-of-secret"',
+        'image_pull_secrets = ["ngc"]',
+        'env.TOKENIZERS_PARALLELISM = "false"',
+        'env.HF_TOKEN_PATH = "/etc/token"',
+    ],
+)
+def test_references_and_names_of_secrets_are_fine(root, text):
+    project(root, f'[tool.nemo-gitexp.executors.x]\ntype = "dgxcloud"\n{text}\n')
+    assert require_profile(read_settings(root, {}, {}), "x").kind == "dgxcloud"
+
+
+def test_git_may_speak_of_a_profile_before_the_site_file_defines_it(root):
+    (root / SITE_FILE).write_text('[executors.mine]\ntype = "slurm"\nnodes = 2\n')
+    settings = read_settings(root, {"gitexp.executors.mine.account": "a"}, {})
+    assert settings.executors["mine"] == {"type": "slurm", "nodes": 2, "account": "a"}
+    with pytest.raises(SettingsError, match="needs a type"):
+        read_settings(root / "elsewhere", {"gitexp.executors.mine.account": "a"}, {})
+
+
+@pytest.mark.parametrize("name", ["gitexp.executors", "gitexp.executors.a100", "gitexp.executors.a100.env.x"])
+def test_git_configuration_holds_no_tables(root, name):
+    with pytest.raises(SettingsError):
+        read_settings(root, {name: "x"}, {})
 
 
 def test_unknown_executor_names_the_nearest(root):

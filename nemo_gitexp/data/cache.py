@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from nemo_gitexp.errors import DataError, StateDirectoryError
+from nemo_gitexp.worker.publicurl import public_url
 
 LINK_TYPES: Final = ("reflink", "hardlink", "copy")
 """How a workspace gets its inputs: never by symbolic links, which a job could follow and overwrite."""
@@ -24,6 +25,9 @@ _PATH_KEYS: Final = frozenset({
     "url", "gdrive_user_credentials_file", "gdrive_service_account_json_file_path", "credentialpath", "configpath",
     "keyfile", "cert_path", "key_path",
 })  # fmt: skip
+_PLACE_KEYS: Final = ("url", "endpointurl", "region", "version_aware")
+"""What of a remote's settings says where it is."""
+
 _REMOTE: Final = re.compile(r"""\s*remote\s*"(?P<name>.*)"\s*""")
 
 
@@ -119,6 +123,33 @@ def configure_workspace(workspace: Path, cache: CacheLocation, link_types: Seque
     except OSError as fault:
         raise StateDirectoryError(f"cannot write {path}: {fault.strerror}", path=str(path)) from fault
     return path
+
+
+def render_node_config(workspace: Path, relative: str, cache_dir: str | None) -> bytes | None:
+    """Return `.dvc/config.local` for the copy of a workspace on another machine, None where it has no `.dvc`.
+
+    Where the remotes are is told, who may use them is not: that machine has its own credentials, or none.
+
+    Args:
+        workspace: on this machine, configured by `configure_workspace`.
+        relative: the directory in it that holds `.dvc`, empty for its root.
+        cache_dir: DVC's cache directory there; None: inside the workspace.
+    """
+    folder = workspace / relative / ".dvc"
+    if not folder.is_dir():
+        return None
+    here = _read_config(folder / "config.local")
+    config: _Config = {"core": {"no_scm": "true"}}  # what travels has no `.git`
+    chosen = _text(here.get("core", {}), "remote")
+    if chosen:
+        config["core"]["remote"] = chosen
+    for name, section in here.items():
+        url = _text(section, "url")
+        if _REMOTE.fullmatch(name) and url and public_url(url) == url:
+            config[name] = {key: section[key] for key in _PLACE_KEYS if key in section}
+    if cache_dir is not None:
+        config["cache"] = {"dir": cache_dir, "type": list(LINK_TYPES)}
+    return _render(config)
 
 
 def _user_config(dvc_root: Path) -> _Config:

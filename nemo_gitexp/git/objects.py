@@ -259,6 +259,16 @@ def move_ref(repository: Repository, ref: RefName, new: str, old: str | None) ->
     return True
 
 
+def create_refs(repository: Repository, refs: Mapping[RefName, str]) -> None:
+    """Create refs in one transaction: all or none.
+
+    Raises:
+        GitCommandError: one of them is there already, or a name stands in its way.
+    """
+    lines = "".join(f"create {ref}\0{sha}\0" for ref, sha in refs.items())
+    repository.run("update-ref", "--create-reflog", "-m", "nemo-gitexp", "--stdin", "-z", stdin=lines.encode())
+
+
 def delete_ref(repository: Repository, ref: str, old: str) -> None:
     """Delete a ref if it still is what it was.
 

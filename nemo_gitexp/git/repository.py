@@ -119,6 +119,10 @@ class Repository:
             raise _git_failure(args, done.returncode, done.said)
         return done.stdout
 
+    def attempt(self, *args: str) -> Completed:
+        """Run git to its end and return all that it said, also when it says no."""
+        return _run_git(args, self.root, {})
+
     def begin(self, *args: str) -> Running:
         """Start git and return at once; `wait` of what is returned gives its stdout."""
         return Running(lambda: self.run(*args))

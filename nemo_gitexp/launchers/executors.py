@@ -72,7 +72,7 @@ def build_executor(bound: ExecutorProfile, topology: Mapping[str, JsonValue]) ->
     require_extra(bound)
     known = _fields_of(bound.kind)
     ready = _ready(bound, known, topology)
-    if faults := check_profile(ready):
+    if faults := [*find_faults(ready, known, is_bound=True), *find_missing(ready, known)]:
         raise profile_error(bound.name, faults)
     arguments: dict[str, Any] = {
         **ready.options,
@@ -164,13 +164,19 @@ def _own_arguments(bound: ExecutorProfile) -> dict[str, Any]:
 def build_tunnel(bound: ExecutorProfile) -> Any:
     """Return NeMo Run's tunnel of a bound Slurm profile; not connected.
 
-    A local one has an empty `job_dir`: with any other, NeMo Run's own script is not found (measured).
+    A local one has an empty `job_dir`: with any other, NeMo Run's own script is not found (measured). One by ssh must
+    have one: the profile's, or below its `root`, or what the launcher sets.
+
+    Raises:
+        SettingsError: it has none.
     """
     import nemo_run
 
     tunnel = bound.tunnel or TunnelProfile()
     if tunnel.kind == "local":
         return nemo_run.LocalTunnel(job_dir="")
+    if not tunnel.job_dir and not bound.place.root:
+        raise profile_error(bound.name, [("tunnel.job_dir", "is missing", None)])
     return nemo_run.SSHTunnel(
         host=tunnel.host,
         user=tunnel.user or getpass.getuser(),

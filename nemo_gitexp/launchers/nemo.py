@@ -64,14 +64,13 @@ def main() -> int:
     inbox.start()
     with nemo_home(Path(sys.argv[1])) as home:
         try:
-            with without_torch(), _variable("NEMORUN_HOME", str(home)):
-                import nemo_run
+            nemo_run = import_nemo_run(home)
             gc.freeze()
             gc.enable()  # from here on it may stay for weeks
             inbox.join()
             if inbox.paths is not None:
                 redirect_output(inbox.paths)
-                _supervise(nemo_run, inbox.paths, home)
+                supervise(nemo_run, inbox.paths, home)
         except BaseException as fault:
             # Whatever NeMo Run raises here, the run must not look as if it went on.
             inbox.join()
@@ -92,19 +91,41 @@ class _Inbox(threading.Thread):
         order = take_order()
         if not isinstance(order, str):
             return
-        from nemo_gitexp.rundir import RunPaths, write_beside
+        from nemo_gitexp.rundir import RunPaths
 
         paths = RunPaths(Path(order))
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        try:
-            write_beside(paths.supervisor, json.dumps(started_document(now)).encode())
-        except OSError:
-            return
-        # First said, then looked: whoever gave the run up meanwhile did it the other way round.
-        if paths.abandoned.exists() or not paths.plan.exists():
-            return
-        self.paths = paths
-        accept()
+        if take_run(paths):
+            self.paths = paths
+            accept()
+
+
+def take_run(paths: RunPaths) -> bool:
+    """Say that this process supervises a run; return whether it does: nobody else took it or gave it up."""
+    from nemo_gitexp.rundir import write_once
+
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    try:
+        is_ours = write_once(paths.supervisor, json.dumps(started_document(now)).encode())
+    except OSError:
+        return False
+    # First said, then looked: whoever gave the run up meanwhile did it the other way round.
+    return is_ours and not paths.abandoned.exists() and paths.plan.exists()
+
+
+def import_nemo_run(home: Path) -> Any:
+    """Import NeMo Run, its own files in `home`, and return it; the environment is the user's own again afterwards."""
+    with without_torch(), _variable("NEMORUN_HOME", str(home)):
+        import nemo_run
+    return nemo_run
+
+
+def move_home(home: Path) -> None:
+    """Let NeMo Run, which is imported already, keep its files in another directory: it reads the variable once."""
+    from nemo_run.config import set_nemorun_home
+    from nemo_run.run.torchx_backend.schedulers import local
+
+    set_nemorun_home(str(home))
+    local.LOCAL_JOB_DIRS = str(home / ".local_jobs.json")
 
 
 def private_home(state_dir: Path, nonce: str = "gitexp") -> Path:
@@ -165,7 +186,7 @@ def redirect_output(paths: RunPaths) -> None:
     os.close(descriptor)
 
 
-def _supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
+def supervise(nemo_run: Any, paths: RunPaths, home: Path) -> None:
     """Start the workers as inline scripts and wait until all have ended, then for NeMo Run to notice.
 
     Stages wait for each other themselves: NeMo Run would start what depends on a failed one, and would hold a stage

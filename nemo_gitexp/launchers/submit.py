@@ -13,15 +13,17 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.launchers.executors import build_executor
 from nemo_gitexp.launchers.nemo import QUIET, nemo_home, redirect_output, without_torch
+from nemo_gitexp.placing import line_in_container, place_in_job_dir
 from nemo_gitexp.profiles import ExecutorProfile, parse_profile
+from nemo_gitexp.relocation import NEMO_MOUNT, find_relocation, require_plain_paths
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.runs import read_state_file
 from nemo_gitexp.scheduler import cancel_jobs
@@ -29,7 +31,8 @@ from nemo_gitexp.shells import shell_of
 from nemo_gitexp.submission import Submission, Tunnel, render_submission
 from nemo_gitexp.worker.machine import started_document
 
-NEMO_RUN_DIRECTORY = "/nemo_run"
+SHARED_MOUNT = "/gitexp"
+"""Where containers see a run that several jobs share."""
 
 
 def main() -> int:
@@ -93,19 +96,16 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     from nemo_run.config import set_nemorun_home
 
     profile = _with_job_dir(parse_profile(name, table), paths)
-    if NEMO_RUN_DIRECTORY in str(paths.root):
-        # It replaces that in its own scripts, also within paths, and then finds nothing (measured).
-        raise LaunchError(
-            f"NeMo Run cannot work below a path that contains {NEMO_RUN_DIRECTORY}: {paths.root}",
-            hint="git config gitexp.run-root DIRECTORY, elsewhere",
-        )
+    plan = read_state_file(paths.plan)
+    if not _image(plan) and find_relocation(paths) is None:
+        require_plain_paths({"run_root": str(paths.root), "workspace_root": str(plan.get("workspace"))})
     require_reachable(_tunnel(profile), hint=f"nemo-gitexp doctor --executor {profile.name}")
     home = paths.root / "nemo"
     home.mkdir(mode=0o700, exist_ok=True)
     set_nemorun_home(str(home))
-    plan = read_state_file(paths.plan)
+    place = _place(nemo_run, paths, plan, profile, home)
     with nemo_run.Experiment("gitexp", executor=nemo_run.LocalExecutor(), **QUIET) as experiment:
-        tasks = _add_tasks(nemo_run, experiment, paths, plan, lambda part: _executor(profile, part))
+        tasks = _add_tasks(nemo_run, experiment, paths, plan, place, lambda part: _executor(profile, part, place))
         try:
             experiment.run(detach=True)
         except (Exception, SystemExit):
@@ -143,21 +143,70 @@ def _with_job_dir(profile: ExecutorProfile, paths: RunPaths) -> ExecutorProfile:
     way = profile.tunnel
     if way is None or way.kind != "ssh" or way.job_dir is not None:
         return profile
-    place = profile.place.root if not profile.place.shared and profile.place.root else str(paths.root)
+    relocation = find_relocation(paths)
+    place = relocation.run_at if relocation else str(paths.root)  # where it goes away with the run
+    if shlex.quote(place) != place:  # it hands this to a shell as it is (measured)
+        raise LaunchError(
+            f"NeMo Run cannot copy its files into a directory that a shell would read differently: {place}",
+            hint="a path of letters, digits and -_./ as root in the executor's table, or as job_dir of its tunnel",
+        )
     return replace(profile, tunnel=replace(way, job_dir=f"{place}/tunnel"))
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """How nodes see a run: the line that starts a worker, what a container has to mount, and who packs the code."""
+
+    line: Callable[[str], str]
+    packager: Any
+    mounts: Sequence[str] = ()
+
+
+def _place(nemo_run: Any, paths: RunPaths, plan: Mapping[str, Any], profile: ExecutorProfile, home: Path) -> _Seen:
+    """Put a run where its nodes will find it, unless they see this side's own paths or it has been carried to them.
+
+    Containers see the job directory. Several jobs have one each, but share a run: that lies beside, and each mounts it.
+    """
+    relocation = find_relocation(paths)
+    plain, python = nemo_run.Packager(), profile.place.python
+    if relocation is None and not _image(plan):
+        own = str(plan.get("interpreter") or python or sys.executable)
+        return _Seen(lambda name: job_line(own, paths, paths.stage(name) if name else paths), plain)
+    if relocation is None and _is_one_job(paths, plan):
+        from nemo_gitexp.launchers.packing import RunPackager
+
+        line = line_in_container(paths, python=python)
+        return _Seen(lambda _: line, RunPackager(run_dir=str(paths.root), python=python))
+    if relocation is None:
+        (home / "placed").mkdir()
+        relocation = place_in_job_dir(paths, home / "placed", python=python, seen=SHARED_MOUNT)
+    there = relocation
+    return _Seen(lambda name: there.worker_line(name or None), plain, there.mounts if _image(plan) else ())
+
+
+def _image(plan: Mapping[str, Any]) -> str | None:
+    image = (plan.get("topology") or {}).get("image")
+    return str(image) if image else None
+
+
+def _is_one_job(paths: RunPaths, plan: Mapping[str, Any]) -> bool:
+    return paths.parts() == [paths] and _chain_length(plan) == 1
+
+
+def _chain_length(plan: Mapping[str, Any]) -> int:
+    return int((plan.get("scheduled") or {}).get("chain") or 1)
+
+
 def _add_tasks(
-    nemo_run: Any, experiment: Any, paths: RunPaths, plan: Mapping[str, Any], executor_of: Any
+    nemo_run: Any, experiment: Any, paths: RunPaths, plan: Mapping[str, Any], place: _Seen, executor_of: Any
 ) -> dict[str, list[str]]:
     """Add a task for each worker; return the ids of the tasks by part, in the order of its chain."""
-    python = str(plan.get("interpreter") or sys.executable)
     stages = [stage for stage in plan.get("stages") or () if not paths.stage(stage["name"]).result.exists()]
-    length = int((plan.get("scheduled") or {}).get("chain") or 1)
+    length = _chain_length(plan)
     tasks: dict[str, list[str]] = {}
     for name, needs in [(stage["name"], stage["dependencies"]) for stage in _ordered(stages)] or [("", [])]:
         part = paths.stage(name) if name else paths
-        script = nemo_run.Script(inline=job_line(python, paths, part))
+        script = nemo_run.Script(inline=place.line(name))
         before = [tasks[need][-1] for need in needs if need in tasks]
         tasks[name] = []
         for number in range(length):
@@ -178,7 +227,7 @@ def job_line(python: str, run: RunPaths, part: RunPaths) -> str:
     """
     line = shlex.join([python, str(run.worker), str(part.plan)])
     # It replaces that in the text of scripts (measured); to a shell, empty quotes within a word are nothing.
-    kept = line.replace(NEMO_RUN_DIRECTORY, f"/''{NEMO_RUN_DIRECTORY[1:]}")
+    kept = line.replace(NEMO_MOUNT, f"/''{NEMO_MOUNT[1:]}")
     return f"exec {kept}\n"
 
 
@@ -194,11 +243,13 @@ def _ordered(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return done
 
 
-def _executor(profile: ExecutorProfile, part: RunPaths) -> Any:
+def _executor(profile: ExecutorProfile, part: RunPaths, place: _Seen) -> Any:
     """Return the executor of one worker: of the recorded shape, on the site of the profile."""
     topology = read_state_file(part.plan).get("topology")
     executor = build_executor(profile, topology if isinstance(topology, Mapping) else {})
+    executor.packager = place.packager
     if profile.kind == "slurm":
+        executor.container_mounts = [*executor.container_mounts, *place.mounts]
         executor.dependency_type = "afterany"  # after a failure, too: its worker is to say that it was skipped
         executor.job_name_prefix = executor.job_name_prefix or "gitexp-"
     return executor

@@ -90,19 +90,39 @@ def render_outputs(outputs: Iterable[OutputDoc]) -> str:
 
 def render_status(documents: Iterable[ExperimentDoc], *, style: Style) -> str:
     """Return one line an experiment: where it stands, where it runs, since when."""
-    rows = [
+    rows: list[tuple[Cell | str, ...]] = [
         (
             Cell(short_hash(doc["experiment"]), "yellow"),
             f"{doc['study']}/{doc['name']}",
-            Cell(doc["status"], STATUS_TINTS.get(doc["status"], "")),
+            Cell(status_text(doc), STATUS_TINTS.get(doc["status"], "")),
+            progress_text(doc) or "-",
             " ".join([doc["executor"] or "-", *doc["jobs"]]),
             human_time(doc["started"])[5:16] or "-",
             human_duration(doc["duration_s"]),
         )
         for doc in documents
     ]
-    header = ("experiment", "name", "status", "where", "started", "took")
+    header: tuple[str, ...] = ("experiment", "name", "status", "progress", "where", "started", "took")
+    if all(row[3] == "-" for row in rows):
+        rows, header = [(*row[:3], *row[4:]) for row in rows], (*header[:3], *header[4:])
     return render_table(Table(header, rows, shrink=1), style) or "no experiments here\n"
+
+
+def status_text(document: ExperimentDoc) -> str:
+    """Return the status; where only another machine said so, how long ago that was."""
+    progress = document.get("progress")
+    if progress is None or not progress["elsewhere"]:
+        return document["status"]
+    return f"{document['status']} {human_duration(progress['age_s'])} ago"
+
+
+def progress_text(document: ExperimentDoc) -> str:
+    """Return `step 120  loss 0.3` of an unfinished experiment; empty when nothing is known."""
+    progress = document.get("progress")
+    if progress is None:
+        return ""
+    step = [] if progress["step"] is None else [f"step {progress['step']}"]
+    return "  ".join([*step, metrics_line(progress["metrics"], 2)]).strip()
 
 
 def metrics_line(metrics: Mapping[str, Number], limit: int = 4) -> str:
@@ -128,7 +148,7 @@ def _title(document: ExperimentDoc, style: Style) -> str:
     marks = [mark for mark in ("archived", "withdrawn") if document["archived" if mark == "archived" else "withdrawn"]]
     names = f"{safe_text(document['study'])}  {safe_text(document['name'])}"
     first = f"{style.paint(short_hash(document['experiment']), 'yellow')}  {style.paint(names, 'bold')}"
-    second = "  ".join([style.paint(safe_text(status), tint) + took, *marks])
+    second = "  ".join([style.paint(safe_text(status_text(document)), tint) + took, *marks])
     numbers = metrics_line(document["metrics"])
     return f"{first}\n{second}{'   ' + numbers if numbers else ''}\n"
 
@@ -143,6 +163,7 @@ def _about(document: ExperimentDoc, imported: Imported | None, style: Style) -> 
         "ref": document["ref"].removeprefix("refs/"),
         "branch": document["branch"] or "none",
         "sweep": document["sweep"] or "",
+        "progress": progress_text(document),
         "started": f"{human_time(document['started'])} UTC" if document["started"] else "",
         "executor": " ".join([document["executor"] or "", *document["jobs"]]).strip(),
         "seed": f"{document['seed']}  determinism {document['determinism']}",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.jsontext import render_json_line
 from nemo_gitexp.metrics import as_float
-from nemo_gitexp.report.experiment import metrics_line
+from nemo_gitexp.report.experiment import metrics_line, status_text
 from nemo_gitexp.report.terminal import (
     STATUS_TINTS,
     Cell,
@@ -90,7 +90,7 @@ def _column_reader(column: str) -> Callable[[ExperimentDoc], Cell]:
 _SPECIAL: dict[str, Callable[[ExperimentDoc], Cell]] = {
     "experiment": lambda document: Cell(short_hash(document["experiment"]), "yellow"),
     "result": lambda document: Cell(short_hash(document["result"])),
-    "status": lambda document: Cell(document["status"], STATUS_TINTS.get(document["status"], "")),
+    "status": lambda document: Cell(status_text(document), STATUS_TINTS.get(document["status"], "")),
     "metrics": lambda document: Cell(metrics_line(document["metrics"])),
     "reproductions": lambda document: Cell(_reproduced(document)),
     "duration_s": lambda document: Cell(human_duration(document["duration_s"])),

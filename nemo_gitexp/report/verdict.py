@@ -5,18 +5,20 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from nemo_gitexp.documents import DriftDoc, VerdictDoc, VerdictMetricDoc, VerdictOutputDoc
+from nemo_gitexp.documents import DriftDoc, ExperimentDoc, VerdictDoc, VerdictMetricDoc, VerdictOutputDoc
 from nemo_gitexp.report.terminal import (
     Cell,
     Style,
     Table,
     heading,
+    human_duration,
     number_pair,
     plural,
     render_table,
     safe_text,
     short_hash,
 )
+from nemo_gitexp.topology import count_devices
 from nemo_gitexp.verdict import WHOLE
 
 _SHOWN_DRIFT = 15
@@ -63,6 +65,13 @@ def verdict_sentence(document: VerdictDoc, runs: int = 1) -> str:
     if document["met"]:
         return _REACHED[level]
     return f"{level}{scope}, {document['required']} not reached: {_why_missed(document)}"
+
+
+def cost_words(document: ExperimentDoc) -> str:
+    """Return `3 h 10 min on 2 nodes with 8 devices each`."""
+    nodes, devices = count_devices(document["topology"])
+    each = f"{plural(nodes, 'node')} with {plural(devices, 'device')} each" if nodes > 1 else plural(devices, "device")
+    return f"{human_duration(document['duration_s'])} on {each}"
 
 
 def _why_missed(document: VerdictDoc) -> str:

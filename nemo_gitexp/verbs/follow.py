@@ -48,8 +48,8 @@ def status(site: Site, texts: Sequence[str], warn: Callable[[str], None]) -> lis
     return sorted(documents, key=lambda document: document["name"], reverse=True)
 
 
-def read_logs(site: Site, text: str) -> LogText:
-    """Return the log of an experiment as far as it is written.
+def read_logs(site: Site, text: str, say: Callable[[str], None]) -> LogText:
+    """Return the log of an experiment as far as it is written; what is not here is asked from the DVC remote.
 
     Raises:
         UnknownExperimentError: nothing has this name, or it has no log.
@@ -59,6 +59,11 @@ def read_logs(site: Site, text: str) -> LogText:
         return LogText(tip, log_pieces(run.paths), run)
     (experiment,) = read_experiments(site.repository, [tip])
     kept = read_log(site.repository, experiment.run or {})
+    if kept is None:
+        from nemo_gitexp.shipping import bring_needed  # most logs are here
+
+        bring_needed(site, experiment, say, "log")
+        kept = read_log(site.repository, experiment.run or {})
     if kept is None:
         raise UnknownExperimentError(
             f"{tip.name} has no log here", hint=f"nemo-gitexp show {tip.record[:12]} has its last lines", name=tip.name

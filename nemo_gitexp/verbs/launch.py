@@ -53,6 +53,10 @@ def launch(
     require_repeatable(recorded.record.entry, tip.record)
     profile = require_destination(site, recorded.record.executor, env)
     with make_launcher() as launcher:
+        if recorded.record.parents:
+            from nemo_gitexp.shipping import bring_needed  # few experiments are made from others
+
+            bring_needed(site, recorded, watcher.say, "input")
         with taking_turns(site.turns):
             _require_unfinished(site, tip)
             _require_ref(site, tip)

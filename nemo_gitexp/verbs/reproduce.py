@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,7 +14,7 @@ from nemo_gitexp.collect import discard_workspace, keep_outputs, output_store, r
 from nemo_gitexp.destination import fitting_launcher, require_destination
 from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
 from nemo_gitexp.entry import require_repeatable
-from nemo_gitexp.errors import GitexpError, UsageError, WorkspaceError
+from nemo_gitexp.errors import CostLimitError, GitexpError, UsageError, WorkspaceError
 from nemo_gitexp.execution import Conditions, Watcher, iso_now, start_run
 from nemo_gitexp.facts import write_fact
 from nemo_gitexp.git.worktree import remove_worktree
@@ -22,6 +22,7 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.profiles import ExecutorProfile
+from nemo_gitexp.report.verdict import cost_words
 from nemo_gitexp.result import (
     RunLeavings,
     input_documents,
@@ -34,11 +35,13 @@ from nemo_gitexp.result import (
 )
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
+from nemo_gitexp.shipping import bring_needed
 from nemo_gitexp.sitevalues import bind_text
 from nemo_gitexp.stages import StagesEntry
 from nemo_gitexp.store import Experiment, verify_experiment
 from nemo_gitexp.streams import recorded_rows
 from nemo_gitexp.surroundings import ENVIRONMENT_MODES, Surroundings, compare_surroundings, find_surroundings
+from nemo_gitexp.topology import count_devices
 from nemo_gitexp.verbs.launch import LauncherFactory, follow_or_cancel
 from nemo_gitexp.verdict import (
     LEVELS,
@@ -113,11 +116,12 @@ def reproduce(
         require_repeatable(experiment.record.entry, experiment.sha)
     if options.plan_only:
         return ReproduceAnswer(document, None, 0, cost)
-    _require_confirmed(site, options, cost, experiment.sha)
+    _require_confirmed(site, options, document, cost, watcher.say)
     profile = require_destination(site, options.executor or experiment.record.executor, env)
     if options.steps is not None and isinstance(experiment.record.entry, StagesEntry):
         raise UsageError("a pipeline is reproduced whole: which steps are its first ones?", hint="leave --steps out")
     _require_fresh_roots(experiment, site.settings.site)
+    bring_needed(site, experiment, watcher.say, "input", "stream")
     around = find_surroundings(site, experiment, options.env_mode, env, watcher.say)
     if level == "restored":
         return _restored_only(site, _Trial(experiment, document, options, around, profile, NOT_COMPARED), watcher)
@@ -177,7 +181,7 @@ def _run_once(
         if interrupted:
             return None, None, True
         left = read_leavings(experiment, state)
-        _require_started(left)
+        require_started(left)
         verdict = _judge(trial, left)
         keep = keep or not verdict["met"]
         verdict = _with_fact(site, experiment, verdict, state, watcher)
@@ -197,7 +201,7 @@ def _judge(trial: _Trial, left: RunLeavings | None) -> VerdictDoc:
         named, drift = compare_surroundings(experiment, around, left, options.env_mode)
     return judge(
         trial.recorded,
-        None if left is None else _outcome(left),
+        None if left is None else run_outcome(left),
         experiment=experiment.sha,
         required=require_level(options.require),
         rules=metric_rules(experiment.record.metrics),
@@ -210,7 +214,8 @@ def _judge(trial: _Trial, left: RunLeavings | None) -> VerdictDoc:
     )
 
 
-def _outcome(left: RunLeavings) -> RunOutcome:
+def run_outcome(left: RunLeavings) -> RunOutcome:
+    """Return what a run came to, by what it left."""
     worker = left.worker or {}
     return RunOutcome(
         status=str(worker.get("status", "lost")),
@@ -271,7 +276,7 @@ def _with_fact(
     return verdict
 
 
-def _require_started(left: RunLeavings) -> None:
+def require_started(left: RunLeavings) -> None:
     """Refuse to judge a run whose job never started.
 
     Raises:
@@ -289,20 +294,28 @@ def _require_started(left: RunLeavings) -> None:
         )
 
 
-def _require_confirmed(site: Site, options: ReproduceOptions, cost: float | None, sha: str) -> None:
+def _require_confirmed(
+    site: Site, options: ReproduceOptions, document: ExperimentDoc, cost: float | None, say: Callable[[str], None]
+) -> None:
+    """Say what the recorded run cost, where that is much, and refuse to spend it unasked.
+
+    Raises:
+        CostLimitError: it is above the limit, and nobody said yes; a prefix or the state alone cost next to nothing.
+    """
     limit = site.settings.reproduce_cost_limit
-    if (
-        cost is not None
-        and cost > limit
-        and not options.confirmed
-        and options.require != "restored"
-        and options.steps is None
-    ):
-        raise UsageError(
-            f"the recorded run took {cost:.1f} device-hours, more than {limit:g}",
-            hint=f"nemo-gitexp reproduce {sha[:12]} --yes, or --steps N for a part of it",
-            device_hours=cost,
+    whole = None if cost is None else cost * options.times
+    if whole is None or whole <= limit or options.require == "restored" or options.steps is not None:
+        return
+    again = f", {options.times} times that are {whole:.1f}" if options.times > 1 else ""
+    said = f"the recorded run took {cost:.1f} device-hours ({cost_words(document)}){again}"
+    if not options.confirmed:
+        raise CostLimitError(
+            f"{said}, more than {limit:g} (reproduce_cost_limit)",
+            hint=f"nemo-gitexp reproduce {document['experiment'][:12]} --yes, or --steps N for a part of it",
+            device_hours=whole,
+            limit=limit,
         )
+    say(said)
 
 
 def _require_fresh_roots(experiment: Experiment, site_values: Mapping[str, str]) -> None:
@@ -321,12 +334,10 @@ def _require_fresh_roots(experiment: Experiment, site_values: Mapping[str, str])
 
 
 def _cost(document: ExperimentDoc) -> float | None:
+    """Return what a run took in device-hours: its time on every device that it had, None when nobody knows."""
     duration = document["duration_s"]
-    if duration is None:
-        return None
-    nodes, tasks = document["topology"].get("nodes"), document["topology"].get("tasks_per_node")
-    devices = (nodes if isinstance(nodes, int) else 1) * (tasks if isinstance(tasks, int) else 1)
-    return duration / 3600 * devices
+    nodes, devices = count_devices(document["topology"])
+    return None if duration is None else duration / 3600 * nodes * devices
 
 
 def _exit_code(document: Mapping[str, JsonValue]) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +66,12 @@ class OutputsAnswer:
     written: tuple[Path, ...]
 
 
-def outputs(site: Site, text: str, paths: Sequence[str], target: Path | None) -> OutputsAnswer:
+def outputs(
+    site: Site, text: str, paths: Sequence[str], target: Path | None, say: Callable[[str], None]
+) -> OutputsAnswer:
     """Return the outputs of an experiment; with `target`, write them (or those named) into that directory.
+
+    What the store here lacks is asked from the DVC remote.
 
     Raises:
         RecordError: its record disagrees with its commits.
@@ -92,6 +96,9 @@ def outputs(site: Site, text: str, paths: Sequence[str], target: Path | None) ->
     ]
     # A pipeline's stage is a directory; the files in it that were declared come with it.
     wanted = [item for item in wanted if not any(_is_below(str(item["path"]), str(other["path"])) for other in wanted)]
+    from nemo_gitexp.shipping import bring_needed  # `show` need not pay for the data rooms
+
+    bring_needed(site, found.experiment, say, "output")
     run = str((found.experiment.run or {}).get("run", ""))
     return OutputsAnswer(document, _write(site, tip.record, [_Made.find(site, run, item) for item in wanted], target))
 

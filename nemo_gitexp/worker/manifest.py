@@ -18,13 +18,17 @@ UNEXPECTED = "unexpected"
 
 
 class Verification:
-    """What the comparison found: `faults` by path (changed, missing, unexpected, …), `states` of the good files."""
+    """What the comparison found: `faults` by path (changed, missing, unexpected, …), `states` of what is there.
 
-    __slots__ = ("faults", "states")
+    `tolerated` are faults that the run itself is to blame for.
+    """
+
+    __slots__ = ("faults", "states", "tolerated")
 
     def __init__(self) -> None:
         """Start with nothing found."""
         self.faults: dict[str, str] = {}
+        self.tolerated: dict[str, str] = {}
         self.states: dict[str, FileState] = {}
 
 

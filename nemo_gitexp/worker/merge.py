@@ -6,8 +6,10 @@ import os
 
 from .documents import read_document
 from .finish import SKIPPED
+from .lastword import ended_result
 from .machine import writer_lives
 from .manifest import is_compiled
+from .segments import is_scheduled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ RANKED = ("lost", "failed", "cancelled", "skipped")
 def merged_result(run_dir: str) -> dict[str, object] | None:
     """Return the result of a run of stages, in the form of a worker's own; None while one goes on, or without stages.
 
-    A stage whose process is gone without a result is lost; what depends on it is skipped.
+    A stage whose process is gone without a result is lost; what depends on it is skipped. What a scheduler has is over
+    by its last word alone: until that is known the run goes on.
     """
     plan = read_document(os.path.join(run_dir, "plan.json")) or {}
     stages = [stage for stage in _items(plan.get("stages")) if isinstance(stage, dict)]
@@ -48,6 +51,9 @@ def stage_word(directory: str) -> tuple[str | None, dict[str, JsonValue] | None]
     """
     path = os.path.join(directory, "result.json")
     result = read_document(path)
+    if result is None and is_scheduled(directory):
+        result = ended_result(directory) or read_document(path)
+        return (None, None) if result is None else (str(result.get("status")), result)
     if result is None and os.path.exists(os.path.join(directory, "started.json")):
         if is_alive(directory):
             return None, None
@@ -106,7 +112,7 @@ def _merged(
         "undeclared_outputs": [],
         "metrics_file": None,
         "started": min((str(result["started"]) for result in times), default=None),
-        "ended": max((str(result["ended"]) for result in times), default=None),
+        "ended": max((str(result["ended"]) for result in times if result.get("ended")), default=None),
         "duration_s": _span(times),
         "job_started": any(result.get("job_started") for result in results.values()),
         "function_metrics": None,

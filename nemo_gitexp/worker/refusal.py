@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from .documents import read_document
+from .entryfiles import entry_files
 from .inputs import find_wrong_inputs
 from .manifest import UNEXPECTED, Verification, allowance, is_compiled, verify_workspace
 
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
 MOST_PATHS = 20
 
 
-def verify_plan(plan: Plan) -> Verification:
+def verify_plan(plan: Plan, *, is_restart: bool = False) -> Verification:
     """Compare the workspace with the manifest; pinned data and what the plan allows may be there besides.
+
+    When the run was started before, its job may have changed files itself: they are `tolerated`, but for those that are
+    the entry point.
 
     Raises:
         ValueError: the manifest is missing or damaged.
@@ -34,11 +38,15 @@ def verify_plan(plan: Plan) -> Verification:
         # What other stages wrote is named by them; and Python compiles anew what it finds older than its source.
         faults = found.faults.items()
         found.faults = {path: fault for path, fault in faults if fault != UNEXPECTED and not is_compiled(path)}
+    if is_restart:
+        entry = entry_files(plan)
+        found.tolerated = {path: fault for path, fault in found.faults.items() if path not in entry}
+        found.faults = {path: fault for path, fault in found.faults.items() if path in entry}
     return found
 
 
-def find_refusal(plan: Plan, verification: Verification) -> ErrorReport | None:
-    """Return why the run must not start; None when it may."""
+def find_refusal(plan: Plan, verification: Verification, *, is_restart: bool = False) -> ErrorReport | None:
+    """Return why the run must not start; None when it may. What an earlier start of it made is in nobody's way."""
     if not os.path.isdir(plan["cwd"]):
         return {"type": "WorkspaceMismatchError", "message": f"no directory {plan['cwd']}", "paths": [plan["cwd"]]}
     if verification.faults:
@@ -46,6 +54,8 @@ def find_refusal(plan: Plan, verification: Verification) -> ErrorReport | None:
     wrong = find_wrong_inputs(plan["workspace"], plan["inputs"])
     if wrong:
         return _mismatch("DataMismatchError", "the data are not as recorded", wrong)
+    if is_restart:
+        return None
     left = os.listdir(plan["outputs_dir"])
     if plan["kind"] == "reproduction":
         left += [item["path"] for item in plan["outputs"] if _is_taken(item["path"])]

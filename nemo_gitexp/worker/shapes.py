@@ -57,13 +57,17 @@ class InputPlan(TypedDict):
     kinds: List[str]
 
 
-class TopologyPlan(TypedDict):
-    """How many worker processes share this run, GPUs of a node, and what starts them there: torchrun, or None."""
+class TopologyPlan(TypedDict, total=False):
+    """How many worker processes share this run, and what starts them on a node: torchrun, or None.
+
+    `devices` and `image` are for the launcher alone.
+    """
 
     nodes: int
     tasks_per_node: int
-    devices: Optional[int]
     launcher: Optional[str]
+    devices: Optional[int]
+    image: Optional[str]
 
 
 class StagePlan(TypedDict):
@@ -99,10 +103,14 @@ class TrackerIdsPlan(TypedDict):
 
 
 class ScheduledPlan(TypedDict, total=False):
-    """What the worker is told when a scheduler has the run, which may stop it and start it again."""
+    """What the worker is told when a scheduler has the run, which may stop it and start it again.
+
+    `chain` is the number of jobs that follow each other; `grace_s` how long a job that was told to end may take.
+    """
 
     kind: str
     chain: int
+    grace_s: float
 
 
 class PlanRequired(TypedDict):
@@ -192,11 +200,15 @@ class OutputReport(TypedDict):
 
 
 class JobEnd(TypedDict):
-    """How the job process ended, seen from outside."""
+    """How the job process ended, seen from outside.
+
+    `interrupted` is the signal that a scheduler sent: whether the run is over is not the worker's to say.
+    """
 
     started: bool
     exit_code: Optional[int]
     signal: Optional[int]
     cancelled: Optional[str]
+    interrupted: Optional[int]
     stopped: bool
     error: Optional[ErrorReport]

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .shapes import ErrorReport, FileState, Plan
 
 POLL_S = 0.1
+LATE_FILES_S = 3.0
+"""A scheduler starts a stage once those it depends on have ended; a network file system may show that a bit later."""
+
 MOST_WAIT_UNSTARTED_S = 120.0
 """How long a stage waits for another that has not started while its launcher is gone."""
 
@@ -36,6 +39,7 @@ class StagePlace:
 
     def __init__(self, plan: Plan) -> None:
         self._stage = plan["stage"]
+        self._is_scheduled = bool(plan.get("scheduled"))
         self._run = self._stage["run"]
         self._seen: dict[str, dict[str, FileState | None]] = {}
         self._slot: IO[bytes] | None = None
@@ -61,8 +65,10 @@ class StagePlace:
     def take_slot(self, is_cancelled: Callable[[], object]) -> None:
         """Wait until one of the places for running stages is free, and keep it until this process ends.
 
-        Where the file system knows no locks, nobody waits.
+        Where the file system knows no locks, nobody waits; nor where a scheduler says what runs.
         """
+        if self._is_scheduled:
+            return
         import fcntl
 
         places = os.path.join(self._run, "slots")
@@ -107,9 +113,14 @@ class StagePlace:
             write_document(os.path.join(self._run, "result.json"), document, durable=True)
 
     def _word_of(self, name: str, waited_s: float) -> str | None:
-        """Return how another stage stands (`merge.stage_word`); unstarted, too, when nobody is left to start it."""
+        """Return how another stage stands (`merge.stage_word`); unstarted, too, when nobody is left to start it.
+
+        On a scheduler all that this one depends on has ended when it starts: what has no result is gone.
+        """
         directory = os.path.join(self._run, "stages", name)
         word, _ = stage_word(directory)
+        if self._is_scheduled:
+            return "gone" if word is None and waited_s > LATE_FILES_S else word
         is_waiting = word is None and not os.path.exists(os.path.join(directory, "started.json"))
         if is_waiting and waited_s > MOST_WAIT_UNSTARTED_S and self._launcher_is_gone():
             return "unstarted"
@@ -122,4 +133,4 @@ class StagePlace:
 
 
 _SAID = {"failed": "failed", "skipped": "was skipped", "cancelled": "was cancelled", "lost": "was killed"}
-_SAID["unstarted"] = "was never started"
+_SAID.update({"unstarted": "was never started", "gone": "ended without a result"})

@@ -99,6 +99,18 @@ def test_the_page_about_trackers_can_be_followed_line_by_line(work: Work) -> Non
     assert "bitwise" in reproduce
 
 
+def test_the_page_about_sweeps_can_be_followed_line_by_line(trained: Work) -> None:
+    trained.gitexp("init", "--study", "mystudy")
+    outs = [trained.gitexp(*command).out for text in blocks(ROOT / "docs/sweeps.md") for command in typed(text)]
+    plan, first, extended, zipped, resumed = outs
+    assert "6 combinations, 6 to run" in plan
+    assert "6 experiments, 6 completed" in first
+    assert "9 experiments, 9 completed" in extended
+    assert "2 experiments, 2 completed" in zipped
+    assert resumed == zipped
+    assert len(trained.gitexp("log", "--json", "--all").json["experiments"]) == 11
+
+
 def test_the_inputs_on_their_page_are_declared_as_it_says() -> None:
     (block,) = blocks(ROOT / "docs/inputs.md", "yaml")
     definition = parse_definition(f"purpose: p\ncommand: x\n{block}".encode(), "experiment.yaml")

@@ -176,9 +176,9 @@ class Cluster:
         self.run("scancel", *numbers)
 
     def requeue(self, number: str) -> None:
-        """Requeue a running job, as after a preemption, and let it start again at once."""
+        """Requeue a running job, as after a preemption; it starts again in two minutes, or by `start_now`."""
         self.run("scontrol", "requeue", number)
-        self.start_now(number)
+        self.wait_state(number, "PENDING")
 
     def start_now(self, number: str) -> None:
         """Let a requeued job start now: Slurm itself waits two minutes (`Reason=BeginTime`)."""

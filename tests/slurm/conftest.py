@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from cluster import Cluster, bring_up, find_hindrance
+from slurm_work import end_started
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,10 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(hindrance)
     with bring_up() as running:
         yield running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_command_stays() -> Iterator[None]:
+    """End the commands that a module started and, having failed, did not wait for."""
+    yield
+    end_started()

@@ -81,10 +81,29 @@ class Started:
         return {**json.loads(out), "code": self.process.returncode, "said": err.decode()}
 
 
+STARTED: list[Started] = []
+"""All of this process, to be ended whatever becomes of a test."""
+
+
+def start(work: Work, *arguments: str) -> Started:
+    """Start the installed command."""
+    STARTED.append(Started(work.start(*arguments)))
+    return STARTED[-1]
+
+
+def end_started() -> None:
+    """Kill what still runs of the commands that were started."""
+    while STARTED:
+        process = STARTED.pop().process
+        if process.returncode is None:
+            process.kill()
+            process.communicate()
+
+
 def start_run(work: Work, executor: str, *arguments: str, options: tuple[str, ...] = ()) -> Started:
     """Start `run` of the training on an executor."""
     command = ("--json", "run", "--executor", executor, *options, "--", "python", "train.py", *arguments)
-    return Started(work.start(*command))
+    return start(work, *command)
 
 
 def shown(work: Work, experiment: str) -> dict:

@@ -49,6 +49,7 @@ def test_a_requeued_job_starts_again_and_a_lost_node_requeues_its_jobs(cluster, 
     job = cluster.submit(script, "--requeue", "--nodelist=n2")
     wait_lines(tmp_path / "starts", 1)
     cluster.requeue(job)
+    cluster.start_now(job)
     wait_lines(tmp_path / "starts", 2)
     cluster.fail("n2")
     cluster.resume("n2")

@@ -142,7 +142,9 @@ def start(work: Work, name: str, *arguments: str, way: dict | None = None) -> Pr
     env = {**work.env, "SAID": str(report), "PYTHONPATH": str(work.root), "WAY": json.dumps(way or {}),
            "ROOM": str(room), "SECRET": SECRET}  # fmt: skip
     argv = [sys.executable, f"{name}.py", *arguments]
-    return Program(subprocess.Popen(argv, cwd=work.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE), report)
+    return Program(
+        subprocess.Popen(argv, cwd=work.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE), report
+    )
 
 
 def make_work_for(cluster, room: Path) -> Work:
@@ -194,21 +196,29 @@ def story(cluster, tmp_path_factory):
     wait_until(lambda: waits(held["document"]["experiment"], "stages/stopped/"), 60)
     told.cancel = start(work, "look", held["id"], "cancel").said()["cancel"]
     (room / "go").touch()
+    told.ended = {
+        name: {what: ended(works[name], said[what]["document"]["experiment"]) for what in ("one", "chain")}
+        for name, said in told.said.items()
+    }
+    logs = start(work, "look", told.said["local"]["chain"]["id"], "logs")
+    reset = start(works["ssh"], "look", told.said["ssh"]["one"]["id"], "reset", way=way)
     told.interrupted = follower.said()
     told.held = ended(work, held["document"]["experiment"])
+    told.logs, told.reset = logs.said(), reset.said()["reset"]
     return told
 
 
 @pytest.fixture(params=["local", "ssh"])
 def way(request, story):
     work = story.works[request.param]
-    return SimpleNamespace(work=work, said=story.said[request.param], room=work.root.parent, story=story)
+    said, over = story.said[request.param], story.ended[request.param]
+    return SimpleNamespace(work=work, said=said, ended=over, room=work.root.parent, story=story)
 
 
 def test_a_detached_call_returns_when_it_is_accepted_and_the_command_line_collects_it(way):
     document = way.said["one"]["document"]
     assert document["status"] in ("launched", "running", "completed")
-    found = ended(way.work, document["experiment"])
+    found = way.ended["one"]
     assert (found["status"], found["executor"], found["seed"]) == ("completed", "slurm", 7)
     assert found["metrics"]["loss"] == pytest.approx(0.1)
     (job,) = found["jobs"]
@@ -218,7 +228,7 @@ def test_a_detached_call_returns_when_it_is_accepted_and_the_command_line_collec
 
 def test_variables_arrive_as_they_are_and_a_secret_stays_nowhere(way):
     experiment = way.said["one"]["document"]["experiment"]
-    found = ended(way.work, experiment)
+    found = way.ended["one"]
     got = way.room / "got"
     way.work.gitexp("outputs", experiment, "--get", str(got))
     odd = f"x; touch {way.room}/injected; it's $HOME"
@@ -234,10 +244,15 @@ def test_variables_arrive_as_they_are_and_a_secret_stays_nowhere(way):
 
 
 def test_a_task_whose_dependency_failed_is_skipped_and_groups_and_what_waits_for_them_run(way):
-    said = way.said["chain"]
-    found = ended(way.work, said["document"]["experiment"])
+    found = way.ended["chain"]
     tasks = {task["name"]: task["status"] for task in found["tasks"]}
-    assert tasks == {"bad": "failed", "after": "skipped", "grp-0": "completed", "grp-1": "completed", "last": "completed"}
+    assert tasks == {
+        "bad": "failed",
+        "after": "skipped",
+        "grp-0": "completed",
+        "grp-1": "completed",
+        "last": "completed",
+    }
     assert (found["status"], found["error"]["message"]) == ("failed", "stage bad: as asked")
     assert len(set(found["jobs"])) == len(tasks)
     got = way.room / "chain"
@@ -245,11 +260,8 @@ def test_a_task_whose_dependency_failed_is_skipped_and_groups_and_what_waits_for
     assert (got / "grp-1" / "word").read_text() == "a b\n"
 
 
-def test_a_later_process_finds_it_by_its_id(way, story):
-    said = way.said["chain"]
-    ended(way.work, said["document"]["experiment"])
-    later = start(way.work, "look", said["id"], "logs").said()
-    assert later["logs"]["states"] == {
+def test_a_later_process_finds_it_by_its_id(story):
+    assert story.logs["logs"]["states"] == {
         "bad": "FAILED",
         "after": "CANCELLED",
         "grp": "SUCCEEDED",
@@ -257,7 +269,7 @@ def test_a_later_process_finds_it_by_its_id(way, story):
         "grp-1": "SUCCEEDED",
         "last": "SUCCEEDED",
     }
-    assert "grp-0 training at 0.7" in later["err"]
+    assert "grp-0 training at 0.7" in story.logs["err"]
 
 
 def test_torchrun_starts_its_processes_and_who_waits_has_the_result(story):
@@ -289,18 +301,13 @@ def test_what_slurm_refuses_is_said_in_its_words_and_nothing_is_left_running(sto
     assert "it was not accepted" in error["message"]
     assert "constraint" in error["message"] or "feature" in error["message"].lower()
     (experiment,) = story.works["local"].refs("refs/gitexp/no/").values()
-    assert ended_status(story.works["local"], experiment) == "recorded"
-    assert not list((story.works["local"].root / ".git" / "gitexp" / "runs").glob(f"{experiment}*"))
+    work = story.works["local"]
+    assert work.gitexp("show", experiment, "--json").json["status"] == "recorded"
+    assert not list((work.root / ".git" / "gitexp" / "runs").glob(f"{experiment}*"))
 
 
-def ended_status(work: Work, experiment: str) -> str:
-    return work.gitexp("show", experiment, "--json").json["status"]
-
-
-def test_reset_in_a_later_process_runs_the_same_on_the_same_cluster(way):
-    said = way.said["one"]
-    first = ended(way.work, said["document"]["experiment"])
-    again = start(way.work, "look", said["id"], "reset").said()["reset"]["document"]
-    found = ended(way.work, again["experiment"])
+def test_reset_in_a_later_process_runs_the_same_on_the_same_cluster(story):
+    first = story.ended["ssh"]["one"]
+    found = ended(story.works["ssh"], story.reset["document"]["experiment"])
     assert (found["status"], found["identity"]) == ("completed", first["identity"])
     assert found["experiment"] != first["experiment"]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from builder import wait_until
-from slurm_work import Started, make_slurm_work, render_profile, run_directories, shown, start_run, wait_status
+from slurm_work import make_slurm_work, render_profile, run_directories, shown, start, start_run, wait_status
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -42,19 +42,19 @@ def story(request, cluster, tmp_path_factory):
     told.job = {name: answer["jobs"][0] for name, answer in detached.items()}
     told.sha = {name: answer["experiment"] for name, answer in detached.items()}
     for name in ("limit", "outside", "ours", "held", "drained"):
-        wait_until(lambda found=run_directories(work, told.sha[name])[0]: (found / "child.json").exists())
+        wait_until((run_directories(work, told.sha[name])[0] / "child.json").exists)
     cluster.end_limit(told.job["limit"])
     cluster.drain("n2")
     waiting = start_run(work, "second", "--lr", "0.9", options=("--detach",))
     cluster.cancel(told.job["outside"])
-    logs = Started(work.start("logs", "-f", told.sha["held"]))
+    logs = start(work, "logs", "-f", told.sha["held"])
     told.cancelled = work.gitexp("--json", "cancel", told.sha["ours"]).json
     told.waiting = waiting.answer()
     cluster.cancel(told.waiting["jobs"][0])
     told.listed = work.gitexp("--json", "status").json["experiments"]
     go.touch()
-    wait_until(lambda: (run_directories(work, told.sha["drained"])[0] / "result.json").exists())
-    looks = [Started(work.start("--json", "status", told.sha["drained"])) for _ in range(2)]
+    wait_until((run_directories(work, told.sha["drained"])[0] / "result.json").exists)
+    looks = [start(work, "--json", "status", told.sha["drained"]) for _ in range(2)]
     told.looks = [look.answer() for look in looks]
     told.logs = logs.process.communicate(timeout=60)[0].decode().splitlines()
     told.logs_code = logs.process.returncode
@@ -133,8 +133,8 @@ def test_variables_arrive_as_they_are_and_the_secret_one_stays_nowhere(story):
 
 
 def test_recorded_on_slurm_it_is_reproduced_locally_and_the_other_way_round(story):
-    recorded = Started(story.work.start("--json", "run", "--", "python", "train.py", "--lr", "0.8"))
-    here = Started(story.work.start("--json", "reproduce", story.followed["experiment"], "--executor", "local"))
+    recorded = start(story.work, "--json", "run", "--", "python", "train.py", "--lr", "0.8")
+    here = start(story.work, "--json", "reproduce", story.followed["experiment"], "--executor", "local")
     assert here.answer()["verdict"] == "metrics"
     before = set(story.cluster.jobs())
     there = story.work.gitexp("--json", "reproduce", recorded.answer()["experiment"], "--executor", "cluster").json
