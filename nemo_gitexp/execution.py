@@ -11,8 +11,8 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -89,7 +89,8 @@ class Conditions:
     """How an experiment is to be executed this time.
 
     `reuse`: stages of a pipeline whose results are known are not run; in a reproduction all are. `profile` is the
-    executor's, with this machine's values in it; `chain` the number of jobs of a scheduler that follow each other.
+    executor's, with this machine's values in it; `chain` the number of jobs of a scheduler that follow each other;
+    `scheduler` and `variables` stand for an executor that a program brings (`RunRequest`).
     """
 
     interpreter: Path | None
@@ -100,6 +101,8 @@ class Conditions:
     reuse: bool = True
     profile: ExecutorProfile | None = None
     chain: int = 1
+    scheduler: str | None = None
+    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def start_run(
@@ -182,6 +185,8 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
             keys=keys,
             profile=conditions.profile,
             chain=conditions.chain,
+            scheduler=conditions.scheduler,
+            variables=conditions.variables,
         ),
     )
     if conditions.reuse and not conditions.reproduction:

@@ -57,7 +57,9 @@ class Groundwork:
         return _once(self._environments, key, lambda: _environment(self._site, entry, asked, profile))
 
     def shape(self, asked: Asked, defined: Defined) -> ChosenShape:
-        """Return the shape that is recorded for the executor."""
+        """Return the shape that is recorded for the executor; one that the program brings needs no profile."""
+        if asked.brings_executor:
+            return ChosenShape(None)
         name = executor_of(asked, defined.definition)
         key = (name, defined.topology is None, defined.shape is None)
         return _once(self._shapes, key, lambda: choose_shape(self._site, name, defined, asked.env))
