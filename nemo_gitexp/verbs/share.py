@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from nemo_gitexp.belongings import staying_data
 from nemo_gitexp.catalog import Site, refresh
-from nemo_gitexp.errors import RecordError, RemoteError, SharingError, UnknownExperimentError
+from nemo_gitexp.errors import GitexpError, RecordError, RemoteError, SharingError, UnknownExperimentError
 from nemo_gitexp.git.objects import find_ref, list_refs
 from nemo_gitexp.git.transport import (
     RefUpdate,
@@ -115,7 +115,10 @@ def push(site: Site, words: Sequence[str], options: PushOptions, say: Say) -> Pu
     remote, named = _split_words(site, words, pushing=True)
     tips = [find_experiment(site.repository, text) for text in named]
     tips, live = refresh(site, tips or list_tips(site.repository, remotes=False))
-    write_standings(site.repository, [tip for tip in tips if tip.record in live], live, datetime.now(UTC))
+    try:
+        write_standings(site.repository, [tip for tip in tips if tip.record in live], live, datetime.now(UTC))
+    except GitexpError as fault:  # a machine where git knows no user still pushes what it has
+        say(f"warning: how far the running ones are is not told: {fault.message}")
     return push_tips(site, remote, tips, options, say, are_named=bool(named))
 
 

@@ -210,6 +210,21 @@ def test_branches_go_on_request_alone_and_remotes_are_found_as_git_finds_them(pl
     assert plain.gitexp("pull", "--json", code=3).json["error"]["type"] == "RemoteError"
 
 
+@pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
+def test_files_in_lfs_go_along_although_no_hook_is_run(plain: Work):
+    plain.git("lfs", "install", "--local")
+    plain.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n")
+    plain.write("weights.bin", b"only in the work tree")
+    ran = plain.gitexp("run", "--record-only", "--json", "--", "python", "train.py").json
+    plain.gitexp("push")
+    bob = clone(plain, "bob")
+    bob.git("lfs", "install", "--local")
+    bob.gitexp("pull")
+    bob.gitexp("checkout", ran["experiment"], str(bob.root.parent / "tree"))
+    assert (bob.root.parent / "tree/weights.bin").read_bytes() == b"only in the work tree"
+
+
+PUSHING = {"NEMO_GITEXP_PUSH_STATUS": "true"}
 SLOW = """\
 import json, os, time
 for step in range(100000):
@@ -239,6 +254,11 @@ def test_a_running_experiment_is_seen_by_others_with_its_step_and_its_age_until_
     (later,) = bob.gitexp("status", "--json").json["experiments"]
     assert later["progress"]["step"] > step
     assert set(later["progress"]["metrics"]) == {"loss"}
+    told, by_itself = len(plain.refs("refs/gitexp-facts/")), replace(plain, env={**plain.env, **PUSHING})
+    by_itself.gitexp("status")
+    assert len(plain.refs("refs/gitexp-facts/")) == told  # it was told a moment ago
+    replace(by_itself, env={**by_itself.env, "NEMO_GITEXP_PUSH_STATUS_MINUTES": "0"}).gitexp("status")
+    assert len(hub_refs(plain, "refs/gitexp-facts/")) == told + 1
     (run,) = (plain.root / ".git/gitexp/runs").iterdir()
     for name in ("supervisor", "started", "child"):
         os.kill(pid_in(run / f"{name}.json"), signal.SIGKILL)
