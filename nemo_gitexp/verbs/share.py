@@ -44,6 +44,9 @@ _TRIES = 5
 _STALE = "stale info"
 """Git's word for a lease that no longer holds: somebody else was faster."""
 
+_RACES = (_STALE, "lock", "already exists", "failed to update ref", "incorrect old value")
+"""What git says when two push at once, here or at the remote: it is worth another look."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moved:
@@ -185,6 +188,8 @@ class _Push:
             tips = [tip for tip in going if place_of(tip) in rejected]
             if not tips:
                 return elsewhere
+            if not any(word in why for why in rejected.values() for word in _RACES):
+                break  # a rule of the remote, which says the same next time
             elsewhere = look_elsewhere(repository, remote, tips)
         reasons = [(tip, rejected[place_of(tip)]) for tip in tips]
         self.answer.refused += [

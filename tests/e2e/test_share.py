@@ -188,6 +188,15 @@ def test_another_result_at_the_remote_is_never_forced_over(plain: Work):
     assert hub_refs(plain) == theirs == {recorded["ref"]: plain.refs()[recorded["ref"]]}
 
 
+def test_what_the_remote_does_not_take_is_said_in_its_words(plain: Work):
+    plain.gitexp("run", "--record-only", "--", "python", "train.py")
+    hub_hook(plain.root.parent / "hub.git", "echo experiments are not welcome >&2\nexit 1\n")
+    error = plain.gitexp("push", "--json", code=3).json["error"]
+    assert error["type"] == "SharingError"
+    assert "pre-receive hook declined" in error["message"]
+    assert plain.refs("refs/gitexp-remotes/") == {}
+
+
 def test_branches_go_on_request_alone_and_remotes_are_found_as_git_finds_them(plain: Work):
     ran = plain.gitexp("run", "--record-only", "--json", "--", "python", "train.py").json
     plain.gitexp("push")
