@@ -23,7 +23,8 @@ from nemo_gitexp.store import read_experiments_or_faults
 from nemo_gitexp.tips import Tip
 
 KIND = "launched"
-_TAIL_BYTES = 64 * 1024
+_TAIL_BYTES = 16 * 1024
+"""Of a long stream only the last lines are read: a listing may look at a hundred runs."""
 
 
 @dataclass(frozen=True, slots=True)

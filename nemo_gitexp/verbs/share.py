@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from nemo_gitexp.belongings import staying_data
 from nemo_gitexp.catalog import Site, refresh
-from nemo_gitexp.errors import RecordError, RemoteError, SharingError, UnknownExperimentError
+from nemo_gitexp.errors import GitexpError, RecordError, RemoteError, SharingError, UnknownExperimentError
 from nemo_gitexp.git.objects import find_ref, list_refs
 from nemo_gitexp.git.transport import (
     RefUpdate,
@@ -43,6 +43,9 @@ Say = Callable[[str], None]
 _TRIES = 5
 _STALE = "stale info"
 """Git's word for a lease that no longer holds: somebody else was faster."""
+
+_RACES = (_STALE, "lock", "already exists", "failed to update ref", "incorrect old value")
+"""What git says when two push at once, here or at the remote: it is worth another look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,10 @@ def push(site: Site, words: Sequence[str], options: PushOptions, say: Say) -> Pu
     remote, named = _split_words(site, words, pushing=True)
     tips = [find_experiment(site.repository, text) for text in named]
     tips, live = refresh(site, tips or list_tips(site.repository, remotes=False))
-    write_standings(site.repository, [tip for tip in tips if tip.record in live], live, datetime.now(UTC))
+    try:
+        write_standings(site.repository, [tip for tip in tips if tip.record in live], live, datetime.now(UTC))
+    except GitexpError as fault:  # a machine where git knows no user still pushes what it has
+        say(f"warning: how far the running ones are is not told: {fault.message}")
     return push_tips(site, remote, tips, options, say, are_named=bool(named))
 
 
@@ -182,6 +188,8 @@ class _Push:
             tips = [tip for tip in going if place_of(tip) in rejected]
             if not tips:
                 return elsewhere
+            if not any(word in why for why in rejected.values() for word in _RACES):
+                break  # a rule of the remote, which says the same next time
             elsewhere = look_elsewhere(repository, remote, tips)
         reasons = [(tip, rejected[place_of(tip)]) for tip in tips]
         self.answer.refused += [

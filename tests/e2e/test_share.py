@@ -188,6 +188,15 @@ def test_another_result_at_the_remote_is_never_forced_over(plain: Work):
     assert hub_refs(plain) == theirs == {recorded["ref"]: plain.refs()[recorded["ref"]]}
 
 
+def test_what_the_remote_does_not_take_is_said_in_its_words(plain: Work):
+    plain.gitexp("run", "--record-only", "--", "python", "train.py")
+    hub_hook(plain.root.parent / "hub.git", "echo experiments are not welcome >&2\nexit 1\n")
+    error = plain.gitexp("push", "--json", code=3).json["error"]
+    assert error["type"] == "SharingError"
+    assert "pre-receive hook declined" in error["message"]
+    assert plain.refs("refs/gitexp-remotes/") == {}
+
+
 def test_branches_go_on_request_alone_and_remotes_are_found_as_git_finds_them(plain: Work):
     ran = plain.gitexp("run", "--record-only", "--json", "--", "python", "train.py").json
     plain.gitexp("push")
@@ -210,6 +219,21 @@ def test_branches_go_on_request_alone_and_remotes_are_found_as_git_finds_them(pl
     assert plain.gitexp("pull", "--json", code=3).json["error"]["type"] == "RemoteError"
 
 
+@pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
+def test_files_in_lfs_go_along_although_no_hook_is_run(plain: Work):
+    plain.git("lfs", "install", "--local")
+    plain.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n")
+    plain.write("weights.bin", b"only in the work tree")
+    ran = plain.gitexp("run", "--record-only", "--json", "--", "python", "train.py").json
+    plain.gitexp("push")
+    bob = clone(plain, "bob")
+    bob.git("lfs", "install", "--local")
+    bob.gitexp("pull")
+    bob.gitexp("checkout", ran["experiment"], str(bob.root.parent / "tree"))
+    assert (bob.root.parent / "tree/weights.bin").read_bytes() == b"only in the work tree"
+
+
+PUSHING = {"NEMO_GITEXP_PUSH_STATUS": "true"}
 SLOW = """\
 import json, os, time
 for step in range(100000):
@@ -239,6 +263,11 @@ def test_a_running_experiment_is_seen_by_others_with_its_step_and_its_age_until_
     (later,) = bob.gitexp("status", "--json").json["experiments"]
     assert later["progress"]["step"] > step
     assert set(later["progress"]["metrics"]) == {"loss"}
+    told, by_itself = len(plain.refs("refs/gitexp-facts/")), replace(plain, env={**plain.env, **PUSHING})
+    by_itself.gitexp("status")
+    assert len(plain.refs("refs/gitexp-facts/")) == told  # it was told a moment ago
+    replace(by_itself, env={**by_itself.env, "NEMO_GITEXP_PUSH_STATUS_MINUTES": "0"}).gitexp("status")
+    assert len(hub_refs(plain, "refs/gitexp-facts/")) == told + 1
     (run,) = (plain.root / ".git/gitexp/runs").iterdir()
     for name in ("supervisor", "started", "child"):
         os.kill(pid_in(run / f"{name}.json"), signal.SIGKILL)
