@@ -83,7 +83,7 @@ def test_a_lost_node_leaves_no_doubles(story) -> None:
     (job,) = wait_status(work, answer["experiment"], "running")["jobs"]
     node = cluster.job(job)["NodeList"]
     cluster.fail(node)
-    wait_until(lambda: _is_started_again(cluster, job), timeout_s=120)
+    cluster.start_now(job, timeout_s=120)
     wait_status(work, answer["experiment"], "completed")
     document = shown(work, answer["experiment"])
     assert document["metric_stats"]["loss"]["n"] == 8
@@ -91,15 +91,6 @@ def test_a_lost_node_leaves_no_doubles(story) -> None:
     assert (first, second[2:]) == ((job, 0, 0, 5, "requeued"), (3, 7, "completed"))
     assert second[1] > 0
     assert not list(run.glob("reserve*"))
-
-
-def _is_started_again(cluster, job: str) -> bool:
-    """Let a job start that was requeued; where its node still ends the first start, Slurm holds it until it is released."""
-    if cluster.job(job)["JobState"] in ("RUNNING", "COMPLETED"):
-        return True
-    for change in (["release", job], ["update", f"JobId={job}", "StartTime=now"]):
-        cluster.run("scontrol", *change, check=False)
-    return False
 
 
 def test_a_chain_goes_on_after_the_time_limit_and_its_third_job_has_nothing_to_do(story) -> None:
