@@ -87,7 +87,8 @@ def collect_run(repository: Repository, experiment: Experiment, run: RunState) -
     files = build_result(experiment.record, left, store.add_bytes)
     sha = write_result(repository, experiment, files, left.ended)
     if sha is not None:
-        run.paths.variables.unlink(missing_ok=True)
+        for part in dict.fromkeys((run.paths, *run.paths.parts())):
+            part.variables.unlink(missing_ok=True)
         discard_workspace(repository, run.paths)
     return sha
 

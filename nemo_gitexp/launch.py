@@ -52,7 +52,8 @@ class RunRequest:
 
     `keys` tell of a pipeline's stages what their results depend on; `profile` is the executor's, with this machine's
     values in it, None for a local run without one. `chain` is the number of jobs that go on where the one before was
-    cut off.
+    cut off. `scheduler` is the kind of what will have it where a program brings an executor and no profile; `variables`
+    are what its jobs get beside what is recorded, by stage, `""` the one job.
     """
 
     sha: str
@@ -70,11 +71,20 @@ class RunRequest:
     keys: Mapping[str, str | None] = field(default_factory=dict)
     profile: ExecutorProfile | None = None
     chain: int = 1
+    scheduler: str | None = None
+    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def scheduled_by(self) -> str | None:
+        """What will have it, as `slurm`; None: a process of this machine."""
+        if self.profile is None or self.profile.kind == "local":
+            return self.scheduler
+        return self.profile.kind
 
     @property
     def is_scheduled(self) -> bool:
         """Whether a scheduler will have it, and no process of this machine."""
-        return self.profile is not None and self.profile.kind != "local"
+        return self.scheduled_by is not None
 
     @property
     def bound_config(self) -> Mapping[str, JsonValue]:
@@ -116,8 +126,8 @@ def prepare_run(paths: RunPaths, request: RunRequest) -> None:
             shutil.copyfile(source, (package.parent if source.name == "start.py" else package) / source.name)
         write_beside(paths.config, render_json(request.bound_config))
         write_beside(paths.manifest, request.workspace.manifest())
-        _write_variables(paths, request)
         entry, plan = request.record.entry, _run_plan(paths, request)
+        plan |= _variables(paths, {**(request.profile.env if request.profile else {}), **request.variables.get("", {})})
         if isinstance(entry, StagesEntry):
             for stage in entry.stages:
                 _prepare_stage(paths, request, plan, stage, entry)
@@ -135,12 +145,16 @@ def prepare_run(paths: RunPaths, request: RunRequest) -> None:
         raise unwritable(paths, fault) from fault
 
 
-def _write_variables(paths: RunPaths, request: RunRequest) -> None:
-    """Write what the executor's profile gives to jobs: it may be secret, so it is in no plan, and for nobody else."""
-    variables = request.profile.env if request.profile else {}
-    if variables:
-        paths.variables.touch(mode=0o600)
-        paths.variables.write_bytes(render_json(dict(variables)))
+def _variables(own: RunPaths, variables: Mapping[str, str]) -> dict[str, JsonValue]:
+    """Write what an executor gives to jobs beside what is recorded, and return what the plan says about it.
+
+    It may be secret, so it is in no plan, and for nobody else.
+    """
+    if not variables:
+        return {}
+    own.variables.touch(mode=0o600)
+    own.variables.write_bytes(render_json(dict(variables)))
+    return {"variables": str(own.variables)}
 
 
 def _prepare_stage(
@@ -177,6 +191,7 @@ def _prepare_stage(
         "outputs": outputs,
         "stage": declared,
         "tracker_ids": {**_tracker_ids(paths, request, stage.name)},
+        **_variables(own, request.variables.get(stage.name, {})),
     }
     write_beside(own.plan, render_json(stage_plan))
 
@@ -220,15 +235,14 @@ def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
         "stop_after_steps": request.stop_after_steps,
         "grace_s": GRACE_S,
         "tracker_ids": {**_tracker_ids(paths, request)},
-        "variables": str(paths.variables) if request.profile and request.profile.env else None,
+        "variables": None,
         "scheduled": _scheduled_plan(request),
     }
 
 
 def _scheduled_plan(request: RunRequest) -> dict[str, JsonValue] | None:
-    if request.profile is None or not request.is_scheduled:
-        return None
-    return {"kind": request.profile.kind, "chain": request.chain, "grace_s": INTERRUPTED_GRACE_S}
+    kind = request.scheduled_by
+    return None if kind is None else {"kind": kind, "chain": request.chain, "grace_s": INTERRUPTED_GRACE_S}
 
 
 def _tracker_ids(paths: RunPaths, request: RunRequest, stage: str | None = None) -> dict[str, str]:
@@ -239,7 +253,12 @@ def _shape_plan(stage: Stage, plan: Mapping[str, JsonValue]) -> dict[str, JsonVa
     shape = stage.shape
     if shape is None:
         return {"topology": plan["topology"]}
-    own = {"nodes": shape.nodes, "tasks_per_node": shape.tasks_per_node, "launcher": shape.launcher}
+    own = {
+        "nodes": shape.nodes,
+        "tasks_per_node": shape.tasks_per_node,
+        "devices": shape.devices,
+        "launcher": shape.launcher,
+    }
     return {"topology": {**mapping(plan["topology"]), **own}}
 
 

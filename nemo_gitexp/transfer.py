@@ -57,7 +57,9 @@ _DROP: Final = """\
 for place; do
     [ -e "$place" ] || continue
     gone="$(dirname -- "$place")/.gone.$(basename -- "$place")"
-    mv -- "$place" "$gone" && chmod -R u+w -- "$gone" && rm -rf -- "$gone" || exit
+    mv -- "$place" "$gone" && chmod -R u+w -- "$gone" || exit
+    # The scheduler may write the last line of a log meanwhile.
+    rm -rf -- "$gone" 2>/dev/null || { sleep 1; rm -rf -- "$gone"; } || exit
 done
 """
 _LOOK: Final = """\

@@ -22,6 +22,7 @@ from nemo_gitexp.relocation import (
     write_relocated_run,
     write_relocation,
 )
+from nemo_gitexp.remote import RemoteHost
 from nemo_gitexp.result import without_places
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.worker.redirect import RedirectRule
@@ -33,7 +34,8 @@ THERE = Relocation(
     workspace="/data/site/workspaces/r",
     run_at="/data/site/runs/r",
     workspace_at="/data/site/workspaces/r",
-    host="ada@cluster",
+    host=RemoteHost("cluster", "ada", 2222, Path("/users/ada/.ssh/key"), "module load slurm"),
+    incoming_at="/data/site/incoming/r",
     python="/opt/venv/bin/python",
     home="/users/ada",
 )
