@@ -180,10 +180,18 @@ class Cluster:
         self.run("scontrol", "requeue", number)
         self.wait_state(number, "PENDING")
 
-    def start_now(self, number: str) -> None:
-        """Let a requeued job start now: Slurm itself waits two minutes (`Reason=BeginTime`)."""
-        self.wait_state(number, "PENDING")
-        self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+    def start_now(self, number: str, timeout_s: float = 60) -> None:
+        """Let a requeued job start now and wait until it does.
+
+        Slurm itself waits two minutes (`Reason=BeginTime`), and holds a job whose node still ends its first start.
+        """
+        end = time.monotonic() + timeout_s
+        while (job := self.job(number))["JobState"] not in ("RUNNING", "COMPLETED"):
+            if time.monotonic() > end:
+                raise AssertionError(f"job {number} is {job['JobState']} ({job['Reason']}), and does not start")
+            self.run("scontrol", "release", number, check=False)
+            self.run("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
+            time.sleep(0.2)
 
     def end_limit(self, number: str) -> None:
         """Move the end of a running job's time limit to now: Slurm ends it as TIMEOUT at its next check, in ≤30 s."""

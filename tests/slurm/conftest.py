@@ -10,7 +10,7 @@ from slurm_work import end_started
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def running_cluster() -> Iterator[Cluster]:
     """Give a running Slurm with an sshd, or skip with the reason."""
     hindrance = find_hindrance()
     if hindrance is not None:
@@ -19,8 +19,10 @@ def cluster() -> Iterator[Cluster]:
         yield running
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_command_stays() -> Iterator[None]:
-    """End the commands that a module started and, having failed, did not wait for."""
-    yield
+@pytest.fixture(scope="module")
+def cluster(running_cluster: Cluster) -> Iterator[Cluster]:
+    """Give the cluster; afterwards no command, no job and no node is as a module that failed may have left it."""
+    yield running_cluster
     end_started()
+    running_cluster.cancel("--user=root")
+    running_cluster.resume()

@@ -83,7 +83,7 @@ def test_a_lost_node_leaves_no_doubles(story) -> None:
     (job,) = wait_status(work, answer["experiment"], "running")["jobs"]
     node = cluster.job(job)["NodeList"]
     cluster.fail(node)
-    wait_until(lambda: _is_started_again(cluster, job), timeout_s=120)
+    cluster.start_now(job, timeout_s=120)
     wait_status(work, answer["experiment"], "completed")
     document = shown(work, answer["experiment"])
     assert document["metric_stats"]["loss"]["n"] == 8
@@ -92,15 +92,6 @@ def test_a_lost_node_leaves_no_doubles(story) -> None:
     assert first[4] in ("node failure", "requeued")  # Slurm writes the cause into the output, or has no time to
     assert second[1] > 0
     assert not list(run.glob("reserve*"))
-
-
-def _is_started_again(cluster, job: str) -> bool:
-    """Let a requeued job start; where its node still ends the first start, Slurm holds it until it is released."""
-    if cluster.job(job)["JobState"] in ("RUNNING", "COMPLETED"):
-        return True
-    for change in (["release", job], ["update", f"JobId={job}", "StartTime=now"]):
-        cluster.run("scontrol", *change, check=False)
-    return False
 
 
 def test_a_chain_goes_on_after_the_time_limit_and_its_third_job_has_nothing_to_do(story) -> None:
