@@ -156,14 +156,17 @@ def fetch_runs(
 
 
 def tell_run(host: RemoteHost, paths: RunPaths, relocation: Relocation) -> None:
-    """Bring this side's words to a run there: that it is to be cancelled, that it must not start any more.
+    """Bring this side's words to a run there: that it is to be cancelled, must not start any more, is over.
+
+    What is said there already stays.
 
     Raises:
         RemoteHostError: the machine cannot be reached.
     """
-    words = [paths.cancel, *(part.abandoned for part in dict.fromkeys((paths, *paths.parts())))]
+    parts = dict.fromkeys((paths, *paths.parts()))
+    words = [paths.cancel, *(word for part in parts for word in (part.abandoned, part.scheduler_word))]
     names = [str(word.relative_to(paths.root)) for word in words if word.exists()]
-    host.push(paths.root, relocation.run_at, files=names)
+    host.push(paths.root, relocation.run_at, files=names, is_final=True)
 
 
 def drop_run(host: RemoteHost, relocation: Relocation) -> None:
