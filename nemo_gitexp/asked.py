@@ -40,7 +40,8 @@ _MODULE_ENDS = (".py", "/__init__.py")
 class Asked:
     """What the person typed; exactly one of `study` and `command` is not None, unless a program gives the definition.
 
-    `sweep` is shared by experiments that were asked for together.
+    `sweep` is shared by experiments that were asked for together. `brings_executor`: `executor` is what the program's
+    own one is called, and no profile has to have that name.
     """
 
     cwd: Path
@@ -51,6 +52,7 @@ class Asked:
     base_config: Mapping[str, JsonValue] | None = None
     seed: int | None = None
     executor: str | None = None
+    brings_executor: bool = False
     determinism: str | None = None
     message: str | None = None
     purpose: str | None = None

@@ -8,14 +8,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from nemo_gitexp.asked import Asked, Defined
 from nemo_gitexp.catalog import Site, read_current, recorded_document
 from nemo_gitexp.claims import Claim, claim_plans
+from nemo_gitexp.collect import discard_run
 from nemo_gitexp.destination import require_local
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.duplicates import find_earlier
@@ -43,6 +44,8 @@ class Intent:
         defined: entry point, definition and resolved configuration.
         now: dates the experiment's name.
         within_study: an equal experiment counts as made before in this study alone.
+        scheduler: kind of what will have it, where the program brings an executor; None: this process.
+        variables: what the jobs get beside what is recorded, by task, `""` for the one there is.
     """
 
     task: str
@@ -50,6 +53,8 @@ class Intent:
     defined: Defined
     now: datetime
     within_study: bool = False
+    scheduler: str | None = None
+    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def tasks(self) -> dict[str, tuple[str, ...]]:
@@ -123,7 +128,8 @@ class Attempt:
         """
         who = site.repository.begin_identities()
         plan = plan_defined(site, self.intent.asked, self.intent.defined, self.intent.now)
-        require_local(site, plan.record.executor)
+        if not self.intent.scheduler:
+            require_local(site, plan.record.executor)
         with taking_turns(site.turns):  # two of the same at once must not both run
             earlier = (
                 None if again else find_earlier(site, plan, self._watcher.say, within_study=self.intent.within_study)
@@ -173,8 +179,16 @@ class Attempt:
             WorkspaceError, MissingDataError, LaunchError: it did not start; the experiment stays recorded.
         """
         plan, experiment, paths = self._recorded()
-        conditions = Conditions(plan.interpreter, plan.probe_interpreter)
+        intent = self.intent
+        conditions = Conditions(
+            plan.interpreter, plan.probe_interpreter, scheduler=intent.scheduler, variables=intent.variables
+        )
         start_run(site, experiment, paths, conditions, launcher, self._watcher)
+
+    def give_back(self, site: Site) -> None:
+        """Remove what was prepared for a run that nothing took; the experiment stays recorded."""
+        _, _, paths = self._recorded()
+        discard_run(site.repository, paths)
 
     def announce(self, site: Site) -> None:
         """Do what can wait until the job is on its way."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nemo_gitexp.asked import Asked
     from nemo_gitexp.catalog import Site
     from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
+    from nemo_gitexp.execution import Watcher
     from nemo_gitexp.git.repository import Repository
     from nemo_gitexp.handover import Background
     from nemo_gitexp.importing import ImportAnswer
@@ -153,6 +154,9 @@ Executor = Annotated[
     str | None, typer.Option("--executor", metavar="NAME", autocompletion=complete_executors, help="executor profile")
 ]
 Detach = Annotated[bool, typer.Option("--detach", help="hand the prompt back once the job is on its way")]
+Chain = Annotated[
+    int, typer.Option("--chain", metavar="N", min=1, help="N jobs; each goes on where the one before was cut off")
+]
 Keep = Annotated[bool, typer.Option("--keep", help="keep the workspace")]
 NoReuse = Annotated[bool, typer.Option("--no-reuse", help="run every stage of a pipeline, whatever is known already")]
 
@@ -248,6 +252,7 @@ def run(
         bool, typer.Option("--require-clean", help="refuse when the work tree differs from HEAD")
     ] = False,
     record_only: Annotated[bool, typer.Option("--record-only", help="record, do not run")] = False,
+    chain: Chain = 1,
     keep: Keep = False,
     no_reuse: NoReuse = False,
 ) -> None:
@@ -277,16 +282,24 @@ def run(
         require_clean=require_clean,
     )
     options = RunOptions(
-        plan_only=plan, record_only=record_only, detach=detach, again=again, keep=keep, reuse=not no_reuse
+        plan_only=plan,
+        record_only=record_only,
+        detach=detach,
+        again=again,
+        keep=keep,
+        reuse=not no_reuse,
+        chain=chain,
     )
     watcher = TerminalWatcher(_CALL.console)
+    telling = _telling(watcher)
     answer = verb(
-        _CALL.site(), asked, options, _starter(executor, detach=detach), watcher, now=datetime.now(UTC), look=look
+        _CALL.site(), asked, options, _starter(executor, detach=detach), telling, now=datetime.now(UTC), look=look
     )
     watcher.clear()
     if answer.outcome == "ongoing" and sys.stdin.isatty() and sys.stderr.isatty() and not _CALL.console.json:
         answer = _offer_to_follow(answer, watcher)
     _report_run(answer)
+    _tell_remote_at_times()
 
 
 @app.command(epilog="Example: nemo-gitexp sweep digits lr=0.05,0.1 seed=1..3 --jobs 2")
@@ -405,16 +418,19 @@ def _study_and_changes(words: Sequence[str]) -> tuple[str | None, tuple[str, ...
 
 
 @app.command(epilog="Example: nemo-gitexp launch latest")
-def launch(exp: Exp, *, detach: Detach = False, keep: Keep = False, no_reuse: NoReuse = False) -> None:
+def launch(
+    exp: Exp, *, detach: Detach = False, chain: Chain = 1, keep: Keep = False, no_reuse: NoReuse = False
+) -> None:
     """Run an experiment that was recorded only, or that was lost."""
     from nemo_gitexp.verbs.launch import launch as verb
     from nemo_gitexp.verbs.run import RunOptions
 
     watcher = TerminalWatcher(_CALL.console)
-    options = RunOptions(detach=detach, keep=keep, reuse=not no_reuse)
-    answer = verb(_CALL.site(), exp, options, _starter(detach=detach), watcher, os.environ)
+    options = RunOptions(detach=detach, keep=keep, reuse=not no_reuse, chain=chain)
+    answer = verb(_CALL.site(), exp, options, _starter(detach=detach), _telling(watcher), os.environ)
     watcher.clear()
     _report_run(answer)
+    _tell_remote_at_times()
 
 
 @app.command(epilog="Example: nemo-gitexp reproduce 1a2b3c4 --require bitwise")
@@ -562,7 +578,7 @@ def status(
     if push:
         words = _tell_remote(words)
     documents = verb(site, words, lambda text: _CALL.console.say(f"warning: {text}"))
-    if not push and site.settings.push_status:
+    if not push:
         _tell_remote_at_times()
     _answer_many(
         documents, render_status(documents, style=_CALL.console.style) if documents else "nothing is running\n"
@@ -579,11 +595,23 @@ def _tell_remote(words: Sequence[str]) -> list[str]:
     return list(exps)
 
 
+def _telling(watcher: TerminalWatcher) -> Watcher:
+    """Return a watcher that, with the setting, tells a remote at times how far the run is."""
+    settings = _CALL.site().settings
+    if not settings.push_status:
+        return watcher
+    from nemo_gitexp.verbs.announce import Announcer
+
+    return Announcer(watcher, _CALL.repository().root, max(settings.push_status_minutes, 0.1) * 60)
+
+
 def _tell_remote_at_times() -> None:
-    """Push how far experiments are, where that was not said lately; an answer needs no remote."""
+    """With the setting: push how far experiments are, where that was not said lately; an answer needs no remote."""
+    site = _CALL.site()
+    if not site.settings.push_status:
+        return
     from nemo_gitexp.verbs.announce import announce, split_remote
 
-    site = _CALL.site()
     try:
         remote, _ = split_remote(site, [])
         announce(site, remote, [], _CALL.console.say, older_than_s=site.settings.push_status_minutes * 60)

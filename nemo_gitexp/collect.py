@@ -87,7 +87,8 @@ def collect_run(repository: Repository, experiment: Experiment, run: RunState) -
     files = build_result(experiment.record, left, store.add_bytes)
     sha = write_result(repository, experiment, files, left.ended)
     if sha is not None:
-        run.paths.variables.unlink(missing_ok=True)
+        for part in dict.fromkeys((run.paths, *run.paths.parts())):
+            part.variables.unlink(missing_ok=True)
         discard_workspace(repository, run.paths)
     return sha
 
@@ -139,8 +140,10 @@ def _ended_worker(paths: RunPaths, plan: Mapping[str, JsonValue]) -> Mapping[str
 def read_run_segments(part: RunPaths, run: RunPaths) -> list[Mapping[str, JsonValue]]:
     """Return the segments of one worker as run.json has them; none where no scheduler had it."""
     segments = read_segments(str(part.root))
+    if not segments:
+        return []
     own: dict[str, JsonValue] = {} if part == run else {"task": part.run}
-    stream = part.metrics.read_bytes() if len(segments) and part.metrics.is_file() else b""
+    stream = part.metrics.read_bytes() if part.metrics.is_file() else b""
     ends = [*(cast("int", item.get("offset", 0)) for item in segments[1:]), len(stream)]
     found: list[Mapping[str, JsonValue]] = []
     for number, (item, end) in enumerate(zip(segments, ends, strict=True)):

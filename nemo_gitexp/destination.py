@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from nemo_gitexp.catalog import Site
-from nemo_gitexp.errors import LaunchError
+from nemo_gitexp.errors import LaunchError, UsageError
 from nemo_gitexp.handover import Background
 from nemo_gitexp.profiles import ExecutorProfile, bind_profile, render_profile
 from nemo_gitexp.settings import require_profile
@@ -24,6 +24,19 @@ def require_destination(site: Site, name: str, env: Mapping[str, str]) -> Execut
         SettingsError: it is wrong, or this machine lacks a value that it refers to.
     """
     return bind_profile(require_profile(site.settings, name), site.settings.site, env)
+
+
+def require_chain(length: int, profile: ExecutorProfile | None) -> None:
+    """Check that a run may be a chain of jobs, each going on where the one before was cut off.
+
+    Raises:
+        UsageError: nothing cuts a run off there, or no jobs follow each other there.
+    """
+    if length == 1 or profile is None or profile.kind == "slurm":
+        return
+    if profile.kind == "local":
+        raise UsageError("a local run needs no chain", hint="leave --chain out, or name a cluster with --executor")
+    raise UsageError(f"a run on {profile.name} is no chain: {profile.kind} has no jobs that follow each other")
 
 
 def start_launcher(site: Site, profile: ExecutorProfile) -> Supervisor | Submitter:

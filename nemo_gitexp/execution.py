@@ -11,8 +11,8 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -25,6 +25,7 @@ from nemo_gitexp.interpreters import is_known_there_only
 from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.profiles import ExecutorProfile
+from nemo_gitexp.profileshape import require_runnable
 from nemo_gitexp.progress import write_progress
 from nemo_gitexp.remote import host_of
 from nemo_gitexp.reuse import reuse_stages, stage_keys
@@ -88,7 +89,8 @@ class Conditions:
     """How an experiment is to be executed this time.
 
     `reuse`: stages of a pipeline whose results are known are not run; in a reproduction all are. `profile` is the
-    executor's, with this machine's values in it.
+    executor's, with this machine's values in it; `chain` the number of jobs of a scheduler that follow each other;
+    `scheduler` and `variables` stand for an executor that a program brings (`RunRequest`).
     """
 
     interpreter: Path | None
@@ -98,6 +100,9 @@ class Conditions:
     keep: bool = False
     reuse: bool = True
     profile: ExecutorProfile | None = None
+    chain: int = 1
+    scheduler: str | None = None
+    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def start_run(
@@ -119,9 +124,10 @@ def start_run(
     Raises:
         WorkspaceError: the state cannot be restored exactly.
         MissingDataError: data that is nowhere.
-        LaunchError: the launcher did not take it.
+        LaunchError: the launcher did not take it, or its executor would run other processes than the recorded ones.
     """
     try:
+        _require_runnable(experiment, conditions, watcher)
         _prepare(site, experiment, paths, conditions, watcher)
     except KeyboardInterrupt:
         if conditions.reproduction:
@@ -140,6 +146,14 @@ def start_run(
     except BaseException:
         discard_run(site.repository, paths)
         raise
+
+
+def _require_runnable(experiment: Experiment, conditions: Conditions, watcher: Watcher) -> None:
+    record = experiment.record
+    if conditions.profile is not None and record.tracked is None:
+        note = require_runnable(conditions.profile, record.topology)
+        if note is not None:
+            watcher.say(note)
 
 
 def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Conditions, watcher: Watcher) -> None:
@@ -170,6 +184,9 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
             site=site.settings.site,
             keys=keys,
             profile=conditions.profile,
+            chain=conditions.chain,
+            scheduler=conditions.scheduler,
+            variables=conditions.variables,
         ),
     )
     if conditions.reuse and not conditions.reproduction:

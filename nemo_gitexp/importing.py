@@ -29,12 +29,12 @@ from nemo_gitexp.git.objects import (
     temporary_ref,
 )
 from nemo_gitexp.git.repository import FULL_SHA, CommitSha, Identity, Repository, TreeSha
+from nemo_gitexp.groundwork import remote_url
 from nemo_gitexp.imported import ForeignRun, Prepared, Skipped, UnfitRunError, left_by, prepare_run
 from nemo_gitexp.jsontext import render_json
 from nemo_gitexp.naming import slug
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.record import CodeState, parse_record, render_record
-from nemo_gitexp.recording import remote_url
 from nemo_gitexp.result import build_result, experiment_document
 from nemo_gitexp.store import Draft, read_experiments, record_commit, result_commit, write_result
 from nemo_gitexp.tips import LOCAL_PREFIX, Tip, list_tips, local_ref

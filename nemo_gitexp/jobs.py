@@ -12,6 +12,8 @@ import nemo_run
 
 from nemo_gitexp.asked import Asked, Defined, tracked_definition
 from nemo_gitexp.attempt import Intent, this_environment
+from nemo_gitexp.clusters import KIND, find_cluster, own_executors, require_cluster
+from nemo_gitexp.clusters import NAME as CLUSTER
 from nemo_gitexp.described import restore_call
 from nemo_gitexp.errors import DuplicateTaskError, PipelineError, RecordError, UsageError
 from nemo_gitexp.git.repository import Repository
@@ -122,9 +124,16 @@ def read_tasks(jobs: Sequence[Any], added: Sequence[Added], *, sequential: bool)
         needed = [name for other in each.dependencies for name in names[other]]
         waits = tuple(dict.fromkeys((*needed, *(before if sequential else ()))))
         before = names[each.name]
-        for (own, name), (given, executor) in zip(each.tasks, pairs_of(job), strict=True):
+        pairs = pairs_of(job)
+        executors = own_executors(job.executors, len(pairs)) if _is_merged(job) else [each for _, each in pairs]
+        for (own, name), (given, _), executor in zip(each.tasks, pairs, executors, strict=True):
             found.append(Task(name, own, given, executor, waits, each.name if each.is_group else None))
     return found
+
+
+def _is_merged(job: Any) -> bool:
+    """Whether NeMo Run has made one executor of those that a group was given."""
+    return hasattr(job, "tasks") and not isinstance(job.executors, list)
 
 
 def read_intent(repository: Repository, tasks: Sequence[Task], told: Told) -> tuple[Intent, tuple[str, ...]]:
@@ -140,16 +149,32 @@ def read_intent(repository: Repository, tasks: Sequence[Task], told: Told) -> tu
     seed = None if told.seed is None else require_seed(told.seed)
     parts = [read_task(each.given, each.name, root=root, workdir=workdir, study=study) for each in tasks]
     shapes = [read_shape(each.executor, part.env, each.group) for each, part in zip(tasks, parts, strict=True)]
+    cluster = find_cluster([each.executor for each in tasks])
+    if cluster is not None:
+        require_cluster(cluster)
     for each in tasks:
         require_honoured(each.executor, repository, workdir)
     purpose = told.purpose or f"{told.title}: {', '.join(each.name for each in tasks)}"
     base = tracked_definition(root, study, purpose=purpose, model=slug(told.title))
     definition = replace(base, type="nemo" if base.type == "tracked" else base.type, workdir=workdir)
-    asked = Asked(cwd=root / workdir, env=this_environment(), study=study, seed=seed)
+    asked = Asked(
+        cwd=root / workdir,
+        env=this_environment(),
+        study=study,
+        seed=seed,
+        executor=None if cluster is None else CLUSTER,
+        brings_executor=cluster is not None,
+    )
     carried = {name: text for part in parts for name, text in part.files.items()}
     empty = Defined(study, definition, parts[0].entry, {}, ad_hoc=True, workdir=workdir, carried=carried)
     defined = _of_one(empty, parts[0], shapes[0]) if len(tasks) == 1 else _of_several(empty, tasks, parts, shapes)
-    return Intent(tasks[0].name, asked, defined, datetime.now(UTC)), _left_out(tasks, shapes)
+    secrets = _left_out(tasks, shapes)
+    names = tuple(sorted({name for values in secrets.values() for name in values}))
+    intent = Intent(tasks[0].name, asked, defined, datetime.now(UTC))
+    if cluster is None:  # NeMo Run gives them to the job
+        return intent, names
+    given = {"": secrets[tasks[0].name]} if len(tasks) == 1 else secrets
+    return replace(intent, scheduler=KIND, variables=given), names
 
 
 def _here(root: Path) -> str:
@@ -184,11 +209,13 @@ def variables_of(task: Task) -> dict[str, str]:
     return {str(name): str(value) for name, value in (*task.executor.env_vars.items(), *own.items())}
 
 
-def _left_out(tasks: Sequence[Task], shapes: Sequence[TaskShape]) -> tuple[str, ...]:
+def _left_out(tasks: Sequence[Task], shapes: Sequence[TaskShape]) -> dict[str, dict[str, str]]:
+    """Return by task the variables that are not recorded."""
     kept = [{name for name, _ in shape.env} for shape in shapes]
-    return tuple(
-        sorted({name for task, known in zip(tasks, kept, strict=True) for name in {*variables_of(task)} - known})
-    )
+    return {
+        task.name: {name: value for name, value in variables_of(task).items() if name not in known}
+        for task, known in zip(tasks, kept, strict=True)
+    }
 
 
 def restored_task(config: Mapping[str, JsonValue], name: str | None) -> Any:

@@ -22,6 +22,7 @@ from nemo_gitexp.launchers.nemo import users_home
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import GOES_ON, inspect_run, list_run_directories, request_cancel, request_stage_cancel
+from nemo_gitexp.scheduled import cancel_stage, cancel_submitted
 from nemo_gitexp.seeds import require_seed
 from nemo_gitexp.submitted import SubmittedExperiment, word_of
 
@@ -74,10 +75,10 @@ class KeptExperiment(SubmittedExperiment):
             self._save_tunnels()
         root, workdir = self._site.repository.root, self._workdir or "."
         seed = None if self.seed is None else require_seed(self.seed)
-        write_handle(
-            directory,
-            Handle(self.document["experiment"], str(root), workdir, self._added, self.study, seed, self.purpose),
-        )
+        handle = Handle(self.document["experiment"], str(root), workdir, self._added, self.study, seed, self.purpose)
+        write_handle(directory, handle)
+        if self._is_detached:  # whoever looks next records the result: from here on this is one of many who look
+            self._handle = handle
 
     @property
     def documents(self) -> list[ExperimentDoc]:
@@ -119,6 +120,7 @@ class KeptExperiment(SubmittedExperiment):
 
         Raises:
             UsageError: there is no such task.
+            SchedulerError: the scheduler that has it does not answer.
         """
         names = [name for _, name in self._named(job_id)]
         paths = self._live_paths()
@@ -126,10 +128,14 @@ class KeptExperiment(SubmittedExperiment):
             _LOGGER.warning("%s does not run any more", job_id)
             return
         parts = paths.parts()
-        if len(parts) == 1:
+        if parts == [paths]:
             request_cancel(paths, iso_now())
+            cancel_submitted(paths, waiting_only=True)
+            return
         for part in parts:
-            if part.run in names:
+            if part.run in names and paths.submitted.exists():
+                cancel_stage(paths, part.run)
+            elif part.run in names:
                 request_stage_cancel(part)
 
     def _named(self, job_id: str) -> Sequence[tuple[str, str]]:

@@ -34,6 +34,9 @@ from nemo_gitexp.worker.machine import writer_lives
 from nemo_gitexp.workspace import Workspace
 
 GRACE_S = 10
+INTERRUPTED_GRACE_S = 3600
+"""A job that a scheduler told to end is killed by its clock (KillWait, GraceTime), not by ours."""
+
 LEAST_SLOTS = 4
 """So many stages of a pipeline may run at the same time, on larger machines one a core."""
 
@@ -48,7 +51,9 @@ class RunRequest:
     """How an experiment is to be run this time.
 
     `keys` tell of a pipeline's stages what their results depend on; `profile` is the executor's, with this machine's
-    values in it, None for a local run without one.
+    values in it, None for a local run without one. `chain` is the number of jobs that go on where the one before was
+    cut off. `scheduler` is the kind of what will have it where a program brings an executor and no profile; `variables`
+    are what its jobs get beside what is recorded, by stage, `""` the one job.
     """
 
     sha: str
@@ -65,11 +70,21 @@ class RunRequest:
     site: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, str | None] = field(default_factory=dict)
     profile: ExecutorProfile | None = None
+    chain: int = 1
+    scheduler: str | None = None
+    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def scheduled_by(self) -> str | None:
+        """What will have it, as `slurm`; None: a process of this machine."""
+        if self.profile is None or self.profile.kind == "local":
+            return self.scheduler
+        return self.profile.kind
 
     @property
     def is_scheduled(self) -> bool:
         """Whether a scheduler will have it, and no process of this machine."""
-        return self.profile is not None and self.profile.kind != "local"
+        return self.scheduled_by is not None
 
     @property
     def bound_config(self) -> Mapping[str, JsonValue]:
@@ -111,8 +126,8 @@ def prepare_run(paths: RunPaths, request: RunRequest) -> None:
             shutil.copyfile(source, (package.parent if source.name == "start.py" else package) / source.name)
         write_beside(paths.config, render_json(request.bound_config))
         write_beside(paths.manifest, request.workspace.manifest())
-        _write_variables(paths, request)
         entry, plan = request.record.entry, _run_plan(paths, request)
+        plan |= _variables(paths, {**(request.profile.env if request.profile else {}), **request.variables.get("", {})})
         if isinstance(entry, StagesEntry):
             for stage in entry.stages:
                 _prepare_stage(paths, request, plan, stage, entry)
@@ -130,12 +145,16 @@ def prepare_run(paths: RunPaths, request: RunRequest) -> None:
         raise unwritable(paths, fault) from fault
 
 
-def _write_variables(paths: RunPaths, request: RunRequest) -> None:
-    """Write what the executor's profile gives to jobs: it may be secret, so it is in no plan, and for nobody else."""
-    variables = request.profile.env if request.profile else {}
-    if variables:
-        paths.variables.touch(mode=0o600)
-        paths.variables.write_bytes(render_json(dict(variables)))
+def _variables(own: RunPaths, variables: Mapping[str, str]) -> dict[str, JsonValue]:
+    """Write what an executor gives to jobs beside what is recorded, and return what the plan says about it.
+
+    It may be secret, so it is in no plan, and for nobody else.
+    """
+    if not variables:
+        return {}
+    own.variables.touch(mode=0o600)
+    own.variables.write_bytes(render_json(dict(variables)))
+    return {"variables": str(own.variables)}
 
 
 def _prepare_stage(
@@ -172,6 +191,7 @@ def _prepare_stage(
         "outputs": outputs,
         "stage": declared,
         "tracker_ids": {**_tracker_ids(paths, request, stage.name)},
+        **_variables(own, request.variables.get(stage.name, {})),
     }
     write_beside(own.plan, render_json(stage_plan))
 
@@ -215,9 +235,14 @@ def _run_plan(paths: RunPaths, request: RunRequest) -> dict[str, JsonValue]:
         "stop_after_steps": request.stop_after_steps,
         "grace_s": GRACE_S,
         "tracker_ids": {**_tracker_ids(paths, request)},
-        "variables": str(paths.variables) if request.profile and request.profile.env else None,
-        "scheduled": {"kind": request.profile.kind} if request.profile and request.is_scheduled else None,
+        "variables": None,
+        "scheduled": _scheduled_plan(request),
     }
+
+
+def _scheduled_plan(request: RunRequest) -> dict[str, JsonValue] | None:
+    kind = request.scheduled_by
+    return None if kind is None else {"kind": kind, "chain": request.chain, "grace_s": INTERRUPTED_GRACE_S}
 
 
 def _tracker_ids(paths: RunPaths, request: RunRequest, stage: str | None = None) -> dict[str, str]:
@@ -228,7 +253,12 @@ def _shape_plan(stage: Stage, plan: Mapping[str, JsonValue]) -> dict[str, JsonVa
     shape = stage.shape
     if shape is None:
         return {"topology": plan["topology"]}
-    own = {"nodes": shape.nodes, "tasks_per_node": shape.tasks_per_node, "launcher": shape.launcher}
+    own = {
+        "nodes": shape.nodes,
+        "tasks_per_node": shape.tasks_per_node,
+        "devices": shape.devices,
+        "launcher": shape.launcher,
+    }
     return {"topology": {**mapping(plan["topology"]), **own}}
 
 

@@ -19,8 +19,16 @@ import nemo_run
 from nemo_run.run.experiment import _current_experiment
 from nemo_run.run.job import Job, JobGroup
 
-from nemo_gitexp.attempt import Attempt
+from nemo_gitexp.attempt import Attempt, Intent
 from nemo_gitexp.catalog import open_site
+from nemo_gitexp.clusters import (
+    is_scheduled,
+    kept_executor,
+    own_executors,
+    require_plain,
+    unassigned,
+    worker_executor,
+)
 from nemo_gitexp.errors import GitexpError, PluginError, UsageError
 from nemo_gitexp.handles import find_handle
 from nemo_gitexp.jobs import (
@@ -86,6 +94,7 @@ class Experiment(KeptExperiment):
         if self._handle:
             self.study, self.seed, self.purpose = self._handle.study, self._handle.seed, self._handle.purpose
         self._given: list[Any] = []
+        self._kept: dict[str, Any] = {}
         self._is_bound = True
 
     def to_config(self) -> Any:
@@ -179,7 +188,7 @@ class Experiment(KeptExperiment):
 
         Args:
             sequential: each task waits for the one before, and is skipped when that fails.
-            detach: local jobs cannot be left alone: it says so and stays.
+            detach: return as soon as Slurm has the jobs; local ones cannot be left alone: it says so and stays.
             tail_logs: print the logs of all jobs while they run; else of those that were added with it.
             direct: refused: it would run the state of this process instead of the recorded one.
             again: run what completed before once more.
@@ -222,16 +231,41 @@ class Experiment(KeptExperiment):
         intent, left_out = read_intent(self._site.repository, tasks, told)
         if left_out:
             _LOGGER.warning("not recorded, for they look like secrets: %s", ", ".join(left_out))
+        if intent.scheduler:
+            require_plain(self._exp_dir, [task.job for task in tasks])
         attempt = Attempt(intent)
         self._given, self._added, self._workdir = self._jobs, added, intent.defined.workdir
         self._attempts, self._tasks = [attempt], [(attempt, task.name) for task in tasks]
         self._tailed = frozenset(name for each in added if each.tail_logs for _, name in each.tasks)
         self._jobs = [self._worker_job(number, task) for number, task in enumerate(tasks)]
+        self._kept = {task.job: self._kept_executor(intent, task) for task in tasks if is_scheduled(task.executor)}
+
+    def _kept_executor(self, intent: Intent, task: Task) -> Any:
+        """Return the executor of a task on a cluster as NeMo Run's own files keep it: without secrets."""
+        secrets = intent.variables.get("" if len(intent.tasks) == 1 else task.name, {})
+        known = {name: value for name, value in variables_of(task).items() if name not in secrets}
+        executor = kept_executor(task.executor, self._id, known)
+        executor.assign(self._id, self._exp_dir, task_id=task.job, task_dir=task.job)
+        return executor
+
+    def _save_jobs(self) -> None:
+        """Write NeMo Run's list of tasks, each with the executor that it was given."""
+        workers = {job.id: job.executor for job in self._jobs if job.id in self._kept}
+        try:
+            for job in self._jobs if workers else ():
+                job.executor = self._kept.get(job.id, job.executor)
+            super()._save_jobs()
+        finally:
+            for job in self._jobs if workers else ():
+                job.executor = workers.get(job.id, job.executor)
 
     def _worker_job(self, number: int, task: Task) -> Any:
-        executor = task.executor.clone()
+        if is_scheduled(task.executor):
+            executor = worker_executor(task.executor, self._id)
+        else:
+            executor = task.executor.clone()
+            executor.env_vars = variables_of(task)
         executor.assign(self._id, self._exp_dir, task_id=task.job, task_dir=task.job)
-        executor.env_vars = variables_of(task)
         script = nemo_run.Script(inline=worker_line(f"{START_VARIABLE}{number}"))
         return Job(id=task.job, task=script, executor=executor, dependencies=list(task.dependencies))
 
@@ -239,6 +273,7 @@ class Experiment(KeptExperiment):
         """Be as before `run`: nothing was recorded."""
         if self._given:
             self._jobs, self._given, self._added, self._workdir = self._given, [], (), None
+            self._kept = {}
         self._begin(self._site, again=self._again)
 
     def __exit__(
@@ -258,19 +293,21 @@ class Experiment(KeptExperiment):
         Raises:
             MissingModuleError, UnbuildableConfigError: this process has not what the tasks call.
         """
-        given = self._given if self._is_left else self._restored() if self._handle else []
+        is_ours = self._is_left or self._is_detached
+        given = self._given if is_ours else self._restored() if self._handle else []
         if not given:
             self.console.log(f"[bold magenta]Experiment {self._id} has not run yet, skipping reset...")
             return self
         waits = {each.name: list(each.dependencies) for each in self._added}
+        tasks = [_as_added(job, self._id) for job in given]
+        self.tunnels = {}
         self._id = f"{self._title}_{time.time_ns()}"
         self._exp_dir = str(Path(self._exp_dir).parent / self._id)
         self._launched = self._waited = self._reconstruct = False
         self._live_progress = self._handle = None
         self._begin(self._site, again=True)
-        self._jobs, self._given, self._added = [], [], ()
-        for job in given:
-            task, executor = (job.tasks, job.executors) if hasattr(job, "tasks") else (job.task, job.executor)
+        self._jobs, self._given, self._added, self._kept = [], [], (), {}
+        for job, (task, executor) in zip(given, tasks, strict=True):
             self.add(task, executor, name=job.id, tail_logs=job.tail_logs, dependencies=waits[job.id])
         return self
 
@@ -289,6 +326,15 @@ class Experiment(KeptExperiment):
             else:
                 found.append(Job(each.name, tasks[0], own[0], tail_logs=each.tail_logs))
         return found
+
+
+def _as_added(job: Any, experiment: str) -> tuple[Any, Any]:
+    """Return the task of a job with its executor, or the tasks of a group with theirs, as they can be added again."""
+    if not hasattr(job, "tasks"):
+        return job.task, unassigned(job.executor, experiment)
+    given = job.executors
+    executors = given if isinstance(given, list) else own_executors(given, len(job.tasks))
+    return job.tasks, [unassigned(executor, experiment) for executor in executors]
 
 
 def _apply(plugin: Any, experiment: str, task: Any, executor: Any) -> None:
@@ -329,7 +375,7 @@ def run(  # noqa: PLR0913 - NeMo Run's own, and what is recorded beside
         study: where it is recorded; None: `name`.
         purpose: one sentence.
         direct: refused.
-        detach: local jobs cannot be left alone: it says so and stays.
+        detach: return as soon as Slurm has it; a local job cannot be left alone: it says so and stays.
         tail_logs: print the log while it runs.
         again: run what completed before once more.
 

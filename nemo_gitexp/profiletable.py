@@ -30,6 +30,7 @@ from nemo_gitexp.profileparts import (
     ProfileShape,
     TunnelProfile,
 )
+from nemo_gitexp.profileshape import shape_faults
 from nemo_gitexp.topology import NUMERIC_VARIABLES
 
 REFERENCE: Final = re.compile(r"\$\{(env|site):([A-Za-z0-9_.-]+)\}")
@@ -143,10 +144,7 @@ class _Reader:
             launcher=None if launcher is None else self.word(launcher, LAUNCHERS),
             image=image,
         )
-        if kind in ("local", "docker") and shape.nodes > 1:
-            self.fault("nodes", f"= {shape.nodes}: {kind} runs on one node")
-        elif kind != "slurm" and shape.nodes * shape.tasks_per_node > 1 and shape.launcher is None:
-            self.fault("launcher", f'= "torchrun" is needed: {kind} starts one process a node', "torchrun")
+        self._faults += shape_faults(kind, shape)
         return shape
 
     def _spelled(self, key: str) -> str | None:

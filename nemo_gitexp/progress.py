@@ -82,7 +82,8 @@ def write_progress(
     if not runs:
         return {}
     documents = {record: _document(run, executor, now) for record, run, executor in runs}
-    words = [(record, str(document["status"]), document) for record, document in documents.items()]
+    # The moment stands in the subject, so that the latest of many facts is found without reading them.
+    words = [(record, f"{item['status']} {item['at']}", item) for record, item in documents.items()]
     return dict(zip(documents, write_facts(repository, KIND, words, repository.committer()), strict=True))
 
 
@@ -112,17 +113,20 @@ def _document(run: RunState | None, executor: str, now: datetime) -> dict[str, J
 
 
 def latest_heard(repository: Repository, facts: Sequence[Fact]) -> dict[str, Heard]:
-    """Return by record sha what the latest fact about each launched experiment says; all are read in one process."""
-    launched = [fact for fact in facts if fact.kind == KIND]
-    names = [f"{fact.commit}:fact.json" for fact in launched]
+    """Return by record sha what the latest fact about each launched experiment says; only those are read."""
+    latest: dict[str, Fact] = {}
+    for fact in facts:
+        if fact.kind == KIND and (fact.record not in latest or _moment(fact) >= _moment(latest[fact.record])):
+            latest[fact.record] = fact
+    names = [f"{fact.commit}:fact.json" for fact in latest.values()]
+    texts = read_blobs(repository, names, limit_bytes=MAX_DOCUMENT_BYTES)
     now_s = time.time()
-    latest: dict[str, Heard] = {}
-    for fact, text in zip(launched, read_blobs(repository, names, limit_bytes=MAX_DOCUMENT_BYTES), strict=True):
-        heard = _parse_heard(text or b"", now_s)
-        known = latest.get(fact.record)
-        if known is None or heard.at_s >= known.at_s:
-            latest[fact.record] = heard
-    return latest
+    return {record: _parse_heard(text or b"", now_s) for record, text in zip(latest, texts, strict=True)}
+
+
+def _moment(fact: Fact) -> str:
+    """Return when a fact was written, in a form that sorts; empty where its subject does not say."""
+    return fact.word.partition(" ")[2]
 
 
 def _parse_heard(text: bytes, now_s: float) -> Heard:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import TypeVar
 
 from nemo_gitexp.addresses import DEFAULT_PLACE
 from nemo_gitexp.asked import Asked, Defined, define
@@ -19,16 +19,13 @@ from nemo_gitexp.catalog import Site
 from nemo_gitexp.command import live_paths, require_script, require_workdir
 from nemo_gitexp.definition import DEFAULT_SEED, OutputSpec, StudyDefinition
 from nemo_gitexp.entry import CommandEntry, Entry, expand_placeholders
-from nemo_gitexp.environment import Environment, capture_environment
 from nemo_gitexp.errors import (
     GitCommandError,
     SnapshotRefusedError,
     UsageError,
 )
-from nemo_gitexp.filtered import look_at_filtered
-from nemo_gitexp.git.changes import code_key
-from nemo_gitexp.git.objects import find_objects, list_files, list_tree, read_blobs
-from nemo_gitexp.git.repository import CommitSha, Identities, Repository
+from nemo_gitexp.git.objects import find_objects, list_files
+from nemo_gitexp.git.repository import Identities, Repository
 from nemo_gitexp.git.snapshot import (
     MEGABYTE,
     Look,
@@ -38,25 +35,21 @@ from nemo_gitexp.git.snapshot import (
     require_harmless,
     take_snapshot,
 )
-from nemo_gitexp.inputpin import InputPin, input_files
-from nemo_gitexp.interpreters import is_known_there_only, probe_interpreter, resolve_interpreter
+from nemo_gitexp.groundwork import Groundwork, executor_of
+from nemo_gitexp.inputpin import input_files
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.naming import ExperimentNaming
-from nemo_gitexp.profiles import ExecutorProfile
-from nemo_gitexp.record import CodeState, ExperimentRecord, identity_of
-from nemo_gitexp.recordedtopology import ChosenShape, choose_shape, recorded_topology
+from nemo_gitexp.record import ExperimentRecord, identity_of
+from nemo_gitexp.recordedtopology import recorded_topology
 from nemo_gitexp.secretcheck import require_no_secrets
+from nemo_gitexp.settings import SITE_FILE
 from nemo_gitexp.sitevalues import bind_site
-from nemo_gitexp.stages import AnyEntry, StagesEntry, command_of, python_of, simple_entries, visible_config
+from nemo_gitexp.stages import AnyEntry, StagesEntry, simple_entries, visible_config
 from nemo_gitexp.store import Draft, Experiment, holding_experiment, record_directory, write_experiments
 from nemo_gitexp.tips import write_branch
 from nemo_gitexp.versioning import config_hash
-from nemo_gitexp.worker.publicurl import public_url
 
 Item = TypeVar("Item")
-
-_CARRIED_BYTES = 1 << 30
-"""More than any record holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +67,6 @@ class Plan:
     interpreter: Path | None
     probe_interpreter: Path | None
     notes: tuple[str, ...]
-
-
-class _Files(TypedDict):
-    config: bytes
-    environment: bytes
-    carried: Mapping[str, bytes]
 
 
 def plan_experiment(site: Site, asked: Asked, now: datetime, look: Look | None = None) -> Plan:
@@ -121,9 +108,9 @@ def plan_many(
     Side effects and errors: as `plan_defined`.
     """
     repository, (first, _) = site.repository, wanted[0]
-    shared = _Shared(site)
+    ground = Groundwork(site)
     for asked, defined in wanted:
-        shared.shape(asked, defined)
+        ground.shape(asked, defined)
         _require_reason(asked, defined.definition)
     if first.commit_data:
         for definition in _unlike([defined.definition for _, defined in wanted], lambda item: item.data):
@@ -134,28 +121,28 @@ def plan_many(
         require_no_secrets(defined, asked.env, snapshot_limits(site).allows)
     look = look or begin_look(repository)
     for asked, defined in wanted:  # before the snapshot: git is still looking at the files
-        shared.environment(asked, defined)
+        ground.environment(asked, defined)
     snapshot = take_snapshot(repository, snapshot_limits(site), look)
     if first.require_clean and (snapshot.dirty or snapshot.untracked):
         raise SnapshotRefusedError(
             "the work tree differs from HEAD", hint="git status; git commit -a, or leave out --require-clean"
         )
-    resolved = _resolved(site, wanted, snapshot, shared)
-    shared.take(snapshot)
-    return [_plan(site, asked, defined, shared, now) for asked, defined in resolved]
+    resolved = _resolved(site, wanted, snapshot, ground)
+    ground.take(snapshot)
+    return [_plan(site, asked, defined, ground, now) for asked, defined in resolved]
 
 
-def _plan(site: Site, asked: Asked, defined: Defined, shared: _Shared, now: datetime) -> Plan:
-    interpreter, probe, environment = shared.environment(asked, defined)
-    record = _record(site, asked, defined, shared, environment.key if environment else None, now)
+def _plan(site: Site, asked: Asked, defined: Defined, ground: Groundwork, now: datetime) -> Plan:
+    interpreter, probe, environment = ground.environment(asked, defined)
+    record = _record(site, asked, defined, ground, environment.key if environment else None, now)
     _check_placeholders(record, defined.config, site.settings.site)
-    notes = [*shared.shape(asked, defined).notes, *_notes(record), *_live_notes(record, site.repository.root)]
+    notes = [*ground.shape(asked, defined).notes, *_notes(record), *_live_notes(record, site.repository.root)]
     return Plan(
         record=record,
         config=defined.config,
         environment=render_json(environment.to_json() if environment else {"schema": 1, "captured": "job"}),
         carried=defined.carried,
-        snapshot=shared.snapshot,
+        snapshot=ground.snapshot,
         interpreter=interpreter,
         probe_interpreter=probe,
         notes=tuple(notes),
@@ -172,11 +159,11 @@ def _unlike(items: Sequence[Item], key: Callable[[Item], object]) -> list[Item]:
 
 
 def _resolved(
-    site: Site, wanted: Sequence[tuple[Asked, Defined]], snapshot: Snapshot, shared: _Shared
+    site: Site, wanted: Sequence[tuple[Asked, Defined]], snapshot: Snapshot, ground: Groundwork
 ) -> list[tuple[Asked, Defined]]:
     """Return what was defined with every configuration filled in that only the recorded code can make."""
     asked, first = wanted[0]
-    interpreter = shared.environment(asked, first)[0]
+    interpreter = ground.environment(asked, first)[0]
     if not any(defined.unresolved for _, defined in wanted) or interpreter is None:
         return list(wanted)
     from nemo_gitexp.recipes import Surroundings, resolve_many  # 20 ms that others need not pay
@@ -191,93 +178,35 @@ def _resolved(
     return [(each, defined) for (each, _), defined in zip(wanted, made, strict=True)]
 
 
-class _Shared:
-    """What experiments that are planned together have in common: looked at once for all that need the same."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._environments: list[tuple[object, tuple[Path | None, Path | None, Environment | None]]] = []
-        self._shapes: list[tuple[object, ChosenShape]] = []
-        self._pins: list[tuple[object, list[InputPin]]] = []
-        self._codes: list[tuple[object, CodeState]] = []
-        self._snapshot: Snapshot | None = None
-        self.listing = b""
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The snapshot, once it is taken."""
-        if self._snapshot is None:
-            raise RuntimeError("no snapshot was taken yet")
-        return self._snapshot
-
-    def take(self, snapshot: Snapshot) -> None:
-        """Take the snapshot and list its files."""
-        self._snapshot, self.listing = snapshot, list_files(self._site.repository, snapshot.tree)
-
-    def environment(self, asked: Asked, defined: Defined) -> tuple[Path | None, Path | None, Environment | None]:
-        """Return the job's interpreter, the one to ask inside the job, and the environment if it can be known now."""
-        entry, executor = defined.entry, _executor(asked, defined.definition)
-        command = command_of(entry)
-        key = (executor, python_of(entry), command.argv[:1] if command else None, entry.wrapped)
-        profile = self.shape(asked, defined).profile
-        return _once(self._environments, key, lambda: _environment(self._site, entry, asked, profile))
-
-    def shape(self, asked: Asked, defined: Defined) -> ChosenShape:
-        """Return the shape that is recorded for the executor."""
-        name = _executor(asked, defined.definition)
-        key = (name, defined.topology is None, defined.shape is None)
-        return _once(self._shapes, key, lambda: choose_shape(self._site, name, defined, asked.env))
-
-    def pins(self, definition: StudyDefinition, env: Mapping[str, str]) -> list[InputPin]:
-        """Return the pins of the declared data."""
-        tree = self.snapshot.tree
-        return _once(self._pins, definition.data, lambda: _pin(self._site, definition, tree, self.listing, env))
-
-    def code(self, definition: StudyDefinition) -> CodeState:
-        """Return the state of the code that counts for a definition."""
-        key = (definition.code, definition.config_file)
-        return _once(self._codes, key, lambda: _code(self._site, definition, self.snapshot, self.listing))
-
-
-def _once(known: list[tuple[object, Item]], key: object, make: Callable[[], Item]) -> Item:
-    """Return what was made for an equal key, or make it; keys need not be hashable."""
-    for other, item in known:
-        if other == key:
-            return item
-    made = make()
-    known.append((key, made))
-    return made
-
-
 def _record(
-    site: Site, asked: Asked, defined: Defined, shared: _Shared, environment_key: str | None, now: datetime
+    site: Site, asked: Asked, defined: Defined, ground: Groundwork, environment_key: str | None, now: datetime
 ) -> ExperimentRecord:
     """Return the record of the snapshot; its code commit is not made yet and stands as HEAD."""
     definition = defined.definition
-    pins = shared.pins(definition, asked.env)
-    _require_scripts(site, defined, shared.listing, [pin.path for pin in pins])
+    pins = ground.pins(definition, asked.env)
+    _require_scripts(site, defined, ground.listing, [pin.path for pin in pins])
     hashed = config_hash(defined.config)
     seed = _seed(asked, definition)
     determinism = _determinism(asked, definition)
     record = ExperimentRecord(
         study=defined.study,
         name=defined.name or experiment_name(definition, hashed, now),
-        nonce=_nonce(),
-        created=_created(now),
+        nonce=new_nonce(),
+        created=created_text(now),
         purpose=definition.purpose,
         expected=definition.expected,
         model=definition.model,
         dataset=definition.dataset,
         type=definition.type,
         sweep=asked.sweep,
-        code=shared.code(definition),
+        code=ground.code(definition),
         config_hash=hashed,
         config_file=definition.config_file,
         seed=seed,
         seed_is_default=asked.seed is None and definition.seed is None,
         determinism=determinism,
         determinism_reason=definition.determinism_reason or (asked.message if determinism == "off" else None),
-        topology=recorded_topology(site, asked, defined, shared.shape(asked, defined), determinism, seed),
+        topology=recorded_topology(site, asked, defined, ground.shape(asked, defined), determinism, seed),
         inputs=tuple(pins),
         environment_key=environment_key,
         entry=defined.entry,
@@ -285,7 +214,7 @@ def _record(
         workdir=defined.workdir,
         outputs=_outputs(defined),
         metrics=definition.metrics,
-        executor=_executor(asked, definition),
+        executor=executor_of(asked, definition),
         identity=None,
         tracked=defined.tracked,
     )
@@ -309,22 +238,6 @@ def _outputs(defined: Defined) -> tuple[OutputSpec, ...]:
         OutputSpec(f"{stage.name}/{path}".rstrip("/"))
         for stage in defined.entry.stages
         for path in ("", *stage.outputs)
-    )
-
-
-def _code(site: Site, definition: StudyDefinition, snapshot: Snapshot, listing: bytes) -> CodeState:
-    repository = site.repository
-    config_files = [definition.config_file] if definition.config_file else []
-    return CodeState(
-        commit=snapshot.head,
-        tree=snapshot.tree,
-        key=code_key(listing, paths=definition.code, config_files=config_files),
-        base=snapshot.head,
-        dirty=snapshot.dirty,
-        untracked=snapshot.untracked,
-        remote=remote_url(site.git_config),
-        submodules=snapshot.submodules,
-        filtered=look_at_filtered(repository, repository.root, listing, snapshot.submodules),
     )
 
 
@@ -361,55 +274,13 @@ def record_plans(site: Site, plans: Sequence[Plan], who: Identities) -> list[Exp
         return write_experiments(repository, drafts)
 
 
-def renew_experiments(
-    site: Site, experiments: Sequence[Experiment], now: datetime, who: Identities
-) -> list[Experiment]:
-    """Record experiments once more, as they were: same code commit, configuration and environment, another name.
-
-    What has a result, if only that it was cancelled, gets no second one.
-
-    Args and errors: as `record_plan`.
-    """
-    if not experiments:
-        return []
-    repository = site.repository
-    author, committer = who.wait()
-    sign = "commit.gpgsign" in site.git_config and repository.flag("commit.gpgsign")
-    made: dict[str, Experiment] = {}
-    for code in dict.fromkeys(item.record.code.commit for item in experiments):
-        chosen = [item for item in experiments if item.record.code.commit == code]
-        drafts = [
-            Draft(
-                record=replace(item.record, nonce=_nonce(), created=_created(now)),
-                head=CommitSha(item.record.code.base),
-                **_recorded_files(repository, item),
-                author=author,
-                committer=committer,
-                sign=sign,
-            )
-            for item in chosen
-        ]
-        renewed = write_experiments(repository, drafts, CommitSha(code))
-        made |= {old.sha: new for old, new in zip(chosen, renewed, strict=True)}
-    return [made[item.sha] for item in experiments]
-
-
-def _recorded_files(repository: Repository, experiment: Experiment) -> _Files:
-    """Return what a record commit holds beside `experiment.json`."""
-    directory = record_directory(experiment.record.study)
-    names = [entry.path for entry in list_tree(repository, experiment.sha, f"{directory}/", recursive=False)]
-    blobs = read_blobs(repository, [f"{experiment.sha}:{name}" for name in names], limit_bytes=_CARRIED_BYTES)
-    files = {name.rpartition("/")[2]: blob or b"" for name, blob in zip(names, blobs, strict=True)}
-    config, environment = files.pop("config.json"), files.pop("environment.json")
-    files.pop("experiment.json")
-    return {"config": config, "environment": environment, "carried": files}
-
-
-def _nonce() -> str:
+def new_nonce() -> str:
+    """Return what tells a record from one of the same moment."""
     return uuid.uuid4().hex[:8]
 
 
-def _created(now: datetime) -> str:
+def created_text(now: datetime) -> str:
+    """Return a moment as records have it."""
     return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
@@ -439,8 +310,13 @@ def draft_of(site: Site, plan: Plan, who: Identities) -> Draft:
         carried=plan.carried,
         author=author,
         committer=committer,
-        sign="commit.gpgsign" in site.git_config and site.repository.flag("commit.gpgsign"),
+        sign=is_signing(site),
     )
+
+
+def is_signing(site: Site) -> bool:
+    """Return whether the user has their commits signed."""
+    return "commit.gpgsign" in site.git_config and site.repository.flag("commit.gpgsign")
 
 
 def _snapshot_was_pruned(site: Site, snapshot: Snapshot) -> bool:
@@ -458,15 +334,8 @@ def snapshot_limits(site: Site) -> SnapshotLimits:
         max_untracked_file_bytes=int(settings.max_untracked_file_mb * MEGABYTE),
         max_untracked_total_bytes=int(settings.max_untracked_total_mb * MEGABYTE),
         secrets_allowed=settings.secrets_allowed,
+        left_out=(SITE_FILE,),
     )
-
-
-def _pin(site: Site, definition: StudyDefinition, tree: str, listing: bytes, env: Mapping[str, str]) -> list[InputPin]:
-    if not definition.data:
-        return []
-    from nemo_gitexp.inputs import pin_inputs  # 20 ms that a study without data need not pay
-
-    return pin_inputs(site, definition.data, tree, listing, env)
 
 
 def _commit_data(repository: Repository, definition: StudyDefinition) -> None:
@@ -484,10 +353,6 @@ def _seed(asked: Asked, definition: StudyDefinition) -> int:
 
 def _determinism(asked: Asked, definition: StudyDefinition) -> str:
     return asked.determinism or definition.determinism
-
-
-def _executor(asked: Asked, definition: StudyDefinition) -> str:
-    return asked.executor or definition.executor or "local"
 
 
 def _require_reason(asked: Asked, definition: StudyDefinition) -> None:
@@ -544,28 +409,3 @@ def _notes(record: ExperimentRecord) -> list[str]:
         return []
     shown = ", ".join(captured[:8]) + (f" and {len(captured) - 8} more" if len(captured) > 8 else "")
     return [f"captured {len(captured)} untracked file{'s' if len(captured) != 1 else ''}: {shown}"]
-
-
-def _environment(
-    site: Site, entry: AnyEntry, asked: Asked, profile: ExecutorProfile | None
-) -> tuple[Path | None, Path | None, Environment | None]:
-    """Return the job's interpreter, the one to ask inside the job, and the environment if it can be known now."""
-    root, python = site.repository.root, python_of(entry)
-    interpreter = resolve_interpreter(site, entry, asked.env)
-    probe = probe_interpreter(entry, asked.env, root)
-    if interpreter is None or entry.wrapped or (profile is not None and is_known_there_only(profile)):
-        return interpreter, probe, None
-    environment = capture_environment(
-        interpreter,
-        root=root,
-        cache_dir=site.repository.state_dir / "cache",
-        env=asked.env,
-        flags=python.flags if python else (),
-    )
-    return interpreter, None, environment
-
-
-def remote_url(git_config: Mapping[str, str]) -> str | None:
-    """Return the URL of origin without credentials and query; a local path is nobody's business."""
-    url = git_config.get("remote.origin.url")
-    return None if url is None or url.startswith(("/", ".", "~", "file:")) else public_url(url)

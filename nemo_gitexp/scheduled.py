@@ -67,6 +67,17 @@ def cancel_submitted(paths: RunPaths, *, waiting_only: bool) -> None:
         cancel_jobs(shell_of(submission.tunnel), submission.job_ids, waiting_only=waiting_only)
 
 
+def cancel_stage(paths: RunPaths, name: str) -> None:
+    """Cancel the job of one stage with the scheduler that has it; the others go on, but for what depends on it.
+
+    Raises:
+        SchedulerError: the scheduler does not answer.
+    """
+    submission = find_submission(paths)
+    if submission is not None:
+        cancel_jobs(shell_of(submission.tunnel), submission.jobs.get(name, ()))
+
+
 def _take_words(
     paths: RunPaths, submission: Submission, words: Mapping[str, JobWord], warn: Callable[[str], None]
 ) -> None:

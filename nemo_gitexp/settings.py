@@ -105,7 +105,8 @@ def require_executor(settings: Settings, name: str) -> Table:
         return settings.executors[name]
     near = _nearest(name, settings.executors)
     known = ", ".join(sorted(settings.executors))
-    hint = f"--executor {near}" if near else f"define [tool.nemo-gitexp.executors.{name}] in pyproject.toml"
+    define = f"define [tool.nemo-gitexp.executors.{name}] in pyproject.toml"
+    hint = f"--executor {near}" if near else f"--executor local, or {define}"
     said = f"no executor is named {name}; there are: {known}"
     raise UnknownExecutorError(said, hint=hint, executor=name, nearest=near)
 

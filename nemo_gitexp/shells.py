@@ -17,7 +17,7 @@ PATIENCE_S = 30.0
 
 def shell_of(tunnel: Tunnel) -> Shell:
     """Return what runs a scheduler's commands; it raises SchedulerError where they cannot be run."""
-    before = _ssh(tunnel) if tunnel.host else []
+    before = ssh_command(tunnel) if tunnel.host else []
 
     def shell(argv: Sequence[str]) -> Completed:
         try:
@@ -31,13 +31,19 @@ def shell_of(tunnel: Tunnel) -> Shell:
     return shell
 
 
-def _ssh(tunnel: Tunnel) -> list[str]:
+def ssh_command(tunnel: Tunnel, *options: str) -> list[str]:
+    """Return the ssh to the host of a tunnel, which never asks a person; a command follows.
+
+    Args:
+        tunnel: with a host.
+        options: more of ssh's own (`ConnectTimeout=10`).
+    """
     return [
         "ssh",
-        "-o", "BatchMode=yes",
+        *(word for option in ("BatchMode=yes", *options) for word in ("-o", option)),
         *(["-p", str(tunnel.port)] if tunnel.port else []),
         *(["-i", tunnel.identity] if tunnel.identity else []),
         *(["-l", tunnel.user] if tunnel.user else []),
         "--",
         tunnel.host,
-    ]  # fmt: skip
+    ]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -117,8 +118,8 @@ def _slurm(site: Site, bound: ExecutorProfile, env: Mapping[str, str]) -> Iterat
         yield from before
         if any(finding.state == "missing" for finding in before):
             return
-    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=_run_root(site)) as marker:
-        seen = look_at_site(tunnel, _questions(site, bound, marker if is_far and bound.place.shared else ""), env)
+    with _marker(site) if is_far and bound.place.shared else nullcontext("") as marker:
+        seen = look_at_site(tunnel, _questions(site, bound, marker), env)
     where = f"on {tunnel.host}" if tunnel is not None and is_far else "here"
     if seen.fault:
         yield missing("connection", f"{where}: {seen.fault}", _try_it(tunnel))
@@ -141,9 +142,17 @@ def _questions(site: Site, bound: ExecutorProfile, marker: str) -> Asked:
     )
 
 
-def _run_root(site: Site) -> Path:
-    site.run_root.mkdir(parents=True, exist_ok=True)
-    return site.run_root
+@contextmanager
+def _marker(site: Site) -> Iterator[str]:
+    """Make something where runs lie, which who shares the file system sees, too; "" where that cannot be written."""
+    try:
+        site.run_root.mkdir(parents=True, exist_ok=True)
+        place = tempfile.TemporaryDirectory(prefix=".doctor-", dir=site.run_root)
+    except OSError:
+        yield ""
+        return
+    with place as marker:
+        yield marker
 
 
 def _way_there(tunnel: TunnelProfile, env: Mapping[str, str]) -> Iterator[Finding]:

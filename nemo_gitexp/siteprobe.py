@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import shlex
 import shutil
@@ -14,6 +13,8 @@ from typing import Final
 
 from nemo_gitexp import processes
 from nemo_gitexp.profiles import TunnelProfile
+from nemo_gitexp.shells import ssh_command
+from nemo_gitexp.submission import Tunnel
 
 TIMEOUT_S: Final = 60.0
 """For everything on a site together; each slow command there has 15 s."""
@@ -91,9 +92,13 @@ def look_at_site(tunnel: TunnelProfile | None, asked: Asked, env: Mapping[str, s
         "gx_slurm": "yes" if asked.slurm else "",
     }
     script = "".join(f"{name}={shlex.quote(value)}\n" for name, value in words.items()) + _SCRIPT
+    before = tunnel.pre_command if tunnel is not None and tunnel.pre_command else ":"
+    # Read whole before it begins, so that no command in it takes the rest of it for its input.
+    script = f"{{\n{before}\n{script}}} </dev/null\n"
     if tunnel is not None and tunnel.kind == "ssh":
-        argv = [*ssh_command(tunnel), "sh -s"]
-        script = (f"{tunnel.pre_command}\n" if tunnel.pre_command else "") + script
+        identity = None if tunnel.identity is None else str(identity_path(tunnel.identity))
+        way = Tunnel(tunnel.host or "", tunnel.user or "", tunnel.port, identity)
+        argv = [*ssh_command(way, f"ConnectTimeout={CONNECT_S}", "StrictHostKeyChecking=yes"), "sh -s"]
     else:
         argv = ["sh", "-s"]
     try:
@@ -108,16 +113,6 @@ def look_at_site(tunnel: TunnelProfile | None, asked: Asked, env: Mapping[str, s
         return Seen(facts)
     lines = done.said.splitlines() or [f"exit code {done.returncode}"]
     return Seen({}, lines[-1])
-
-
-def ssh_command(tunnel: TunnelProfile) -> list[str]:
-    """Return the ssh that reaches a site without ever asking a person; a command follows."""
-    options = ["BatchMode=yes", f"ConnectTimeout={CONNECT_S}", "StrictHostKeyChecking=yes"]
-    identity = [] if tunnel.identity is None else ["-i", str(identity_path(tunnel.identity))]
-    port = [] if tunnel.port is None else ["-p", str(tunnel.port)]
-    flags = [word for option in options for word in ("-o", option)]
-    user = tunnel.user or getpass.getuser()
-    return ["ssh", *flags, *port, *identity, "-l", user, "--", tunnel.host or ""]
 
 
 def identity_path(identity: str) -> Path:

@@ -25,10 +25,11 @@ from nemo_run.run.torchx_backend.schedulers import local as nemo_local
 
 from nemo_gitexp.attempt import Attempt, record_sweep
 from nemo_gitexp.catalog import Site
+from nemo_gitexp.clusters import submit_workers
 from nemo_gitexp.collect import discard_run
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.errors import GitexpError, InsideJobError, UsageError
-from nemo_gitexp.execution import RunLogs, Silence, cancel_and_wait, iso_now
+from nemo_gitexp.errors import GitexpError, InsideJobError, LaunchError, UsageError
+from nemo_gitexp.execution import ASK_S, RunLogs, Silence, cancel_and_wait, iso_now
 from nemo_gitexp.launchers.inprocess import LOCK, Acceptance, start_lines
 from nemo_gitexp.launchers.nemo import (
     NOTICE_S,
@@ -37,7 +38,8 @@ from nemo_gitexp.launchers.nemo import (
     refuse_start,
 )
 from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import give_up_stage, inspect_run, leave_cancelled, part_word, request_cancel
+from nemo_gitexp.runs import GOES_ON, give_up_stage, inspect_run, leave_cancelled, part_word, request_cancel
+from nemo_gitexp.scheduled import look_at_runs
 from nemo_gitexp.standing import ENDED
 
 LOOK_S = 0.5
@@ -76,6 +78,7 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
     _jobs: list[Any]
     _id: str
     _exp_dir: str
+    tunnels: dict[str, Any]
     _reconstruct: bool
 
     def _begin(self, site: Site, *, again: bool = False, width: int | None = None) -> None:
@@ -88,7 +91,8 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
         self._waiting: list[Attempt] = []
         self._running: list[Attempt] = []
         self._ended: list[Attempt] = []
-        self._is_recorded = self._is_left = False
+        self._is_recorded = self._is_left = self._is_detached = False
+        self._asked_s = 0.0
         self._tailed: frozenset[str] | None = frozenset()
 
     # ------------------------------------------------------------------------------------------------- what it is
@@ -176,7 +180,7 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
         Args:
             sequential: one task after the other, in their order; nothing for the stages of a pipeline, which wait for
                 what they depend on and take turns, as `width` says.
-            detach: local jobs cannot be left alone: it says so and stays.
+            detach: return as soon as the scheduler has the jobs; local ones cannot be left alone: it says so and stays.
             tail_logs: print the logs of the jobs while they run.
             direct: refused.
             again: run what completed before once more; None: as the experiment was made.
@@ -194,7 +198,8 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
             with self:
                 self.run(sequential, detach, tail_logs, again=again)
             return
-        if detach:
+        self._is_detached = detach and all(attempt.intent.scheduler for attempt in self._attempts)
+        if detach and not self._is_detached:
             _LOGGER.warning("a local job cannot be left alone; waiting for it")
         self._is_recorded = True
         self._tailed = None if tail_logs else self._tailed
@@ -219,7 +224,8 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
             fault = error
             self._cancel()
         self._let_go(kind, value, trace)
-        fault = fault or self._collect()
+        unrecorded = self._collect()
+        fault = fault or unrecorded
         if fault is not None and value is None:
             raise fault
 
@@ -256,10 +262,14 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
         chosen = self._waiting[: max(0, width - len(self._running))]
         if not chosen:
             return
+        for attempt in chosen:
+            if attempt.intent.scheduler:
+                self._submit(attempt)
+        here = [attempt for attempt in chosen if not attempt.intent.scheduler]
         workers = {
             number: (attempt.paths, part)
             for number, (attempt, name) in enumerate(self._tasks)
-            if attempt in chosen and attempt.paths and (part := attempt.part(name)) and not part.result.exists()
+            if attempt in here and attempt.paths and (part := attempt.part(name)) and not part.result.exists()
         }
         with self._registry(), start_lines(workers):
             if self._launched:
@@ -268,7 +278,30 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
             elif workers:
                 self._launch_first([self._jobs[number] for number in workers])
         self._waiting = [attempt for attempt in self._waiting if attempt not in chosen]
-        self._running += chosen
+        self._running += [] if self._is_detached else chosen
+
+    def _submit(self, attempt: Attempt) -> None:
+        """Have a scheduler take the workers of a run: they wait for each other there.
+
+        Raises:
+            LaunchError: it was not accepted; the experiment stays recorded.
+        """
+        paths, named = attempt.paths, {}
+        for job, (owner, name) in zip(self._jobs, self._tasks, strict=True):
+            if owner is attempt:
+                named["" if attempt.part(name) == paths else name] = job
+        if paths is None:
+            return
+        try:
+            submit_workers(paths, named, attempt.intent.tasks, functools.partial(super().run, detach=True))
+        except LaunchError:
+            attempt.give_back(self._site)
+            raise
+        finally:
+            for tunnel in self.tunnels.values():
+                if isinstance(tunnel, nemo_run.SSHTunnel):
+                    with contextlib.suppress(Exception):  # whatever ssh says on leaving: the jobs are there
+                        tunnel.cleanup()
 
     def _launch_first(self, jobs: list[Any]) -> None:
         """Run these tasks by NeMo Run's own `run`: it knows nothing of the others, which would make it block."""
@@ -309,6 +342,11 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
             return True
         if not look:
             return False
+        if attempt.intent.scheduler:
+            if time.monotonic() - self._asked_s > ASK_S:
+                look_at_runs([paths], _LOGGER.warning)
+                self._asked_s = time.monotonic()
+            return inspect_run(paths).status in ("finished", "dead", "void")
         parts = [(job, part) for job, part in self._workers_of(attempt) if not part.started.exists()]
         over = [(job, part) for job, part in parts if job.launched and self._is_done_with(job)]
         if over and paths.is_begun:  # of a pipeline: the others must not wait for what never starts
@@ -345,10 +383,11 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
     ) -> None:
         """Leave NeMo Run's context without its own wait, once it has seen that its jobs have ended."""
         patience = time.monotonic() + NOTICE_S
-        launched = [job for attempt in self._ended for job in self._jobs_of(attempt) if job.launched]
+        here = [attempt for attempt in self._ended if not attempt.intent.scheduler]  # NeMo Run would ask sacct
+        launched = [job for attempt in here for job in self._jobs_of(attempt) if job.launched]
         while time.monotonic() < patience and not all(self._is_done_with(job) for job in launched):
             time.sleep(POLL_S)
-        self.detach, self._waited = False, True
+        self.detach, self._waited = self._is_detached, True
         with self._registry():
             super().__exit__(kind, value, trace)
 
@@ -359,13 +398,13 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
             if attempt.paths is None:
                 continue
             state = inspect_run(attempt.paths)
-            if state.status == "running":
+            if state.status == "running" or (state.status in GOES_ON and attempt.paths.submitted.exists()):
                 continue  # it does not stop; whoever looks later records it
             try:
                 attempt.finish(self._site, state)
             except GitexpError as error:
                 fault = fault or error
-        self._is_left = self._is_recorded
+        self._is_left = self._is_recorded and not self._is_detached
         for job in self._jobs if self._tasks else ():
             job.state = self._row(job)["status"]
         if self._home is not None:

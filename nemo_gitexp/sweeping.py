@@ -42,7 +42,7 @@ from nemo_gitexp.tips import REMOTE_PREFIX, list_tips
 WAITING, RUNNING, ELSEWHERE, ENDED = "waiting", "running", "elsewhere", "ended"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Child:
     """One combination of a sweep.
 
@@ -120,6 +120,9 @@ class Sweep:
     def __init__(self, site: Site, children: Sequence[Child], launcher: Launcher, width: int, board: Board) -> None:
         self._site = site
         self._children = children
+        self._by_stage: dict[str, list[Child]] = {stage: [] for stage in (WAITING, RUNNING, ELSEWHERE, ENDED)}
+        for child in children:
+            self._by_stage[child.stage].append(child)
         self._launcher = launcher
         self._width = max(1, width)
         self._board = board
@@ -148,7 +151,7 @@ class Sweep:
             tidy(self._site)
         except (GitexpError, OSError) as fault:
             self._board.say(f"warning: what killed processes left was not tidied up: {fault}")
-        while any(child.stage != ENDED for child in self._children):
+        while len(self._by_stage[ENDED]) < len(self._children):
             is_busy = self._start_next()
             is_busy = self._finish_ended() or is_busy
             self._board.update(self._children, time.monotonic() - self._begun)
@@ -156,12 +159,17 @@ class Sweep:
                 time.sleep(POLL_S)
 
     def _in(self, stage: str) -> list[Child]:
-        return [child for child in self._children if child.stage == stage]
+        return list(self._by_stage[stage])
+
+    def _move(self, child: Child, stage: str) -> None:
+        self._by_stage[child.stage].remove(child)
+        child.stage = stage
+        self._by_stage[stage].append(child)
 
     def _start_next(self) -> bool:
         """Start the next that waits, if it may run; return whether there was one."""
-        waiting = self._in(WAITING)
-        if not waiting or len(self._in(RUNNING)) >= self._width:
+        waiting, running = self._by_stage[WAITING], self._by_stage[RUNNING]
+        if not waiting or len(running) >= self._width:
             return False
         child = waiting[0]
         experiment, paths, conditions = _claimed(child)
@@ -172,7 +180,7 @@ class Sweep:
         except (GitexpError, OSError) as fault:
             self._give_up(child, fault)
             return True
-        child.stage = RUNNING
+        self._move(child, RUNNING)
         announce(self._site, experiment, paths, self._board)
         return True
 
@@ -189,7 +197,7 @@ class Sweep:
             _, paths, _ = _claimed(child)
             if paths.cancel.exists():
                 leave_cancelled(paths)
-                child.stage = RUNNING  # and has ended
+                self._move(child, RUNNING)  # and has ended
 
     def _finish_ended(self) -> bool:
         """Record the results of those that have ended; return whether there was one."""
@@ -208,8 +216,7 @@ class Sweep:
             if state.status in ("finished", "dead", "void"):
                 self._finish(child, state)
                 found = True
-                if len(self._in(RUNNING)) < self._width:
-                    self._start_next()  # before the next result is recorded: nobody need wait for that
+                self._start_next()  # before the next result is recorded: nobody need wait for that
         return found
 
     def _finish(self, child: Child, state: RunState) -> None:
@@ -227,7 +234,7 @@ class Sweep:
         self._end(child)
 
     def _end(self, child: Child) -> None:
-        child.stage = ENDED
+        self._move(child, ENDED)
         self._board.ended(child, self._children)
 
     def _look_elsewhere(self) -> None:
@@ -235,15 +242,20 @@ class Sweep:
         others = self._in(ELSEWHERE)
         if not others:
             return
+        self._next_look = time.monotonic() + ASK_S  # git and perhaps a scheduler are asked about them
         tips = {str(tip.record): tip for tip in list_tips(self._site.repository, remotes=False)}
+        for child in others:
+            if child.document["experiment"] not in tips:  # somebody deleted it
+                self._end(child)
+        others = self._in(ELSEWHERE)
         now, live = refresh(self._site, [tips[child.document["experiment"]] for child in others])
         left = [tip for tip in now if tip.record not in live and tip.status in (None, "lost")]
         claims = {claim.experiment.sha: claim for claim in claim_unfinished(self._site, left) if claim.experiment}
         for child, tip in zip(others, now, strict=True):
             if tip.record in claims:
                 claim = claims[tip.record]
-                child.stage, child.experiment, child.paths = WAITING, claim.experiment, claim.paths
-                child.is_adopted = True
+                child.experiment, child.paths, child.is_adopted = claim.experiment, claim.paths, True
+                self._move(child, WAITING)
             elif tip.status not in (None, "lost"):
                 child.document = document_of(self._site, tip)
                 self._end(child)

@@ -17,6 +17,7 @@ from nemo_run.core.serialization.zlib_json import ZlibJSONSerializer
 
 from nemo_gitexp.asked import Unresolved
 from nemo_gitexp.attempt import this_python
+from nemo_gitexp.clusters import devices_of, is_scheduled, require_supported
 from nemo_gitexp.command import anchor_script
 from nemo_gitexp.entry import CallEntry, Entry, ScriptEntry, parse_command, taken_verbatim
 from nemo_gitexp.errors import ExecutorError, RecipeError
@@ -105,28 +106,39 @@ def read_shape(executor: Any, script_env: Mapping[str, str], group: str | None) 
     """Return how an executor runs a task, as it is recorded; secrets among its variables are left out.
 
     Raises:
-        ExecutorError: it cannot be serialised, this version cannot submit to it, or it would ship another state.
+        ExecutorError: it cannot be serialised, nothing can be submitted to it from here, or it asks for what a job of
+            ours would not get.
     """
     kind = type(executor).__name__
     _require_serialisable(executor, kind)
-    if not isinstance(executor, nemo_run.LocalExecutor):
+    if is_scheduled(executor):
+        require_supported(executor)
+    elif not isinstance(executor, nemo_run.LocalExecutor):
         raise ExecutorError(
-            f"this version submits to run.LocalExecutor, not to {kind}",
-            hint="executor=run.LocalExecutor(), or nemo_run.Experiment, which records nothing",
+            f"programs submit to run.LocalExecutor and run.SlurmExecutor, not to {kind}",
+            hint="nemo-gitexp run --executor NAME, with a profile; nemo_run.Experiment records nothing",
             executor=kind,
         )
-    if executor.nodes > 1:
+    elif executor.nodes > 1:
         raise ExecutorError(f"{kind} has nodes={executor.nodes}, and there is one here", hint="nodes=1", executor=kind)
     launcher = _launcher(executor, kind)
     env = {**{str(key): str(value) for key, value in executor.env_vars.items()}, **script_env}
     known = known_secrets({**os.environ, **env})
     return TaskShape(
-        nodes=1,
-        tasks_per_node=executor.ntasks_per_node if launcher else 1,
+        nodes=executor.nodes if is_scheduled(executor) else 1,
+        tasks_per_node=_tasks_per_node(executor, launcher),
+        devices=devices_of(executor, launcher) if is_scheduled(executor) else None,
         launcher=launcher,
         env=tuple(sorted((name, value) for name, value in env.items() if not is_secret(name, value, known))),
         group=group,
     )
+
+
+def _tasks_per_node(executor: Any, launcher: str | None) -> int:
+    if not is_scheduled(executor):
+        return int(executor.ntasks_per_node) if launcher else 1
+    # torchrun: so many processes of one task of Slurm's, also once NeMo Run has changed ntasks_per_node to one.
+    return int((executor.torchrun_nproc_per_node if launcher else None) or executor.ntasks_per_node)
 
 
 def is_secret(name: str, value: str, known: Mapping[str, str]) -> bool:

@@ -48,7 +48,8 @@ BITWISE_VARIABLES = {
 class TaskShape:
     """How one task of a NeMo Run experiment runs: processes, what starts them, and the variables it is given.
 
-    `launcher` is torchrun or None; `env` are variables as pairs, by name; `group` names the tasks that run together.
+    `launcher` is torchrun or None; `env` are variables as pairs, by name; `group` names the tasks that run together;
+    `devices` are GPUs of a node, None: not asked for.
     """
 
     nodes: int = 1
@@ -56,12 +57,15 @@ class TaskShape:
     launcher: str | None = None
     env: tuple[tuple[str, str], ...] = ()
     group: str | None = None
+    devices: int | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return what the record holds."""
+        devices: dict[str, JsonValue] = {} if self.devices is None else {"devices": self.devices}
         return {
             "nodes": self.nodes,
             "tasks_per_node": self.tasks_per_node,
+            **devices,
             "launcher": self.launcher,
             "env": dict(self.env),
             "group": self.group,
@@ -75,8 +79,8 @@ def parse_shape(document: Mapping[str, JsonValue]) -> TaskShape:
         RecordError: a field of the wrong type.
     """
     nodes, tasks, env = document.get("nodes"), document.get("tasks_per_node"), document.get("env")
-    launcher, group = document.get("launcher"), document.get("group")
-    is_counted = isinstance(nodes, int) and isinstance(tasks, int)
+    launcher, group, devices = document.get("launcher"), document.get("group"), document.get("devices")
+    is_counted = isinstance(nodes, int) and isinstance(tasks, int) and isinstance(devices, (int, NoneType))
     if not (is_counted and isinstance(env, Mapping) and isinstance(launcher, (str, NoneType))):
         raise RecordError("the recorded shape of a task is damaged")
     return TaskShape(
@@ -85,6 +89,7 @@ def parse_shape(document: Mapping[str, JsonValue]) -> TaskShape:
         launcher=launcher,
         env=tuple(sorted((name, str(value)) for name, value in env.items())),
         group=None if group is None else str(group),
+        devices=cast("int | None", devices),
     )
 
 
@@ -97,6 +102,7 @@ def shaped(base: Mapping[str, JsonValue], shape: TaskShape) -> dict[str, JsonVal
         **base,
         "nodes": shape.nodes,
         "tasks_per_node": shape.tasks_per_node,
+        "devices": shape.devices,
         "launcher": shape.launcher,
         "environment": {name: env[name] for name in sorted(env)},
     }

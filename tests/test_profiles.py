@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_gitexp.errors import SettingsError
+from nemo_gitexp.errors import LaunchError, SettingsError
 from nemo_gitexp.profiles import (
     ExecutorProfile,
     Place,
@@ -21,6 +21,7 @@ from nemo_gitexp.profiles import (
     profile_topology,
     render_profile,
 )
+from nemo_gitexp.profileshape import require_runnable
 from nemo_gitexp.topology import NUMERIC_VARIABLES, topology
 
 A100 = {
@@ -98,6 +99,7 @@ def test_every_fault_is_named_at_once():
         ({"type": "local", "nodes": 2}, "local runs on one node"),
         ({"type": "local", "tasks_per_node": 2}, 'launcher = "torchrun" is needed'),
         ({"type": "lepton", "nodes": 2}, 'launcher = "torchrun" is needed'),
+        ({"type": "dgxcloud", "launcher": "torchrun", "devices": 8}, "tasks_per_node = 8 is needed"),
         ({"type": "slurm", "data": "cache"}, "needs cache"),
         ({"type": "slurm", "launcher": "torchrn"}, "launcher = 'torchrn' is none of torchrun"),
     ],
@@ -171,6 +173,26 @@ def test_topology_has_the_shape_and_no_word_of_the_site():
 def test_topology_of_local_is_that_of_a_plain_run():
     base = topology("seeded", {}, 2, 1)
     assert profile_topology(parse_profile("local", {"type": "local"}), base) == base
+
+
+@pytest.mark.parametrize(
+    "kind, topology, words",
+    [
+        ("local", {"nodes": 2, "tasks_per_node": 1, "launcher": "torchrun"}, "local runs on one node"),
+        ("local", {"nodes": 1, "tasks_per_node": 4, "launcher": None}, "starts one process a node"),
+        ("docker", {"nodes": 1, "tasks_per_node": 4}, "starts one process a node"),
+        ("lepton", {"nodes": 1, "tasks_per_node": 4, "launcher": "torchrun", "devices": 8}, "for each device"),
+    ],
+)
+def test_what_an_executor_would_run_otherwise_is_refused(kind, topology, words):
+    with pytest.raises(LaunchError, match=words):
+        require_runnable(ExecutorProfile("x", kind), topology)
+    assert require_runnable(ExecutorProfile("x", "slurm"), topology) is None
+
+
+def test_local_runs_of_what_was_recorded_in_a_container_are_warned_of():
+    note = require_runnable(ExecutorProfile("local", "local"), {"nodes": 1, "tasks_per_node": 1, "image": "nemo:1"})
+    assert note == "warning: recorded in the container nemo:1, and executor local runs in none"
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)

@@ -18,7 +18,8 @@ from nemo_gitexp.report.error import error_document, render_error
 from nemo_gitexp.report.experiment import render_experiment, render_run_summary, render_status
 from nemo_gitexp.report.log import default_columns, render_log, render_log_csv
 from nemo_gitexp.report.terminal import Style
-from nemo_gitexp.report.verdict import render_verdict
+from nemo_gitexp.report.verdict import cost_words, render_verdict
+from nemo_gitexp.topology import count_devices
 from nemo_gitexp.verdict import Circumstances, MetricRules, RunOutcome, judge
 
 PLAIN = Style(color=False, width=80)
@@ -46,6 +47,7 @@ HOSTILE = experiment(
     jobs=[EVIL],
     links=[{"tracker": EVIL, "run": EVIL, "name": EVIL, "project": EVIL, "url": EVIL, "path": EVIL}],
     started=EVIL,
+    progress={"at": EVIL, "age_s": 1.0, "step": 1, "metrics": {EVIL: EVIL}, "elsewhere": True},
     config={EVIL: EVIL, "list": [EVIL]},
     metrics={EVIL: 1.0, "m": EVIL},
     metric_stats={EVIL: {"last": EVIL, "min": 0, "max": 1, "n": 1}},
@@ -356,3 +358,23 @@ def test_an_error_document_is_json_whatever_the_facts(tmp_path):
             "n": 1,
         },
     }
+
+
+def test_what_a_run_cost_is_counted_by_nodes_and_their_devices():
+    shaped = {"nodes": 2, "tasks_per_node": 4, "devices": 8}
+    assert cost_words(experiment(duration_s=3600.0, topology=shaped)) == "1 h on 2 nodes with 8 devices each"
+    assert (
+        cost_words(experiment(duration_s=90.0, topology={"nodes": 1, "tasks_per_node": 4})) == "1 min 30 s on 4 devices"
+    )
+    assert count_devices({"nodes": None, "tasks_per_node": None, "devices": None}) == (1, 1)
+    assert count_devices({**shaped, "devices": 0}) == (2, 4)
+
+
+def test_what_another_machine_said_of_a_run_has_its_age():
+    progress = {"at": "2026-01-01T00:00:00Z", "age_s": 180.0, "step": 7, "metrics": {"loss": 0.5}, "elsewhere": True}
+    running = experiment(status="running", progress=progress)
+    assert "running 3 min ago" in render_log([running], style=Style(width=200))
+    assert "step 7  loss 0.5" in render_status([running, experiment()], style=Style(width=200))
+    assert "progress" not in render_status([experiment()], style=Style(width=200))
+    here = experiment(status="running", progress={**progress, "elsewhere": False})
+    assert "ago" not in render_log([here], style=Style(width=200))

@@ -235,6 +235,15 @@ def test_numbers_from_texts(root):
         read_settings(root, {}, {"NEMO_GITEXP_THREADS": "many"})
 
 
+def test_yes_and_no_from_files_and_texts(root):
+    project(root, "[tool.nemo-gitexp]\npush_status = true\npush_status_minutes = 2.5\n")
+    settings = read_settings(root, {}, {})
+    assert (settings.push_status, settings.push_status_minutes) == (True, 2.5)
+    assert read_settings(root, {"gitexp.pushstatus": "False"}, {}).push_status is False
+    with pytest.raises(SettingsError, match="true or false"):
+        read_settings(root, {}, {"NEMO_GITEXP_PUSH_STATUS": "perhaps"})
+
+
 @given(st.dictionaries(st.text(max_size=12).map(lambda name: f"gitexp.{name}"), st.text(max_size=5), max_size=3))
 def test_no_git_configuration_makes_anything_but_a_settings_error(configuration):
     with contextlib.suppress(SettingsError):

@@ -11,8 +11,10 @@ import pytest
 
 from nemo_gitexp.finding import Finding
 from nemo_gitexp.profiles import TunnelProfile, parse_profile
+from nemo_gitexp.shells import ssh_command
 from nemo_gitexp.sitecheck import _key, _places, _python_findings, _scheduler, _way_there
-from nemo_gitexp.siteprobe import Asked, is_known_host, look_at_site, ssh_command
+from nemo_gitexp.siteprobe import Asked, is_known_host, look_at_site
+from nemo_gitexp.submission import Tunnel
 
 TOOLS = ("sh", "tr", "tail", "grep", "dirname", "timeout", "ssh-keygen")
 FAKES = {
@@ -118,8 +120,15 @@ def test_ssh_is_given_the_script_and_never_asks_a_person(cluster, tmp_path):
     assert f"-p 2222 -i {Path('~/key').expanduser()} -l me -- login sh -s" in argv
 
 
+def test_no_command_there_swallows_the_rest_of_the_script(cluster):
+    program(Path(cluster["PATH"]), "scontrol", "while read line; do :; done; echo is UP")
+    seen = look_at_site(None, Asked(sys.executable), cluster)
+    assert (seen.facts["ping"], seen.fault) == ("is UP", "")
+    assert "python" in seen.facts
+
+
 def test_a_host_cannot_be_an_option_of_ssh():
-    assert ssh_command(TunnelProfile("ssh", "-oProxyCommand=x", "me"))[-2:] == ["--", "-oProxyCommand=x"]
+    assert ssh_command(Tunnel("-oProxyCommand=x", "me"))[-2:] == ["--", "-oProxyCommand=x"]
 
 
 def test_a_connection_that_fails_says_why(bare):

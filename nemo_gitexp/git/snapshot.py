@@ -41,11 +41,15 @@ _ORDINARY = (b"H 100", b"H 120")
 
 @dataclass(frozen=True, slots=True)
 class SnapshotLimits:
-    """What may enter git unasked: sizes of untracked files; `secrets_allowed` patterns (fnmatch) are not searched."""
+    """What may enter git unasked: sizes of untracked files; `secrets_allowed` patterns (fnmatch) are not searched.
+
+    `left_out` are paths that belong to this machine: untracked, they are never captured, ignored or not.
+    """
 
     max_untracked_file_bytes: int = 10 * MEGABYTE
     max_untracked_total_bytes: int = 50 * MEGABYTE
     secrets_allowed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def allows(self, path: str) -> bool:
         """Return whether a file, or a key of a configuration, is not searched for secrets."""
@@ -114,6 +118,7 @@ def take_snapshot(repository: Repository, limits: SnapshotLimits, look: Look) ->
     """
     index = _parse_index(look.index.wait())
     status = _without_worktrees(repository, _parse_status(look.status.wait()))
+    status = replace(status, untracked=tuple(path for path in status.untracked if path not in limits.left_out))
     if status.head == "(initial)":
         raise RepositoryError("the repository has no commit yet", hint='git add -A && git commit -m "first commit"')
     submodules = _populated_submodules(repository, index)

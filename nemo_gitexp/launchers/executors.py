@@ -28,6 +28,7 @@ from nemo_gitexp.profilefields import (
     find_missing,
 )
 from nemo_gitexp.profiles import ExecutorProfile, TunnelProfile
+from nemo_gitexp.profileshape import require_runnable
 from nemo_gitexp.profiletable import profile_error
 
 _CORE: Final = "nemo_run.core.execution"
@@ -67,9 +68,11 @@ def build_executor(bound: ExecutorProfile, topology: Mapping[str, JsonValue]) ->
 
     Raises:
         SettingsError: the profile has faults, or lacks what must be given.
-        LaunchError: an extra is not installed (the hint says which), or NeMo Run refuses the values.
+        LaunchError: an extra is not installed (the hint says which), it would run other processes than the recorded
+            ones, or NeMo Run refuses the values.
     """
     require_extra(bound)
+    require_runnable(bound, topology)
     known = _fields_of(bound.kind)
     ready = _ready(bound, known, topology)
     if faults := [*find_faults(ready, known, is_bound=True), *find_missing(ready, known)]:

@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +23,7 @@ from nemo_gitexp.launchers.executors import build_executor
 from nemo_gitexp.launchers.nemo import QUIET, nemo_home, redirect_output, without_torch
 from nemo_gitexp.placing import line_in_container, place_in_job_dir
 from nemo_gitexp.profiles import ExecutorProfile, parse_profile
-from nemo_gitexp.relocation import find_relocation, require_plain_paths
+from nemo_gitexp.relocation import NEMO_MOUNT, find_relocation, require_plain_paths
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.runs import read_state_file
 from nemo_gitexp.scheduler import cancel_jobs
@@ -55,7 +55,7 @@ def _answer(answers: BinaryIO, nemo_run: Any, order: Mapping[str, Any]) -> None:
     except GitexpError as fault:
         answer = {"error": fault.message, "hint": fault.hint}
     except (Exception, SystemExit) as fault:  # noqa: BLE001 - whatever NeMo Run raises; an ssh that fails makes it leave
-        answer = {"error": _last_words(fault), "hint": f"nemo-gitexp doctor --executor {order['executor']}"}
+        answer = {"error": submission_words(fault), "hint": f"nemo-gitexp doctor --executor {order['executor']}"}
     with contextlib.suppress(BrokenPipeError):  # whoever gave the order is gone; the jobs are not
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
@@ -99,7 +99,7 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     plan = read_state_file(paths.plan)
     if not _image(plan) and find_relocation(paths) is None:
         require_plain_paths({"run_root": str(paths.root), "workspace_root": str(plan.get("workspace"))})
-    _require_reachable(profile)
+    require_reachable(_tunnel(profile), hint=f"nemo-gitexp doctor --executor {profile.name}")
     home = paths.root / "nemo"
     home.mkdir(mode=0o700, exist_ok=True)
     set_nemorun_home(str(home))
@@ -109,7 +109,7 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
         try:
             experiment.run(detach=True)
         except (Exception, SystemExit):
-            _withdraw(experiment, profile)
+            withdraw(profile.kind, _tunnel(profile), experiment.jobs)
             raise
         handles = {job.id: str(job.handle).rpartition("/")[2] for job in experiment.jobs}
     submission = Submission(
@@ -122,21 +122,19 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     return submission
 
 
-def _require_reachable(profile: ExecutorProfile) -> None:
+def require_reachable(tunnel: Tunnel, *, hint: str) -> None:
     """Check that ssh needs no password: NeMo Run would ask for one, where nobody is there to type it.
 
     Raises:
         LaunchError: it does, or the host cannot be reached.
     """
-    tunnel = _tunnel(profile)
     if not tunnel.host:
         return
     done = shell_of(tunnel)(["true"])
     if done.returncode:
         said = done.said.splitlines()
         raise LaunchError(
-            f"ssh to {tunnel.host} failed: {said[-1] if said else f'exit code {done.returncode}'}",
-            hint=f"nemo-gitexp doctor --executor {profile.name}",
+            f"ssh to {tunnel.host} failed: {said[-1] if said else f'exit code {done.returncode}'}", hint=hint
         )
 
 
@@ -173,7 +171,7 @@ def _place(nemo_run: Any, paths: RunPaths, plan: Mapping[str, Any], profile: Exe
     plain, python = nemo_run.Packager(), profile.place.python
     if relocation is None and not _image(plan):
         own = str(plan.get("interpreter") or python or sys.executable)
-        return _Seen(lambda name: _line(own, paths, paths.stage(name) if name else paths), plain)
+        return _Seen(lambda name: job_line(own, paths, paths.stage(name) if name else paths), plain)
     if relocation is None and _is_one_job(paths, plan):
         from nemo_gitexp.launchers.packing import RunPackager
 
@@ -199,10 +197,6 @@ def _chain_length(plan: Mapping[str, Any]) -> int:
     return int((plan.get("scheduled") or {}).get("chain") or 1)
 
 
-def _line(python: str, paths: RunPaths, part: RunPaths) -> str:
-    return f"exec {shlex.join([python, str(paths.worker), str(part.plan)])}\n"
-
-
 def _add_tasks(
     nemo_run: Any, experiment: Any, paths: RunPaths, plan: Mapping[str, Any], place: _Seen, executor_of: Any
 ) -> dict[str, list[str]]:
@@ -221,6 +215,20 @@ def _add_tasks(
             before = [task]
             tasks[name].append(task)
     return tasks
+
+
+def job_line(python: str, run: RunPaths, part: RunPaths) -> str:
+    """Return the script that a scheduler's job becomes a worker by; ssh passes no environment on that could hold it.
+
+    Args:
+        python: what runs the worker.
+        run: the prepared run directory.
+        part: of the worker: the same, or one of its stages.
+    """
+    line = shlex.join([python, str(run.worker), str(part.plan)])
+    # It replaces that in the text of scripts (measured); to a shell, empty quotes within a word are nothing.
+    kept = line.replace(NEMO_MOUNT, f"/''{NEMO_MOUNT[1:]}")
+    return f"exec {kept}\n"
 
 
 def _ordered(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -254,15 +262,15 @@ def _tunnel(profile: ExecutorProfile) -> Tunnel:
     return Tunnel(way.host or "", way.user or "", way.port, way.identity)
 
 
-def _withdraw(experiment: Any, profile: ExecutorProfile) -> None:
-    """Cancel what was submitted before something else of the run was refused."""
-    ids = [str(job.handle).rpartition("/")[2] for job in experiment.jobs if getattr(job, "handle", None)]
-    if profile.kind == "slurm" and ids:
+def withdraw(kind: str, tunnel: Tunnel, jobs: Iterable[Any]) -> None:
+    """Cancel those of NeMo Run's jobs that were submitted before something else of the run was refused."""
+    ids = [str(job.handle).rpartition("/")[2] for job in jobs if getattr(job, "handle", None)]
+    if kind == "slurm" and ids:
         with contextlib.suppress(GitexpError):
-            cancel_jobs(shell_of(_tunnel(profile)), ids)
+            cancel_jobs(shell_of(tunnel), ids)
 
 
-def _last_words(fault: BaseException) -> str:
+def submission_words(fault: BaseException) -> str:
     """Return what a failed submission comes down to: the scheduler's own last line where there is one."""
     result = getattr(fault, "result", None)  # of invoke, which runs sbatch
     said = str(getattr(result, "stderr", "") or "").strip().splitlines()

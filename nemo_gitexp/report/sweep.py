@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from nemo_gitexp.comparison import Goal
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.metrics import Number
-from nemo_gitexp.ranking import Ranked, Spread
+from nemo_gitexp.ranking import Ranked, Spread, best_seed
 from nemo_gitexp.report.experiment import metrics_line
 from nemo_gitexp.report.terminal import (
     STATUS_TINTS,
@@ -80,7 +81,7 @@ def render_sweep(
     documents: Sequence[ExperimentDoc],
     ranking: Sequence[Ranked],
     metric: str | None,
-    goal: str | None,
+    goal: Goal | None,
     *,
     sweep: str | None,
     style: Style,
@@ -115,7 +116,7 @@ def render_planned(documents: Sequence[ExperimentDoc], values: Sequence[Mapping[
     return render_table(Table((), rows), style) + f"{plural(len(documents), 'combination')}, {fresh} to run\n"
 
 
-def _ranking_table(ranking: Sequence[Ranked], metric: str | None, goal: str | None, style: Style) -> str:
+def _ranking_table(ranking: Sequence[Ranked], metric: str | None, goal: Goal | None, style: Style) -> str:
     keys = list(dict.fromkeys(key for item in ranking for key in item.values))
     others = sorted({name for item in ranking for name in item.metrics} - {metric or ""})[:_MORE_METRICS]
     has_seeds = any(len(item.documents) > 1 for item in ranking)
@@ -135,13 +136,13 @@ def _ranking_table(ranking: Sequence[Ranked], metric: str | None, goal: str | No
         row += [Cell(human_number(spread.mean), "green" if number == 1 and goal else "")] if metric else []
         row += [Cell(human_number(spread.std)), Cell(_range(spread, goal))] if has_seeds and metric else []
         row += [Cell(human_number(item.metrics[name].mean if name in item.metrics else None)) for name in others]
-        row.append(Cell(short_hash(item.documents[0]["experiment"], 12), "yellow"))
+        row.append(Cell(short_hash(best_seed(item, metric, goal)["experiment"], 12), "yellow"))
         rows.append(row)
     align = "r" + "r" * (len(header) - 2) + "l"
     return render_table(Table(tuple(header), rows, align), style)
 
 
-def _range(spread: Spread, goal: str | None) -> str:
+def _range(spread: Spread, goal: Goal | None) -> str:
     ends = (spread.high, spread.low) if goal == "min" else (spread.low, spread.high)
     return " to ".join(human_number(end) for end in ends)
 

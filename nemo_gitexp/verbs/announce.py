@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from nemo_gitexp.catalog import Site, refresh
+from nemo_gitexp.execution import Watcher
 from nemo_gitexp.facts import list_facts
 from nemo_gitexp.git.transport import list_remotes, require_remote
 from nemo_gitexp.lookup import find_experiment
+from nemo_gitexp.metrics import MetricRow
+from nemo_gitexp.processes import spawn_detached
 from nemo_gitexp.progress import latest_heard, write_standings
 from nemo_gitexp.sharing import place_of
 from nemo_gitexp.tips import Tip, list_remote_tips, list_tips
 from nemo_gitexp.verbs.share import PushAnswer, PushOptions, push_tips
+
+
+class Announcer:
+    """A watcher beside another that tells the remote at times: by a process of its own, for nobody shall wait for that.
+
+    Args:
+        watcher: who is shown the run.
+        root: the work tree.
+        every_s: seconds from one time to the next.
+    """
+
+    def __init__(self, watcher: Watcher, root: Path, every_s: float) -> None:
+        """Tell for the first time after `every_s`: the fact that it was launched is there already."""
+        self._watcher = watcher
+        self._root = root
+        self._every_s = every_s
+        self._next_s = every_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def log(self, text: bytes) -> None:
+        """Hand it on."""
+        self._watcher.log(text)
+
+    def say(self, line: str) -> None:
+        """Hand it on."""
+        self._watcher.say(line)
+
+    def progress(self, elapsed_s: float, row: MetricRow | None) -> None:
+        """Hand it on; start `status`, which tells the remote, when it is time and the last one has ended."""
+        self._watcher.progress(elapsed_s, row)
+        if elapsed_s < self._next_s or (self._process is not None and self._process.poll() is None):
+            return
+        self._next_s = elapsed_s + self._every_s
+        call = [sys.executable, "-P", "-m", "nemo_gitexp", "-C", str(self._root), "--quiet", "status"]
+        with contextlib.suppress(OSError):  # too many processes, no memory: the run matters more
+            self._process = spawn_detached(call, cwd=self._root, env=os.environ)
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
 
 
 def split_remote(site: Site, words: Sequence[str]) -> tuple[str, Sequence[str]]:

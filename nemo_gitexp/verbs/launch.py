@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 from nemo_gitexp.catalog import Site, document_of, read_current
-from nemo_gitexp.destination import fitting_launcher, require_destination
+from nemo_gitexp.destination import fitting_launcher, require_chain, require_destination
 from nemo_gitexp.entry import require_repeatable
 from nemo_gitexp.errors import AlreadyFinishedError, LaunchError
 from nemo_gitexp.execution import (
@@ -52,6 +52,7 @@ def launch(
     (recorded,) = read_experiments(site.repository, [tip])
     require_repeatable(recorded.record.entry, tip.record)
     profile = require_destination(site, recorded.record.executor, env)
+    require_chain(options.chain, profile)
     with make_launcher() as launcher:
         if recorded.record.parents:
             from nemo_gitexp.shipping import bring_needed  # few experiments are made from others
@@ -75,7 +76,9 @@ def launch(
                 experiment,
                 reserved,
                 launcher=fitting,
-                conditions=Conditions(interpreter, probe, keep=options.keep, reuse=options.reuse, profile=profile),
+                conditions=Conditions(
+                    interpreter, probe, keep=options.keep, reuse=options.reuse, profile=profile, chain=options.chain
+                ),
                 detach=options.detach,
                 watcher=watcher,
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nemo_gitexp.asked import Asked
 from nemo_gitexp.catalog import Site, recorded_document
-from nemo_gitexp.destination import fitting_launcher, require_destination
+from nemo_gitexp.destination import fitting_launcher, require_chain, require_destination
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.handover import Background
 from nemo_gitexp.owners import taking_turns
@@ -35,6 +35,7 @@ class RunOptions:
     again: bool = False
     keep: bool = False
     reuse: bool = True
+    chain: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def run(
         who = site.repository.begin_identities()
         plan = plan_experiment(site, asked, now, look)
         profile = require_destination(site, plan.record.executor, asked.env) if launches else None
+        require_chain(options.chain, profile)
         if options.plan_only:
             return RunAnswer("planned", _planned_document(site, plan, reuse=options.reuse))
         with taking_turns(site.turns):  # two of the same at once must not both run
@@ -107,7 +109,12 @@ def run(
                 reserved,
                 launcher=fitting,
                 conditions=Conditions(
-                    plan.interpreter, plan.probe_interpreter, keep=options.keep, reuse=options.reuse, profile=profile
+                    plan.interpreter,
+                    plan.probe_interpreter,
+                    keep=options.keep,
+                    reuse=options.reuse,
+                    profile=profile,
+                    chain=options.chain,
                 ),
                 detach=options.detach,
                 watcher=watcher,

@@ -17,28 +17,28 @@ from nemo_gitexp.destination import fitting_launcher, require_destination
 from nemo_gitexp.documents import SCHEMA, ExperimentDoc
 from nemo_gitexp.duplicates import ONGOING, find_earlier_ones
 from nemo_gitexp.ensemble import SEED_KEY, Member, compare_configurations, compare_metric
-from nemo_gitexp.errors import GitexpError, RecordError, UnknownExperimentError, UsageError
+from nemo_gitexp.errors import GitexpError, RecordError, UsageError
 from nemo_gitexp.execution import Conditions
 from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.ranking import Ranked, Spread, best_seed, rank, varying
-from nemo_gitexp.recording import Plan, plan_many, renew_experiments
+from nemo_gitexp.recording import Plan, plan_many
+from nemo_gitexp.renewal import renew_experiments
 from nemo_gitexp.result import experiment_document
 from nemo_gitexp.store import Experiment, read_experiments_or_faults
 from nemo_gitexp.sweepgrammar import combine, parse_axes
 from nemo_gitexp.sweeping import ENDED, Board, Child, Sweep, child_of
+from nemo_gitexp.sweeps import choose_standing, find_repeated, find_sweep
 from nemo_gitexp.tips import Tip, list_tips, local_ref
 from nemo_gitexp.versioning import config_hash
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from nemo_gitexp.git.repository import Identities
     from nemo_gitexp.git.snapshot import Look
     from nemo_gitexp.profiles import ExecutorProfile
     from nemo_gitexp.verbs.launch import LauncherFactory
-
-_BEST_FIRST = ("completed", "running", "launched", "requeued", "recorded", "lost", "failed", "skipped", "cancelled")
-"""Of several experiments of one combination in one sweep, that of the earliest word here stands for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,43 +141,64 @@ def sweep(
     """
     _require_sense(asked, options)
     with nullcontext() if options.plan_only else make_launcher() as launcher:
-        known = _find_sweep(site, asked.study, options.resume_id) if options.resume else []
+        known = find_sweep(site, asked.study, options.resume_id) if options.resume else []
         if options.resume and not asked.overrides:
-            sweep_id = known[0].record.sweep
             if launcher is None:
-                seen = [Child({}, document_of(site, item.tip), ENDED) for item, _ in _chosen(site, known)]
-                return _answer(site, sweep_id, seen, planned=True)
-            profile = require_destination(site, known[-1].record.executor, asked.env)
-            children = _resumed(site, asked, _common(options, profile), known, now)
+                seen = [Child({}, document_of(site, item.tip), ENDED) for item, _ in choose_standing(site, known)]
+                return _answer(site, known[0].record.sweep, seen, planned=True)
+            prepared = _go_on(site, asked, options, known, now)
         else:
             who = site.repository.begin_identities()
             wanted = plan_many(site, _wanted(site, asked, options), now, look)
             plans = list({same_run_key(plan.record): plan for plan in wanted}.values())
             if launcher is None:
                 return _planned(site, plans, again=options.again)
-            profile = require_destination(site, plans[0].record.executor, asked.env)
-            if not options.again:
-                known = known or _repeated(site, plans)
-            sweep_id = known[0].record.sweep if known else uuid.uuid4().hex[:12]
-            plans = [replace(plan, record=replace(plan.record, sweep=sweep_id)) for plan in plans]
-            claims = claim_plans(site, plans, who, again=options.again, adopted=[item.tip for item in known])
-            children = _children(plans, claims, _common(options, profile))
             for note in dict.fromkeys(note for plan in plans for note in plan.notes):
                 board.say(note)
+            prepared = _begin(site, asked, options, known, plans, who)
+        children = prepared.children
         _name_values(children)
-        _say_begin(board, children, sweep_id)
-        width = options.jobs or (1 if profile.kind == "local" else len(children))
-        with fitting_launcher(site, launcher, profile) as fitting:
+        _say_begin(board, children, prepared.sweep)
+        width = options.jobs or (1 if prepared.profile.kind == "local" else len(children))
+        with fitting_launcher(site, launcher, prepared.profile) as fitting:
             interrupted = Sweep(site, children, fitting, width, board).run()
-    return _answer(site, _sweep_of(children, sweep_id), children, interrupted=interrupted)
+    return _answer(site, _sweep_of(children, prepared.sweep), children, interrupted=interrupted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A sweep of which everything is recorded and reserved."""
+
+    sweep: str | None
+    children: list[Child]
+    profile: ExecutorProfile
+
+
+def _begin(
+    site: Site,
+    asked: Asked,
+    options: SweepOptions,
+    known: Sequence[Experiment],
+    plans: Sequence[Plan],
+    who: Identities,
+) -> _Prepared:
+    """Record what is planned, as far as nobody has run it, into the earlier sweep that it repeats or a new one."""
+    profile = require_destination(site, plans[0].record.executor, asked.env)
+    if not options.again:
+        known = known or find_repeated(site, plans)
+    sweep_id = known[0].record.sweep if known else uuid.uuid4().hex[:12]
+    plans = [replace(plan, record=replace(plan.record, sweep=sweep_id)) for plan in plans]
+    claims = claim_plans(site, plans, who, again=options.again, adopted=[item.tip for item in known])
+    return _Prepared(sweep_id, _children(plans, claims, _common(options, profile)), profile)
+
+
+def _go_on(site: Site, asked: Asked, options: SweepOptions, known: Sequence[Experiment], now: datetime) -> _Prepared:
+    """Reserve what an earlier sweep has left."""
+    profile = require_destination(site, known[-1].record.executor, asked.env)
+    return _Prepared(known[0].record.sweep, _resumed(site, asked, _common(options, profile), known, now), profile)
 
 
 def _require_sense(asked: Asked, options: SweepOptions) -> None:
-    if asked.command is not None:
-        raise UsageError(
-            "a sweep changes the configuration of a study, and a command has none",
-            hint="nemo-gitexp init --study NAME; its command: may use {config.lr}",
-        )
     if options.jobs is not None and options.jobs < 1:
         raise UsageError(f"--jobs {options.jobs} runs nothing", hint="--jobs 2")
     if options.resume and options.again:
@@ -258,65 +279,12 @@ def _planned_document(plan: Plan) -> ExperimentDoc:
 # ----------------------------------------------------------------------------------------------------------- resuming
 
 
-def _repeated(site: Site, plans: Sequence[Plan]) -> list[Experiment]:
-    """Return the experiments of the latest sweep that these combinations repeat or extend: they hold all of its own."""
-    wanted = {plan.record.identity for plan in plans} - {None}
-    study = plans[0].record.study
-    tips = [tip for tip in list_tips(site.repository, remotes=False) if tip.study == study]
-    if not any(tip.identity in wanted for tip in tips):
-        return []
-    sweeps = _group_sweeps(site, tips)
-    held = (group for group in reversed(sweeps.values()) if {item.record.identity for item in group} <= wanted)
-    return next(held, [])
-
-
-def _group_sweeps(site: Site, tips: Sequence[Tip]) -> dict[str, list[Experiment]]:
-    """Return the experiments of each sweep, oldest first, in the order in which sweeps were last added to."""
-    ordered = sorted(tips, key=lambda tip: (tip.created, len(tip.name), tip.name))
-    groups: dict[str, list[Experiment]] = {}
-    for item in read_experiments_or_faults(site.repository, ordered):
-        if not isinstance(item, RecordError) and item.record.sweep:
-            groups[item.record.sweep] = [*groups.pop(item.record.sweep, []), item]
-    return groups
-
-
-def _find_sweep(site: Site, study: str | None, sweep_id: str | None) -> list[Experiment]:
-    """Return the experiments of a sweep, oldest first; of the latest one where none is named.
-
-    Raises:
-        UnknownExperimentError: there is none.
-    """
-    tips = [tip for tip in list_tips(site.repository, remotes=False) if study in (None, tip.study)]
-    sweeps = _group_sweeps(site, tips)
-    names = [name for name in sweeps if name.startswith(sweep_id or "")]
-    if not names:
-        which = f"sweep {sweep_id}" if sweep_id else "sweep"
-        of = f" of {study}" if study else ""
-        hint = "nemo-gitexp log --columns sweep,name,status"
-        raise UnknownExperimentError(f"there is no {which}{of} here", hint=hint)
-    if len(names) > 1 and sweep_id is not None:
-        raise UnknownExperimentError(f"{sweep_id} begins several sweeps: {', '.join(names)}", hint="type more of it")
-    return sweeps[names[-1]]
-
-
-def _chosen(site: Site, experiments: Sequence[Experiment]) -> list[tuple[Experiment, str]]:
-    """Return for each combination the experiment that stands for it, and how it stands now."""
-    by_record = {str(item.sha): item for item in experiments}
-    now, live = refresh(site, [item.tip for item in experiments])
-    groups: dict[tuple[str, ...], list[tuple[Experiment, str]]] = {}
-    for tip in now:
-        status = live[tip.record].status if tip.record in live else tip.status or "recorded"
-        item = replace(by_record[tip.record], tip=tip)
-        groups.setdefault(same_run_key(item.record), []).append((item, status))
-    return [min(group, key=lambda pair: _BEST_FIRST.index(pair[1])) for group in groups.values()]
-
-
 def _resumed(site: Site, asked: Asked, common: Conditions, known: Sequence[Experiment], now: datetime) -> list[Child]:
     """Return the combinations of an earlier sweep: what has ended stays, what was cancelled is recorded once more.
 
     The state of the work tree does not matter: they are run as they were recorded.
     """
-    chosen = _chosen(site, known)
+    chosen = choose_standing(site, known)
     cancelled = [item for item, status in chosen if status == "cancelled"]
     who = site.repository.begin_identities()
     renewed = dict(zip([item.sha for item in cancelled], renew_experiments(site, cancelled, now, who), strict=True))
@@ -368,7 +336,7 @@ def _answer(
 ) -> SweepAnswer:
     """Return the answer with every experiment as it is now."""
     by_ref = {tip.ref: tip for tip in list_tips(site.repository)}
-    tips = [by_ref[child.document["ref"]] for child in children]
+    tips = [by_ref[child.document["ref"]] for child in children if child.document["ref"] in by_ref]
     documents = _documents(site, tips, children, sweep_id)
     faults = {child.document["experiment"]: child.fault for child in children if child.fault is not None}
     experiments = read_experiments_or_faults(site.repository, tips[:1])
@@ -377,16 +345,13 @@ def _answer(
 
 
 def _documents(site: Site, tips: Sequence[Tip], children: Sequence[Child], sweep_id: str | None) -> list[ExperimentDoc]:
-    entries = list_entries(site, *refresh(site, tips))
-    documents = []
-    for entry, child in zip(entries, children, strict=True):
-        if isinstance(entry, RecordError):
-            documents.append(child.document)
-            continue
-        document = entry.document
+    """Return each experiment as it is now; one that was deleted meanwhile, or cannot be read, as it was last seen."""
+    read = [item.document for item in list_entries(site, *refresh(site, tips)) if not isinstance(item, RecordError)]
+    now = {document["ref"]: document for document in read}
+    documents = [now.get(child.document["ref"], child.document) for child in children]
+    for document, child in zip(documents, children, strict=True):
         if child.was_known and document["sweep"] != sweep_id:
             document["duplicate_of"] = document["experiment"]
-        documents.append(document)
     return documents
 
 

@@ -34,7 +34,7 @@ class Ranks:
     """
 
     def __init__(self, plan: Plan, env: Mapping[str, str]) -> None:
-        topology = plan.get("topology") or {"nodes": 1, "tasks_per_node": 1, "launcher": None}
+        topology = plan.get("topology") or {"nodes": 1, "tasks_per_node": 1, "devices": None, "launcher": None}
         self._run_dir = plan["run_dir"]
         self._nodes = topology["nodes"]
         self._start = f"{env.get('SLURM_JOB_ID') or 0}-{restart_count(env)}"

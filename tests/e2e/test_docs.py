@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,27 @@ def test_the_page_about_sweeps_can_be_followed_line_by_line(trained: Work) -> No
     assert "2 experiments, 2 completed" in zipped
     assert resumed == zipped
     assert len(trained.gitexp("log", "--json", "--all").json["experiments"]) == 11
+
+
+def test_the_page_about_sharing_can_be_followed_by_two_people(work: Work) -> None:
+    hub, storage = work.root.parent / "hub.git", work.root.parent / "storage"
+    work.git("init", "-q", "--bare", "-b", "main", str(hub))
+    given, taken, watched, probed = blocks(ROOT / "docs/sharing.md")
+    work.git("remote", "add", "origin", str(hub))
+    env = {name: value for name, value in work.env.items() if not name.endswith("_DATE")}  # DVC reads no Z
+    for line in given.splitlines():
+        program, *words = [word.replace("/shared/storage", str(storage)) for word in shlex.split(line, comments=True)]
+        command = [str(Path(sys.executable).parent / program) if program in ("dvc", "nemo-gitexp") else program, *words]
+        done = subprocess.run(command, cwd=work.root, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+    other = replace(work, root=work.root.parent / "other")
+    work.git("clone", "-q", str(hub), str(other.root))
+    for command in typed(taken):
+        answered = other.gitexp(*[word.replace("EXP", "latest") for word in command])
+        assert "warning" not in answered.err, (command, answered.err)
+    assert "bitwise" in answered.out
+    for command in (*typed(watched), *typed(probed)):
+        work.gitexp(*[word.replace("EXP", "latest") for word in command])
 
 
 def test_the_inputs_on_their_page_are_declared_as_it_says() -> None:

@@ -213,6 +213,7 @@ def test_a_comparison_has_an_experiment_for_each_configuration(made):
     (sweep,) = {document["sweep"] for document in documents}
     assert sweep
     assert {document["branch"] for document in documents} == {None}
+    assert len({document["code"]["commit"] for document in documents}) == 1
     assert {document["study"] for document in documents} == {"unknown-comparison"}
     comparison = said["comparison"]
     assert set(comparison) == {"results", "config_comparison", "metrics_comparison"}

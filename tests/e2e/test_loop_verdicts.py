@@ -195,9 +195,17 @@ def test_a_plan_runs_nothing_and_leaves_no_fact(fit: Work, recorded: dict):
 def test_an_expensive_run_is_confirmed_first(fit: Work, recorded: dict):
     dear = replace(fit, env={**fit.env, "NEMO_GITEXP_REPRODUCE_COST_LIMIT": "0.0000001"})
     refused = dear.gitexp("reproduce", recorded["experiment"], "--json", code=2).json["error"]
+    assert (refused["type"], refused["limit"]) == ("CostLimitError", 1e-07)
     assert refused["device_hours"] > 0
+    assert "device-hours" in refused["message"]
     assert "--yes" in refused["hint"]
-    assert dear.gitexp("reproduce", recorded["experiment"], "--yes", "--json").json["met"] is True
+    twice = dear.gitexp("reproduce", recorded["experiment"], "--times", "2", "--json", code=2).json["error"]
+    assert twice["device_hours"] == pytest.approx(2 * refused["device_hours"])
+    assert "that needs --yes" in dear.gitexp("reproduce", recorded["experiment"], "--plan").out
+    paid = dear.gitexp("reproduce", recorded["experiment"], "--yes", "--json")
+    assert paid.json["met"] is True
+    assert "device-hours" in paid.err
+    assert dear.gitexp("reproduce", recorded["experiment"], "--steps", "1", "--json").json["scope"] == "0-1"
 
 
 @pytest.mark.parametrize(

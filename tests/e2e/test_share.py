@@ -174,18 +174,18 @@ def test_pushes_at_the_same_time_lose_nothing(plain: Work):
 
 def test_another_result_at_the_remote_is_never_forced_over(plain: Work):
     recorded = plain.gitexp("run", "--record-only", "--json", "--", "python", "train.py").json
-    bob = replace(plain, root=plain.root.parent / "bob")
-    shutil.copytree(plain.root, bob.root)
-    plain.gitexp("launch", "latest")
+    bob, carol = (replace(plain, root=plain.root.parent / name) for name in ("bob", "carol"))
+    for other in (bob, carol):
+        shutil.copytree(plain.root, other.root)
+    for work in (plain, bob):
+        work.gitexp("launch", "latest")
     plain.gitexp("push", "--no-data")
     theirs = hub_refs(plain)
-    (waiting,) = bob.gitexp("push", "origin", "latest", "--no-data", "--json").json["behind"]
-    assert waiting == recorded["experiment"]
-    bob.gitexp("launch", "latest")
     refused = bob.gitexp("push", "--no-data", "--json", code=3).json["error"]
     assert refused["type"] == "SharingError"
     assert "another result" in refused["message"]
-    assert hub_refs(plain) == theirs
+    assert carol.gitexp("push", "--no-data", "--json").json["behind"] == [recorded["experiment"]]
+    assert hub_refs(plain) == theirs == {recorded["ref"]: plain.refs()[recorded["ref"]]}
 
 
 def test_branches_go_on_request_alone_and_remotes_are_found_as_git_finds_them(plain: Work):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -248,6 +250,29 @@ def test_a_combination_that_is_cancelled_while_it_waits_never_starts(swept: Swep
     assert (process.returncode, statuses(json.loads(out))) == (1, ["completed", "cancelled"])
     assert json.loads(asked.communicate()[0])["status"] == "cancelled"
     assert swept.ran() == ["0.1 42"]
+
+
+def test_on_a_terminal_a_table_follows_the_runs_and_goes_when_they_have_ended(swept: Swept) -> None:
+    terminal, end = os.openpty()
+    process = subprocess.Popen(
+        swept.work.command("sweep", "toy", "lr=0.1,0.2"),
+        cwd=swept.work.root,
+        env={**swept.work.env, "TERM": "xterm", "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=end,
+    )
+    os.close(end)
+    said = b""
+    with contextlib.suppress(OSError):  # what a terminal says when nobody writes any more
+        while piece := os.read(terminal, 65536):
+            said += piece
+    os.close(terminal)
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    assert "0/2  1 running, 1 waiting" in said.decode()
+    assert said.decode().count("\x1b[") == 2 * said.decode().count("\x1b[J")  # up and clear, and no colours
+    assert said.decode().rstrip().endswith("\x1b[J")
+    assert out.decode().startswith("sweep ")
 
 
 def test_a_recipe_is_swept_over_with_one_process_that_resolves_it(work: Work) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +23,9 @@ from nemo_gitexp.launchers.executors import (  # noqa: E402
 from nemo_gitexp.profilefields import SHAPE_FIELDS, find_faults, parse_fields, render_fields  # noqa: E402
 from nemo_gitexp.profileparts import KINDS, REFUSED_KEYS  # noqa: E402
 from nemo_gitexp.profiles import bind_profile, parse_profile, profile_topology  # noqa: E402
+from nemo_gitexp.settings import read_settings, require_profile  # noqa: E402
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "executors.md"
 DIGEST = "nvcr.io/nvidia/nemo@sha256:" + "a" * 64
 
 
@@ -234,3 +239,33 @@ def test_kubernetes_has_nodes_processes_and_devices(tmp_path, monkeypatch):
     assert (executor.image, executor.namespace) == (DIGEST, "n")
     (group,) = built({"type": "kuberay", **shape}).worker_groups
     assert (group.replicas, group.gpus_per_worker) == (2, 4)
+
+
+def test_the_page_names_fields_that_exist_and_all_that_must_be_given(kinds):
+    cells = [
+        line.strip("|").split("|") for line in PAGE.read_text().splitlines() if re.match(r"\| `\w+` \| `\w+Exec", line)
+    ]
+    rows = [(kind.strip(" `"), name.strip(" `"), needed, some) for kind, name, needed, some in cells]
+    assert {kind for kind, *_ in rows} == set(KINDS)
+    for kind, name, needed, some in rows:
+        fields = kinds[kind].fields
+        assert kinds[kind].name == name
+        if fields is None:
+            continue
+        assert set(re.findall(r"`(\w+)`", some)) <= set(fields), kind
+        ours = {"container_image": "image", "nemo_run_dir": "root", "pvc_nemo_run_dir": "root"}
+        required = {ours.get(field, field) for field, rule in fields.items() if rule.required}
+        assert set(re.findall(r"`(\w+)`", needed)) == required, kind
+
+
+def test_the_profile_on_the_page_is_built(tmp_path):
+    project, site = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "pyproject.toml").write_text(project.replace("sha256:…", "sha256:" + "a" * 64))
+    (tmp_path / "nemo-gitexp.site.toml").write_text(site)
+    settings = read_settings(tmp_path, {}, {})
+    profile = require_profile(settings, "a100")
+    bound = bind_profile(profile, settings.site, {"HF_TOKEN": "t", "SLURM_ACCOUNT": "mine"})
+    bound = replace(bound, tunnel=replace(bound.tunnel, job_dir="/j"))
+    executor = build_executor(bound, profile_topology(bound, {"environment": {}}))
+    assert (executor.account, executor.nodes, executor.container_mounts) == ("mine", 2, ["/lustre/me:/scratch"])
+    assert executor.tunnel.host == "login.cluster.example"

@@ -56,7 +56,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,sched_min_interval=0
 MinJobAge=300
-KillWait=2
+KillWait=10
 CompleteWait=0
 JobRequeue=1
 OverTimeLimit=0
@@ -200,13 +200,13 @@ class Cluster:
 
     def resume(self, *nodes: str) -> None:
         """Take nodes back (all when none is named) and wait until they answer."""
-        chosen = ",".join(nodes or NODES)
-        # A node that is down comes back by itself (ReturnToService=2), and one that is up is not to be resumed.
-        self.run("scontrol", "update", f"NodeName={chosen}", "State=RESUME", check=False)
-        self.wait_nodes(nodes or NODES)
+        self.wait_nodes(nodes or NODES, resuming=True)
 
-    def wait_nodes(self, nodes: tuple[str, ...] = NODES, timeout_s: float = 30) -> None:
-        """Wait until nodes take jobs."""
+    def wait_nodes(self, nodes: tuple[str, ...] = NODES, timeout_s: float = 60, *, resuming: bool = False) -> None:
+        """Wait until nodes take jobs, asking again and again for it on request.
+
+        Once is not enough: a node whose jobs are still being ended refuses, and one that is up already does too.
+        """
         end = time.monotonic() + timeout_s
         while True:
             said = self.run("sinfo", "-h", "-N", "-n", ",".join(nodes), "-o", "%N %T", check=False)
@@ -215,7 +215,10 @@ class Cluster:
                 return
             if time.monotonic() > end:
                 raise AssertionError(f"nodes are {states}\n{read_logs(self.directory)}")
-            time.sleep(0.05)
+            for node in nodes if resuming else ():
+                if states.get(node, "").startswith(("down", "drain")):
+                    self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
+            time.sleep(0.1)
 
 
 @contextmanager

@@ -137,8 +137,25 @@ def test_a_fault_in_a_profile_is_named_before_anything_is_recorded(work: Work) -
     assert work.refs("refs/") == before
 
 
+def test_what_ran_on_two_nodes_is_not_reproduced_on_one(work: Work) -> None:
+    sha = recorded(work, "four")["experiment"]
+    error = work.gitexp("reproduce", sha, "--executor", "local", "--json", code=3).json["error"]
+    assert error["type"] == "LaunchError"
+    assert "nodes = 4: local runs on one node" in error["message"]
+
+
 def test_numeric_variables_of_a_local_profile_reach_the_job(work: Work) -> None:
     work.write("threads.py", "import os; print('threads:', os.environ['OMP_NUM_THREADS'])\n")
     document = work.gitexp("run", "--json", "--", "python", "threads.py").json
     assert document["topology"]["environment"]["OMP_NUM_THREADS"] == "3"
     assert "threads: 3" in work.gitexp("logs", document["experiment"]).out
+
+
+def test_the_site_file_is_never_captured_though_nothing_ignores_it(tmp_path) -> None:
+    fresh = make_work(tmp_path / "repo", tmp_path / "home")
+    plain = fresh.gitexp("run", "--record-only", "--json", "--", "python", "train.py").json
+    fresh.write("nemo-gitexp.site.toml", '[executors.mine]\ntype = "slurm"\naccount = "secret-account"\n')
+    document = fresh.gitexp("run", "--record-only", "--again", "--json", "--", "python", "train.py").json
+    assert document["code"]["untracked"] == []
+    assert document["identity"] == plain["identity"]
+    assert "nemo-gitexp.site.toml" not in fresh.git("ls-tree", "-r", "--name-only", document["experiment"])
