@@ -212,7 +212,8 @@ def drop_carried(paths: RunPaths, *, is_kept: bool) -> None:
         return
     with suppress(RemoteHostError):
         if is_kept:
-            relocation.host.run(["rm", "-f", "--", f"{relocation.run_at}/{paths.variables.name}"])
+            secret = [part.variables.relative_to(paths.root) for part in dict.fromkeys((paths, *paths.parts()))]
+            relocation.host.run(["rm", "-f", "--", *(f"{relocation.run_at}/{file}" for file in secret)])
         else:
             drop_run(relocation.host, relocation)
 

@@ -130,7 +130,7 @@ def test_a_running_job_elsewhere_is_seen_and_cancelled(story):
     assert story.seen["status"] == "running"
     (place,) = run_directories(story.work, story.running["experiment"])
     assert "step 0" in (place / "log.txt").read_text()
-    assert story.cancelled["status"] == "cancelled", story.cancelled
+    assert story.cancelled["status"] == "cancelled", story.cancelled["error"]
     assert shown(story.work, story.running["experiment"])["status"] == "cancelled"
 
 
