@@ -384,13 +384,13 @@ def _filters(names: Iterable[str], *, whole: Collection[str]) -> list[str]:
     given = ("plan.json", "manifest.json", "config.json", "results.json", "inputs.json", "variables.json")
     this_side = ("launching.json", "relocated.json", "submitted.json", "scheduler.json", "log.gz")
     told = ("cancel.json", "abandoned.json")
-    passing = ("node", "nemo", "slots", "reserve.bin", "job-reserve.bin", "*.order", "*.tmp")
+    passing = ("node", "slots", "reserve.bin", "job-reserve.bin", "*.order", "*.tmp")
     rules = ["- /*/result.json"]  # fetched last of all
     for file in (*given, *this_side, *told, *passing):
         rules += [f"- /*/{file}", f"- /*/stages/*/{file}"]
     living = [name for name in names if name not in whole]
     return rules + [
-        f"- /{name}/{folder}" for name in living for folder in ("outputs", "tunnel", "wandb", "stages/*/wandb")
+        f"- /{name}/{folder}" for name in living for folder in ("outputs", "nemo", "wandb", "stages/*/wandb")
     ]
 
 

@@ -115,6 +115,11 @@ def test_a_failing_job_elsewhere_has_its_own_exit_code(story, name):
     assert (one["status"], one["error"]["exit_code"], one["code"]) == ("failed", 7, 1)
 
 
+def test_what_slurm_kept_of_a_job_elsewhere_comes_back_with_it(story):
+    (place,) = run_directories(story.work, story.ran["far", "failing"]["experiment"])
+    assert list((place / "nemo").rglob("log-*.out"))
+
+
 @pytest.mark.parametrize("name", ["far", "boxed"])
 def test_a_pipeline_elsewhere_shares_its_run(story, name):
     one = story.ran[name, "flow"]
