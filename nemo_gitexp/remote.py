@@ -107,7 +107,13 @@ class RemoteHost:
         return done
 
     def push(
-        self, source: Path, target: str, *, files: Iterable[str] | None = None, follow_links: bool = False
+        self,
+        source: Path,
+        target: str,
+        *,
+        files: Iterable[str] | None = None,
+        follow_links: bool = False,
+        is_final: bool = False,
     ) -> None:
         """Copy a directory's content there, modes and times too; what is there already is not sent again.
 
@@ -118,12 +124,14 @@ class RemoteHost:
             target: the directory there, made if need be; its parent must exist.
             files: only these, relative to the source.
             follow_links: links arrive as what they lead to; else as links.
+            is_final: files that are there stay as they are, and nobody sees half of one.
 
         Raises:
             RemoteHostError: it did not arrive.
         """
         links = ["--copy-links"] if follow_links else ["--links"]
-        self._rsync([*links, "--partial"], f"{source}/", self._place(f"{target}/"), files)
+        way = ["--ignore-existing"] if is_final else ["--partial"]
+        self._rsync([*links, *way], f"{source}/", self._place(f"{target}/"), files)
 
     def fetch(self, source: str, target: Path, *, files: Iterable[str], filters: Iterable[str] = ()) -> None:
         """Copy files and directories from there, each file whole or not at all; what is here already is not sent.

@@ -207,9 +207,12 @@ def read_state_file(path: Path) -> Mapping[str, JsonValue]:
 
 
 def request_cancel(paths: RunPaths, now: str) -> None:
-    """Ask the worker to stop the job: by file, which reaches every host, and by signal where it lives here."""
+    """Ask the worker to stop the job: by file, which reaches every host, and by signal where it lives here.
+
+    One that works in a copy of the run directory has its file later, and would take the signal for a scheduler's.
+    """
     write_beside(paths.cancel, render_json({"at": now}))
-    for part in paths.parts():
+    for part in () if paths.relocated.exists() else paths.parts():
         request_stage_cancel(part)
 
 

@@ -62,10 +62,7 @@ def cancel_submitted(paths: RunPaths, *, waiting_only: bool) -> None:
         SchedulerError: the scheduler does not answer.
     """
     submission = find_submission(paths)
-    relocation = find_relocation(paths)
-    if relocation is not None:
-        with suppress(RemoteHostError):  # the scheduler can stop it too
-            tell_run(relocation.host, paths, relocation)
+    _tell(paths)
     if submission is not None:
         cancel_jobs(shell_of(submission.tunnel), submission.job_ids, waiting_only=waiting_only)
 
@@ -84,20 +81,33 @@ def cancel_stage(paths: RunPaths, name: str) -> None:
 def _take_words(
     paths: RunPaths, submission: Submission, words: Mapping[str, JobWord], warn: Callable[[str], None]
 ) -> None:
-    """Write the last word beside each worker that ended without a result."""
-    is_over = any(all(words[job].is_final for job in jobs) for jobs in submission.jobs.values() if jobs)
+    """Write the last word beside each worker that ended without a result, also where it works."""
+    parts = {name: paths.stage(name) if name else paths for name in submission.jobs}
+    final = {
+        part: jobs
+        for name, part in parts.items()
+        if (jobs := submission.jobs[name]) and all(words[job].is_final for job in jobs) and not _is_known(part)
+    }
     # It may have written its result since it was fetched, and has outputs that nobody wanted yet.
-    if is_over and not bring_home([paths], warn, ended=[paths.run]):
-        return
-    for name, jobs in submission.jobs.items():
-        part = paths.stage(name) if name else paths
-        said = [words[job] for job in jobs]
-        if not said or not all(word.is_final for word in said) or part.scheduler_word.exists():
-            continue
-        list(part.root.iterdir())  # a network file system shows what another host wrote once the directory is read
-        if not part.result.exists():
-            write_once(part.scheduler_word, render_json(_document(jobs[-1], said[-1])))
+    if final and bring_home([paths], warn, ended=[paths.run]):
+        for part, jobs in final.items():
+            list(part.root.iterdir())  # a network file system shows what another host wrote once the directory is read
+            if not part.result.exists():
+                write_once(part.scheduler_word, render_json(_document(jobs[-1], words[jobs[-1]])))
+        _tell(paths)  # stages wait for each other there
     conclude(paths)
+
+
+def _is_known(part: RunPaths) -> bool:
+    return part.result.exists() or part.scheduler_word.exists()
+
+
+def _tell(paths: RunPaths) -> None:
+    """Bring this side's words to where a run works, if that is elsewhere; it may be out of reach."""
+    relocation = find_relocation(paths)
+    if relocation is not None:
+        with suppress(RemoteHostError):
+            tell_run(relocation.host, paths, relocation)
 
 
 def _document(job: str, word: JobWord) -> dict[str, JsonValue]:

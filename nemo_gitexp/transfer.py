@@ -156,14 +156,17 @@ def fetch_runs(
 
 
 def tell_run(host: RemoteHost, paths: RunPaths, relocation: Relocation) -> None:
-    """Bring this side's words to a run there: that it is to be cancelled, that it must not start any more.
+    """Bring this side's words to a run there: that it is to be cancelled, must not start any more, is over.
+
+    What is said there already stays.
 
     Raises:
         RemoteHostError: the machine cannot be reached.
     """
-    words = [paths.cancel, *(part.abandoned for part in dict.fromkeys((paths, *paths.parts())))]
+    parts = dict.fromkeys((paths, *paths.parts()))
+    words = [paths.cancel, *(word for part in parts for word in (part.abandoned, part.scheduler_word))]
     names = [str(word.relative_to(paths.root)) for word in words if word.exists()]
-    host.push(paths.root, relocation.run_at, files=names)
+    host.push(paths.root, relocation.run_at, files=names, is_final=True)
 
 
 def drop_run(host: RemoteHost, relocation: Relocation) -> None:
@@ -209,7 +212,8 @@ def drop_carried(paths: RunPaths, *, is_kept: bool) -> None:
         return
     with suppress(RemoteHostError):
         if is_kept:
-            relocation.host.run(["rm", "-f", "--", f"{relocation.run_at}/{paths.variables.name}"])
+            secret = [part.variables.relative_to(paths.root) for part in dict.fromkeys((paths, *paths.parts()))]
+            relocation.host.run(["rm", "-f", "--", *(f"{relocation.run_at}/{file}" for file in secret)])
         else:
             drop_run(relocation.host, relocation)
 
@@ -380,13 +384,13 @@ def _filters(names: Iterable[str], *, whole: Collection[str]) -> list[str]:
     given = ("plan.json", "manifest.json", "config.json", "results.json", "inputs.json", "variables.json")
     this_side = ("launching.json", "relocated.json", "submitted.json", "scheduler.json", "log.gz")
     told = ("cancel.json", "abandoned.json")
-    passing = ("node", "nemo", "slots", "reserve.bin", "job-reserve.bin", "*.order", "*.tmp")
+    passing = ("node", "slots", "reserve.bin", "job-reserve.bin", "*.order", "*.tmp")
     rules = ["- /*/result.json"]  # fetched last of all
     for file in (*given, *this_side, *told, *passing):
         rules += [f"- /*/{file}", f"- /*/stages/*/{file}"]
     living = [name for name in names if name not in whole]
     return rules + [
-        f"- /{name}/{folder}" for name in living for folder in ("outputs", "tunnel", "wandb", "stages/*/wandb")
+        f"- /{name}/{folder}" for name in living for folder in ("outputs", "nemo", "wandb", "stages/*/wandb")
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from nemo_gitexp.runs import (
     leave_cancelled,
     list_run_directories,
     read_state_file,
+    request_cancel,
 )
 from nemo_gitexp.worker.machine import SILENCE_S, process_document, started_document
 
@@ -69,6 +71,21 @@ def test_a_result_that_names_more_than_a_hundred_thousand_files_is_read(run: Run
     say(run.result, {"status": "completed", "outputs": [{"path": "images", "files": files}]})
     assert run.result.stat().st_size > 8 * 1024 * 1024
     assert read_state_file(run.result)["status"] == "completed"
+
+
+def test_a_worker_in_a_copy_of_its_run_is_asked_by_file_alone(run: RunPaths) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
+        say(run.started, process_document(worker.pid))
+        say(run.relocated, {})
+        request_cancel(run, "2026-01-01T00:00:00Z")
+        assert run.cancel.exists()
+        worker.communicate(b"\n")
+    assert worker.returncode == 0
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as worker:
+        say(run.started, process_document(worker.pid))
+        run.relocated.unlink()
+        request_cancel(run, "2026-01-01T00:00:00Z")
+        assert worker.wait(60) == -signal.SIGTERM
 
 
 def test_a_refusal_of_the_launcher_is_the_reason(run: RunPaths) -> None:

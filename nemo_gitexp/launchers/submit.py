@@ -144,13 +144,14 @@ def _with_job_dir(profile: ExecutorProfile, paths: RunPaths) -> ExecutorProfile:
     if way is None or way.kind != "ssh" or way.job_dir is not None:
         return profile
     relocation = find_relocation(paths)
-    place = relocation.run_at if relocation else str(paths.root)  # where it goes away with the run
+    # Where it goes away with the run; what jobs print there comes back with it.
+    place = f"{relocation.run_at}/nemo" if relocation else f"{paths.root}/tunnel"
     if shlex.quote(place) != place:  # it hands this to a shell as it is (measured)
         raise LaunchError(
             f"NeMo Run cannot copy its files into a directory that a shell would read differently: {place}",
             hint="a path of letters, digits and -_./ as root in the executor's table, or as job_dir of its tunnel",
         )
-    return replace(profile, tunnel=replace(way, job_dir=f"{place}/tunnel"))
+    return replace(profile, tunnel=replace(way, job_dir=place))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 FAR = f'shared = false\nroot = "{{room}}/far-away"\npython = "{SYSTEM_PYTHON}"'
 BOXED = f'image = "example.org/python:3"\npython = "{SYSTEM_PYTHON}"'
 FLOW = """\
-import os, pathlib
-def load(outputs):
+import os, pathlib, time
+def load(outputs, idle_s):
+    time.sleep(idle_s)
     (outputs / "raw.txt").write_text("raw")
     print("loading in", os.getcwd())
     return [1, 2, 3]
@@ -33,7 +34,7 @@ def train(load, scale):
 """
 PIPELINE = """\
 purpose: Two stages
-config: {scale: 3}
+config: {scale: 3, idle_s: 0}
 stages:
   load: {function: "flow:load", outputs: [raw.txt]}
   train: {function: "flow:train", dependencies: [load]}
@@ -65,10 +66,11 @@ def work(cluster, tmp_path_factory) -> Work:
 
 
 @pytest.fixture(scope="module")
-def story(work: Work):
+def story(work: Work, cluster):
     """Run everything that the tests look at."""
     never = str(work.root.parent / "never")
     running = start_run(work, "far", "--lr", "0.6", "--until", never, options=("--detach",)).answer()
+    killed = work.gitexp("--json", "run", "flow", "--executor", "far", "--detach", "idle_s=600").json
     ran = {
         ("far", "plain"): start_run(work, "far", "--lr", "0.2"),
         ("boxed", "plain"): start_run(work, "boxed", "--lr", "0.2", options=("--again",)),
@@ -80,8 +82,11 @@ def story(work: Work):
         ran[name, "flow"] = Started(work.start("--json", "run", "flow", "--executor", name, "--again"))
     seen = wait_status(work, running["experiment"], "running")
     cancelled = work.gitexp("--json", "cancel", running["experiment"]).json
+    cluster.wait_state(killed["jobs"][0], "RUNNING")
+    cluster.cancel(killed["jobs"][0])
+    killed = wait_status(work, killed["experiment"], "cancelled", "failed", "lost", "completed", timeout_s=120)
     answers = {key: one.answer(code=None) for key, one in ran.items()}
-    return SimpleNamespace(work=work, ran=answers, running=running, seen=seen, cancelled=cancelled)
+    return SimpleNamespace(work=work, ran=answers, running=running, seen=seen, cancelled=cancelled, killed=killed)
 
 
 @pytest.mark.parametrize("name", ["far", "boxed", "near"])
@@ -110,6 +115,11 @@ def test_a_failing_job_elsewhere_has_its_own_exit_code(story, name):
     assert (one["status"], one["error"]["exit_code"], one["code"]) == ("failed", 7, 1)
 
 
+def test_what_slurm_kept_of_a_job_elsewhere_comes_back_with_it(story):
+    (place,) = run_directories(story.work, story.ran["far", "failing"]["experiment"])
+    assert list((place / "nemo").rglob("log-*.out"))
+
+
 @pytest.mark.parametrize("name", ["far", "boxed"])
 def test_a_pipeline_elsewhere_shares_its_run(story, name):
     one = story.ran[name, "flow"]
@@ -125,8 +135,14 @@ def test_a_running_job_elsewhere_is_seen_and_cancelled(story):
     assert story.seen["status"] == "running"
     (place,) = run_directories(story.work, story.running["experiment"])
     assert "step 0" in (place / "log.txt").read_text()
-    assert story.cancelled["status"] == "cancelled"
+    assert story.cancelled["status"] == "cancelled", story.cancelled["error"]
     assert shown(story.work, story.running["experiment"])["status"] == "cancelled"
+
+
+def test_a_stage_that_somebody_kills_elsewhere_takes_along_what_depends_on_it(story):
+    assert story.killed["status"] == "cancelled"
+    tasks = shown(story.work, story.killed["experiment"])["tasks"]
+    assert {task["name"]: task["status"] for task in tasks} == {"load": "cancelled", "train": "skipped"}
 
 
 def test_nothing_stays_elsewhere_of_what_is_collected(story):
@@ -134,12 +150,11 @@ def test_nothing_stays_elsewhere_of_what_is_collected(story):
     assert [list((far / name).iterdir()) for name in ("runs", "workspaces", "incoming")] == [[], [], []]
 
 
-def test_the_secret_stays_nowhere(story, cluster):
+def test_the_secret_stays_nowhere_but_in_slurms_own_state(story):
     (place,) = run_directories(story.work, story.ran["boxed", "plain"]["experiment"])
     assert f"the token has {len(SECRET)} characters" in (place / "log.txt").read_text()
-    for directory in (story.work.root.parent, cluster.directory):
-        for file in directory.rglob("*"):
-            assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
+    for file in story.work.root.parent.rglob("*"):
+        assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
 
 
 @pytest.mark.parametrize("name", ["far", "boxed"])
