@@ -81,6 +81,7 @@ if sys.argv[1:] != ["clean"]:
     refused("plugin", ECHO, plugins=[Raising()])
     refused("unserialisable", ECHO, executor=run.LocalExecutor(env_vars={"X": object()}))
     refused("slurm", ECHO, executor=run.SlurmExecutor(account="ci", tunnel=run.LocalTunnel(job_dir="")))
+    refused("container", ECHO, executor=run.SlurmExecutor(account="ci", container_image="img"))
     refused("docker", ECHO, executor=run.DockerExecutor(container_image="img"))
     refused("launcher", ECHO, executor=run.LocalExecutor(launcher="ft"))
     refused("lambda", run.Partial(lambda: 1))
@@ -153,6 +154,7 @@ TYPES = {
     "plugin": "PluginError",
     "unserialisable": "ExecutorError",
     "slurm": "ExecutorError",
+    "container": "ExecutorError",
     "docker": "ExecutorError",
     "launcher": "ExecutorError",
     "nodes": "ExecutorError",
