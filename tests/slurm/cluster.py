@@ -184,13 +184,16 @@ class Cluster:
         """Let a requeued job start now and wait until it does.
 
         Slurm itself waits two minutes (`Reason=BeginTime`), and holds a job whose node still ends its first start.
+        A job that is still being ended is left alone: started at once, the old end could be taken for the new one.
         """
         end = time.monotonic() + timeout_s
-        while (job := self.job(number))["JobState"] not in ("RUNNING", "COMPLETED"):
+        while (job := self.job(number))["JobState"] not in ("RUNNING", "COMPLETED", "FAILED"):
             if time.monotonic() > end:
                 raise AssertionError(f"job {number} is {job['JobState']} ({job['Reason']}), and does not start")
-            self.run("scontrol", "release", number, check=False)
-            self.run("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
+            if job["JobState"] == "PENDING":
+                if "held" in job["Reason"].lower():
+                    self.run("scontrol", "release", number, check=False)
+                self.run("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
             time.sleep(0.2)
 
     def end_limit(self, number: str) -> None:
