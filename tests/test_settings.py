@@ -167,6 +167,13 @@ def test_unknown_executor_names_the_nearest(root):
     assert caught.value.exit_code == 2
 
 
+def test_an_unknown_executor_like_none_can_be_replaced_by_the_local_one(root):
+    with pytest.raises(UnknownExecutorError) as caught:
+        require_executor(read_settings(root, {}, {}), "slurm")
+    assert caught.value.hint.startswith("--executor local")
+    assert "[tool.nemo-gitexp.executors.slurm]" in caught.value.hint
+
+
 def test_site_values_come_from_git_file_and_environment(root):
     (root / SITE_FILE).write_text('[site]\nSCRATCH = "/b"\nPORT = 80\n')
     git = {"gitexp.site.scratch": "/a", "gitexp.site.data": "/d"}
