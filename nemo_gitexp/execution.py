@@ -11,7 +11,7 @@ import shlex
 import stat
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -234,20 +234,20 @@ def after_start(site: Site, experiment: Experiment, paths: RunPaths, watcher: Ta
 
     The job goes on whatever comes of it, and so does whoever follows it.
     """
-    announce(site, experiment, paths, watcher)
+    announce(site, [(experiment, paths)], watcher)
     try:
         tidy(site)
     except (GitexpError, OSError) as fault:
         watcher.say(f"warning: what killed processes left was not tidied up: {fault}")
 
 
-def announce(site: Site, experiment: Experiment, paths: RunPaths, watcher: Talk) -> None:
-    """Tell other clones by a fact that a run is on its way."""
+def announce(site: Site, started: Sequence[tuple[Experiment, RunPaths]], watcher: Talk) -> None:
+    """Tell other clones by a fact each that runs are on their way."""
+    runs = [(experiment.sha, inspect_run(paths), experiment.record.executor) for experiment, paths in started]
     try:
-        state = inspect_run(paths)
-        write_progress(site.repository, [(experiment.sha, state, experiment.record.executor)], datetime.now(UTC))
+        write_progress(site.repository, runs, datetime.now(UTC))
     except GitexpError as fault:
-        watcher.say(f"warning: other clones cannot see that it runs: {fault.message}")
+        watcher.say(f"warning: other clones cannot see what runs: {fault.message}")
 
 
 def follow_run(paths: RunPaths, watcher: Watcher) -> RunState:

@@ -8,6 +8,7 @@ one line that a job executes is made here of three paths.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -122,8 +123,11 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     return submission
 
 
+@functools.cache
 def require_reachable(tunnel: Tunnel, *, hint: str) -> None:
     """Check that ssh needs no password: NeMo Run would ask for one, where nobody is there to type it.
+
+    Once for each host and process.
 
     Raises:
         LaunchError: it does, or the host cannot be reached.
