@@ -22,8 +22,12 @@ from nemo_gitexp.transfer import bring_home, tell_run
 
 
 def find_submission(paths: RunPaths) -> Submission | None:
-    """Return which jobs a run is; None for one that no scheduler has."""
-    return parse_submission(read_state_file(paths.submitted))
+    """Return which jobs of Slurm a run is; None for one that it does not have.
+
+    What other kinds of executors run is known by its files alone: Slurm would call their jobs forgotten.
+    """
+    submission = parse_submission(read_state_file(paths.submitted))
+    return submission if submission is not None and submission.kind == "slurm" else None
 
 
 def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
@@ -40,12 +44,12 @@ def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
     """
     runs = list(runs)
     bring_home([paths for paths in runs if not paths.result.exists()], warn)
-    by_cluster: dict[tuple[str, Tunnel], list[tuple[RunPaths, Submission]]] = {}
+    by_cluster: dict[Tunnel, list[tuple[RunPaths, Submission]]] = {}
     for paths in runs:
         submission = None if paths.result.exists() else find_submission(paths)
         if submission is not None:
-            by_cluster.setdefault((submission.kind, submission.tunnel), []).append((paths, submission))
-    for (_, tunnel), members in by_cluster.items():
+            by_cluster.setdefault(submission.tunnel, []).append((paths, submission))
+    for tunnel, members in by_cluster.items():
         try:
             words = ask_slurm(shell_of(tunnel), [job for _, submission in members for job in submission.job_ids])
         except SchedulerError as fault:

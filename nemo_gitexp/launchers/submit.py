@@ -260,7 +260,7 @@ def _tunnel(profile: ExecutorProfile) -> Tunnel:
     way = profile.tunnel
     if way is None or way.kind != "ssh":
         return Tunnel()
-    return Tunnel(way.host or "", way.user or "", way.port, way.identity)
+    return Tunnel(way.host or "", way.user or "", way.port, way.identity, way.pre_command)
 
 
 def withdraw(kind: str, tunnel: Tunnel, jobs: Iterable[Any]) -> None:
