@@ -71,6 +71,28 @@ def cancel_submitted(paths: RunPaths, *, waiting_only: bool) -> None:
         cancel_jobs(shell_of(submission.tunnel), submission.job_ids, waiting_only=waiting_only)
 
 
+def cancel_waiting(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
+    """Take back the jobs of many runs that have not begun, with one command for all of a cluster.
+
+    Side effects: runs that work elsewhere are told what was said about them here.
+
+    Args:
+        runs: run directories, of any kind.
+        warn: told which scheduler does not answer.
+    """
+    by_cluster: dict[Tunnel, list[str]] = {}
+    for paths in runs:
+        _tell(paths)
+        submission = find_submission(paths)
+        if submission is not None:
+            by_cluster.setdefault(submission.tunnel, []).extend(submission.job_ids)
+    for tunnel, jobs in by_cluster.items():
+        try:
+            cancel_jobs(shell_of(tunnel), jobs, waiting_only=True)
+        except SchedulerError as fault:
+            warn(f"{fault.message}; jobs that wait are still in its queue")
+
+
 def cancel_stage(paths: RunPaths, name: str) -> None:
     """Cancel the job of one stage with the scheduler that has it; the others go on, but for what depends on it.
 

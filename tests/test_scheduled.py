@@ -15,7 +15,7 @@ from nemo_gitexp.errors import SchedulerError
 from nemo_gitexp.jsontext import parse_json
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import inspect_run
-from nemo_gitexp.scheduled import cancel_submitted, look_at_runs
+from nemo_gitexp.scheduled import cancel_submitted, cancel_waiting, look_at_runs
 from nemo_gitexp.shells import shell_of
 from nemo_gitexp.submission import Submission, Tunnel, parse_submission, render_submission
 
@@ -115,6 +115,16 @@ def test_slurm_is_not_asked_about_what_another_kind_of_executor_runs(tmp_path: P
     assert look(paths) == []
     cancel_submitted(paths, waiting_only=False)
     assert (queue.asked(), word(paths), inspect_run(paths).status) == ([], None, "launched")
+
+
+def test_many_runs_are_taken_back_with_one_command(tmp_path: Path, queue: Queue) -> None:
+    runs = [submitted(tmp_path, letter, {"": (job,)}) for letter, job in (("a", "1"), ("b", "2"))]
+    cancel_waiting(runs, pytest.fail)
+    assert queue.asked() == ["scancel --state=PENDING 1 2"]
+    queue._program("scancel", "echo no controller >&2; exit 1")
+    warnings: list[str] = []
+    cancel_waiting(runs, warnings.append)
+    assert warnings == ["scancel does not answer: no controller; jobs that wait are still in its queue"]
 
 
 def test_what_a_tunnel_says_must_run_first_does_and_words_arrive_as_they_are(tmp_path: Path, queue: Queue) -> None:
