@@ -29,7 +29,6 @@ type = "slurm"
 nodes = 4
 account = "b"
 partition = "other"
-python = "/opt/bin/python3"
 tunnel = {host = "login"}
 
 [tool.nemo-gitexp.executors.boxed]
