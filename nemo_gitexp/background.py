@@ -9,9 +9,11 @@ import gc
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from nemo_gitexp.catalog import Site, open_site
+from nemo_gitexp.destination import require_destination
 from nemo_gitexp.errors import GitexpError
 from nemo_gitexp.execution import Conditions, Silence, after_start, iso_now, start_run
 from nemo_gitexp.git.repository import open_repository
@@ -52,6 +54,7 @@ def _start(site: Site, paths: RunPaths, conditions: Conditions, supervisor: Supe
     try:
         tip = find_experiment(site.repository, paths.run.partition(".")[0])
         (experiment,) = read_experiments(site.repository, [tip])
+        conditions = replace(conditions, profile=require_destination(site, experiment.record.executor, os.environ))
         start_run(site, experiment, paths, conditions, supervisor, watcher)
     except Exception as error:
         # Nobody is there to read an error: the run's own directory keeps it, and whoever looks records it.

@@ -25,6 +25,7 @@ from nemo_gitexp.runs import (
     give_up,
     inspect_run,
     is_reproduction,
+    job_names,
     list_run_directories,
     stage_states,
 )
@@ -325,8 +326,6 @@ def _progress(run: RunState | None, heard: Heard | None) -> Progress | None:
 
 
 def _jobs(run: RunState | None) -> tuple[str, ...]:
-    from nemo_gitexp.collect import job_names
-
     return () if run is None else job_names(run.paths)
 
 

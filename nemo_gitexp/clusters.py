@@ -89,7 +89,7 @@ def tunnel_of(executor: Any) -> Tunnel:
     if isinstance(way, nemo_run.LocalTunnel):
         return Tunnel()
     identity = None if way.identity is None else str(Path(way.identity).expanduser())
-    return Tunnel(host=str(way.host), user=str(way.user or ""), port=way.port, identity=identity)
+    return Tunnel(str(way.host), str(way.user or ""), way.port, identity, getattr(way, "pre_command", None))
 
 
 def find_cluster(executors: Sequence[Any]) -> Tunnel | None:

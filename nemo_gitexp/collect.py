@@ -35,7 +35,6 @@ from nemo_gitexp.metrics import (
     parse_metrics_file,
 )
 from nemo_gitexp.owners import owner_token
-from nemo_gitexp.relocation import find_relocation
 from nemo_gitexp.result import (
     LOG_TAIL_LINES,
     LogDigest,
@@ -48,14 +47,11 @@ from nemo_gitexp.result import (
     without_places,
 )
 from nemo_gitexp.rundir import RunPaths, unwritable
-from nemo_gitexp.runs import RunState, end_orphans, give_up, last_write, read_state_file
-from nemo_gitexp.segmentlist import read_run_segments
+from nemo_gitexp.runs import RunState, end_orphans, give_up, job_names, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
-from nemo_gitexp.submission import parse_submission
-from nemo_gitexp.transfer import drop_carried
 from nemo_gitexp.worker.lastword import ended_result
 from nemo_gitexp.worker.merge import merged_result
-from nemo_gitexp.worker.outputs import declared_outputs, hash_output
+from nemo_gitexp.worker.segments import FILE as SEGMENTS
 from nemo_gitexp.worker.segments import read_segments
 
 if TYPE_CHECKING:
@@ -116,8 +112,16 @@ def read_leavings(experiment: Experiment, run: RunState) -> RunLeavings:
         ended=ended,
         places={**run_places(plan), **node_places(paths)},
         lost_reason=None if worker else run.reason,
-        segments=[segment for part, _ in parts for segment in read_run_segments(part, paths)],
+        segments=[segment for part, _ in parts for segment in _segments(part, paths)],
     )
+
+
+def _segments(part: RunPaths, run: RunPaths) -> list[Mapping[str, JsonValue]]:
+    if not (part.root / SEGMENTS).exists():
+        return []
+    from nemo_gitexp.segmentlist import read_run_segments  # for what a scheduler had
+
+    return read_run_segments(part, run)
 
 
 def _ended_worker(paths: RunPaths, plan: Mapping[str, JsonValue]) -> Mapping[str, object] | None:
@@ -125,6 +129,8 @@ def _ended_worker(paths: RunPaths, plan: Mapping[str, JsonValue]) -> Mapping[str
     ended = ended_result(str(paths.root))
     if ended is None or not plan or not ended["job_started"]:
         return ended
+    from nemo_gitexp.worker.outputs import declared_outputs, hash_output  # few runs end like this
+
     wanted = cast("list[OutputPlan]", [dict(item) for item in mappings(plan.get("outputs"))])
     # Whether the run made what lies outside of its directory, nobody can tell any more.
     own = [output for output in wanted if not Path(output["path"]).is_absolute()]
@@ -134,15 +140,6 @@ def _ended_worker(paths: RunPaths, plan: Mapping[str, JsonValue]) -> Mapping[str
     )
     made = [report for report in found.values() if report is not None]
     return {**ended, "outputs": made, "missing_outputs": [path for path, report in found.items() if report is None]}
-
-
-def job_names(paths: RunPaths) -> tuple[str, ...]:
-    """Return what runs a run: the scheduler's ids, or the process of this machine."""
-    submission = parse_submission(read_state_file(paths.submitted))
-    if submission is not None:
-        return submission.job_ids
-    pid = read_state_file(paths.supervisor).get("pid")
-    return (f"pid-{pid}",) if pid else ()
 
 
 def read_back_settings(paths: RunPaths) -> dict[str, JsonValue]:
@@ -211,6 +208,10 @@ def run_places(plan: Mapping[str, JsonValue]) -> dict[str, str]:
 
 def node_places(paths: RunPaths) -> dict[str, str]:
     """Return the directories of a run that its node saw under other names, with the same words for them."""
+    if not paths.relocated.exists():
+        return {}
+    from nemo_gitexp.relocation import find_relocation  # most runs work where they lie
+
     relocation = find_relocation(paths)
     return relocation.places() if relocation else {}
 
@@ -258,7 +259,10 @@ def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool
         is_kept = bool(plan.get("keep_workspace")) and not kept_too
         if not is_kept:
             remove_worktree(repository, Path(place))
-        drop_carried(paths, is_kept=is_kept)
+        if paths.relocated.exists():
+            from nemo_gitexp.transfer import drop_carried
+
+            drop_carried(paths, is_kept=is_kept)
 
 
 def discard_run(repository: Repository, paths: RunPaths) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.errors import LaunchError, UsageError
 from nemo_gitexp.handover import Background
-from nemo_gitexp.profiles import ExecutorProfile, bind_profile, render_profile
-from nemo_gitexp.settings import require_profile
+from nemo_gitexp.profileparts import ExecutorProfile
+from nemo_gitexp.settings import require_executor, require_profile
 
 if TYPE_CHECKING:
     from nemo_gitexp.launch import Launcher, Submitter, Supervisor
@@ -23,6 +23,10 @@ def require_destination(site: Site, name: str, env: Mapping[str, str]) -> Execut
         UnknownExecutorError: there is none of this name.
         SettingsError: it is wrong, or this machine lacks a value that it refers to.
     """
+    if require_executor(site.settings, name) == {"type": "local"}:
+        return ExecutorProfile(name, "local")
+    from nemo_gitexp.profiles import bind_profile  # 6 ms, for those who have profiles
+
     return bind_profile(require_profile(site.settings, name), site.settings.site, env)
 
 
@@ -45,6 +49,8 @@ def start_launcher(site: Site, profile: ExecutorProfile) -> Supervisor | Submitt
 
     if profile.kind == "local":
         return Supervisor(site.repository.state_dir)
+    from nemo_gitexp.profiles import render_profile
+
     return Submitter(site.repository.state_dir, profile.name, render_profile(profile))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from nemo_gitexp.catalog import Site, current_tip
 from nemo_gitexp.collect import collect_run, discard_run, log_heading, read_pieces, tail_lines
@@ -24,10 +24,7 @@ from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.interpreters import is_known_there_only
 from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
-from nemo_gitexp.profiles import ExecutorProfile
-from nemo_gitexp.profileshape import require_runnable
 from nemo_gitexp.progress import write_progress
-from nemo_gitexp.remote import host_of
 from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import (
@@ -39,12 +36,14 @@ from nemo_gitexp.runs import (
     request_cancel,
     stage_states,
 )
-from nemo_gitexp.scheduled import cancel_submitted, look_at_runs
 from nemo_gitexp.stages import StagesEntry, python_of
 from nemo_gitexp.store import Experiment, read_experiments
 from nemo_gitexp.tidy import tidy
 from nemo_gitexp.tips import Tip
 from nemo_gitexp.workspace import restore
+
+if TYPE_CHECKING:
+    from nemo_gitexp.profiles import ExecutorProfile
 
 POLL_S = 0.03
 LOOK_S = 1.0
@@ -151,6 +150,8 @@ def start_run(
 def _require_runnable(experiment: Experiment, conditions: Conditions, watcher: Watcher) -> None:
     record = experiment.record
     if conditions.profile is not None and record.tracked is None:
+        from nemo_gitexp.profileshape import require_runnable
+
         note = require_runnable(conditions.profile, record.topology)
         if note is not None:
             watcher.say(note)
@@ -193,7 +194,8 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
         for name, made_by in reuse_stages(site, experiment.record, paths, keys).items():
             watcher.say(f"stage {name}: unchanged, its result is the one of {made_by[:12]}")
     if conditions.profile is not None and conditions.profile.kind != "local" and not conditions.profile.place.shared:
-        from nemo_gitexp.transfer import carry_run  # what most runs need not pay
+        from nemo_gitexp.remote import host_of  # what most runs need not pay
+        from nemo_gitexp.transfer import carry_run
 
         host, place = host_of(conditions.profile.tunnel), conditions.profile.place
         is_boxed = experiment.record.topology.get("image") is not None
@@ -274,8 +276,17 @@ def _look_at(paths: RunPaths, watcher: Watcher) -> float:
     """Ask the scheduler that has the run, if one has; return after how many seconds to look again."""
     if not paths.submitted.exists():
         return LOOK_S
+    from nemo_gitexp.scheduled import look_at_runs
+
     look_at_runs([paths], lambda text: watcher.say(f"warning: {text}"))
     return ASK_S
+
+
+def _cancel_with_scheduler(paths: RunPaths, *, waiting_only: bool) -> None:
+    if paths.submitted.exists() or paths.relocated.exists():
+        from nemo_gitexp.scheduled import cancel_submitted
+
+        cancel_submitted(paths, waiting_only=waiting_only)
 
 
 class _Look:
@@ -356,7 +367,7 @@ def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
         SchedulerError: the scheduler that has it does not answer.
     """
     request_cancel(paths, iso_now())
-    cancel_submitted(paths, waiting_only=True)
+    _cancel_with_scheduler(paths, waiting_only=True)
     tail = RunLogs(paths, at_end=True)
     begun = time.monotonic()
     next_look = begun
@@ -370,7 +381,7 @@ def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
         if state.status == "running":
             request_cancel(paths, iso_now())
         time.sleep(POLL_S * 5)
-    cancel_submitted(paths, waiting_only=False)
+    _cancel_with_scheduler(paths, waiting_only=False)
     return inspect_run(paths)
 
 

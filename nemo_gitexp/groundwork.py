@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nemo_gitexp.asked import Asked, Defined
 from nemo_gitexp.catalog import Site
@@ -16,11 +16,13 @@ from nemo_gitexp.git.objects import list_files
 from nemo_gitexp.git.snapshot import Snapshot
 from nemo_gitexp.inputpin import InputPin
 from nemo_gitexp.interpreters import is_known_there_only, probe_interpreter, resolve_interpreter
-from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.record import CodeState
 from nemo_gitexp.recordedtopology import ChosenShape, choose_shape
 from nemo_gitexp.stages import AnyEntry, command_of, python_of
 from nemo_gitexp.worker.publicurl import public_url
+
+if TYPE_CHECKING:
+    from nemo_gitexp.profiles import ExecutorProfile
 
 Item = TypeVar("Item")
 

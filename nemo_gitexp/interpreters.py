@@ -6,12 +6,15 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.environment import find_interpreter
 from nemo_gitexp.errors import EnvironmentCaptureError
-from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.stages import AnyEntry, command_of, python_of
+
+if TYPE_CHECKING:
+    from nemo_gitexp.profiles import ExecutorProfile
 
 
 def resolve_interpreter(site: Site, entry: AnyEntry, env: Mapping[str, str]) -> Path | None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from nemo_gitexp.entry import Entry, expand_placeholders
 from nemo_gitexp.environment import available_cores
@@ -21,7 +21,6 @@ from nemo_gitexp.errors import LaunchError
 from nemo_gitexp.handover import Successor
 from nemo_gitexp.inputpin import input_files
 from nemo_gitexp.jsontext import JsonValue, render_json
-from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.record import ExperimentRecord
 from nemo_gitexp.result import mapping
 from nemo_gitexp.rundir import RunPaths, unwritable, write_beside
@@ -32,6 +31,9 @@ from nemo_gitexp.topology import NUMERIC_VARIABLES
 from nemo_gitexp.trackerids import tracker_ids
 from nemo_gitexp.worker.machine import writer_lives
 from nemo_gitexp.workspace import Workspace
+
+if TYPE_CHECKING:
+    from nemo_gitexp.profiles import ExecutorProfile
 
 GRACE_S = 10
 INTERRUPTED_GRACE_S = 3600

@@ -206,6 +206,18 @@ def read_state_file(path: Path) -> Mapping[str, JsonValue]:
     return document if isinstance(document, Mapping) else {}
 
 
+def job_names(paths: RunPaths) -> tuple[str, ...]:
+    """Return what runs a run: the scheduler's ids, or the process of this machine."""
+    if paths.submitted.exists():
+        from nemo_gitexp.submission import parse_submission  # for what a scheduler has
+
+        submission = parse_submission(read_state_file(paths.submitted))
+        if submission is not None:
+            return submission.job_ids
+    pid = read_state_file(paths.supervisor).get("pid")
+    return (f"pid-{pid}",) if pid else ()
+
+
 def request_cancel(paths: RunPaths, now: str) -> None:
     """Ask the worker to stop the job: by file, which reaches every host, and by signal where it lives here.
 

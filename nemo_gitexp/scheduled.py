@@ -22,8 +22,12 @@ from nemo_gitexp.transfer import bring_home, tell_run
 
 
 def find_submission(paths: RunPaths) -> Submission | None:
-    """Return which jobs a run is; None for one that no scheduler has."""
-    return parse_submission(read_state_file(paths.submitted))
+    """Return which jobs of Slurm a run is; None for one that it does not have.
+
+    What other kinds of executors run is known by its files alone: Slurm would call their jobs forgotten.
+    """
+    submission = parse_submission(read_state_file(paths.submitted))
+    return submission if submission is not None and submission.kind == "slurm" else None
 
 
 def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
@@ -40,12 +44,12 @@ def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
     """
     runs = list(runs)
     bring_home([paths for paths in runs if not paths.result.exists()], warn)
-    by_cluster: dict[tuple[str, Tunnel], list[tuple[RunPaths, Submission]]] = {}
+    by_cluster: dict[Tunnel, list[tuple[RunPaths, Submission]]] = {}
     for paths in runs:
         submission = None if paths.result.exists() else find_submission(paths)
         if submission is not None:
-            by_cluster.setdefault((submission.kind, submission.tunnel), []).append((paths, submission))
-    for (_, tunnel), members in by_cluster.items():
+            by_cluster.setdefault(submission.tunnel, []).append((paths, submission))
+    for tunnel, members in by_cluster.items():
         try:
             words = ask_slurm(shell_of(tunnel), [job for _, submission in members for job in submission.job_ids])
         except SchedulerError as fault:
@@ -65,6 +69,28 @@ def cancel_submitted(paths: RunPaths, *, waiting_only: bool) -> None:
     _tell(paths)
     if submission is not None:
         cancel_jobs(shell_of(submission.tunnel), submission.job_ids, waiting_only=waiting_only)
+
+
+def cancel_waiting(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
+    """Take back the jobs of many runs that have not begun, with one command for all of a cluster.
+
+    Side effects: runs that work elsewhere are told what was said about them here.
+
+    Args:
+        runs: run directories, of any kind.
+        warn: told which scheduler does not answer.
+    """
+    by_cluster: dict[Tunnel, list[str]] = {}
+    for paths in runs:
+        _tell(paths)
+        submission = find_submission(paths)
+        if submission is not None:
+            by_cluster.setdefault(submission.tunnel, []).extend(submission.job_ids)
+    for tunnel, jobs in by_cluster.items():
+        try:
+            cancel_jobs(shell_of(tunnel), jobs, waiting_only=True)
+        except SchedulerError as fault:
+            warn(f"{fault.message}; jobs that wait are still in its queue")
 
 
 def cancel_stage(paths: RunPaths, name: str) -> None:

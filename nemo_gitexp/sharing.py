@@ -33,13 +33,6 @@ class Elsewhere:
     refs: Mapping[str, CommitSha]
     tips: Mapping[RefName, Tip]
 
-    def has_record(self, tip: Tip) -> bool:
-        """Return whether the remote holds this experiment, with or without its result."""
-        there = self.refs.get(place_of(tip))
-        theirs = self.tips.get(place_of(tip))
-        known = theirs is not None and theirs.sha == there and theirs.record == tip.record
-        return there is not None and (there in (tip.sha, tip.record) or known)
-
 
 def place_of(tip: Tip) -> RefName:
     """Return the ref that an experiment has in every repository that is not a copy of another's."""

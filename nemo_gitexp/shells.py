@@ -14,16 +14,20 @@ from nemo_gitexp.submission import Tunnel
 PATIENCE_S = 30.0
 """A command of a scheduler that takes longer does not answer."""
 
+CONNECT_OPTION = "ConnectTimeout=15"
+
 
 def shell_of(tunnel: Tunnel) -> Shell:
     """Return what runs a scheduler's commands; it raises SchedulerError where they cannot be run."""
-    before = ssh_command(tunnel) if tunnel.host else []
+    first = f"{tunnel.pre_command} && " if tunnel.pre_command else ""
 
     def shell(argv: Sequence[str]) -> Completed:
+        # ssh hands one text to a shell there.
+        whole = [*ssh_command(tunnel, CONNECT_OPTION), first + shlex.join(argv)] if tunnel.host else list(argv)
         try:
-            return run([*before, *(shlex.quote(word) for word in argv)] if before else list(argv), timeout_s=PATIENCE_S)
+            return run(whole, timeout_s=PATIENCE_S)
         except OSError as fault:
-            said = f"{(before or argv)[0]} cannot be run: {fault.strerror}"
+            said = f"{whole[0]} cannot be run: {fault.strerror}"
             raise SchedulerError(said, hint="nemo-gitexp doctor") from fault
         except subprocess.TimeoutExpired as fault:
             raise SchedulerError(f"{argv[0]} took longer than {PATIENCE_S:.0f} s") from fault

@@ -81,17 +81,6 @@ def record_directory(study: str) -> str:
     return f"experiments/{study}/record"
 
 
-def write_experiment(repository: Repository, draft: Draft) -> Experiment:
-    """Record an experiment: code commit if the tree is dirty, record commit, ref; all or nothing.
-
-    A name that is taken gets `-2`, `-3`, … so that no two experiments share a ref.
-
-    Raises:
-        GitCommandError: git refused for another reason than the name.
-    """
-    return write_experiments(repository, [draft])[0]
-
-
 def write_experiments(
     repository: Repository, drafts: Sequence[Draft], code: CommitSha | None = None
 ) -> list[Experiment]:

@@ -12,17 +12,25 @@ from nemo_gitexp.jsontext import JsonValue, render_json
 class Tunnel:
     """The way to a scheduler's commands: this machine, or a host reached by ssh.
 
-    `host` is empty for this machine; `port` and `identity` (path of a key) None: as ssh is configured.
+    `host` is empty for this machine; `port` and `identity` (path of a key) None: as ssh is configured. `pre_command` is
+    shell text that must run there before any command (`module load slurm`).
     """
 
     host: str = ""
     user: str = ""
     port: int | None = None
     identity: str | None = None
+    pre_command: str | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return what the run directory holds."""
-        return {"host": self.host, "user": self.user, "port": self.port, "identity": self.identity}
+        return {
+            "host": self.host,
+            "user": self.user,
+            "port": self.port,
+            "identity": self.identity,
+            "pre_command": self.pre_command,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ def parse_submission(document: Mapping[str, JsonValue]) -> Submission | None:
     tunnel, jobs = document.get("tunnel"), document.get("jobs")
     if not isinstance(tunnel, Mapping) or not isinstance(jobs, Mapping):
         return None
-    port, identity = tunnel.get("port"), tunnel.get("identity")
+    port, identity, before = (tunnel.get(key) for key in ("port", "identity", "pre_command"))
     return Submission(
         executor=str(document.get("executor")),
         kind=str(document.get("kind")),
@@ -75,6 +83,7 @@ def parse_submission(document: Mapping[str, JsonValue]) -> Submission | None:
             user=str(tunnel.get("user") or ""),
             port=port if isinstance(port, int) else None,
             identity=identity if isinstance(identity, str) else None,
+            pre_command=before if isinstance(before, str) else None,
         ),
         jobs={
             part: tuple(str(job) for job in ids) if isinstance(ids, (list, tuple)) else () for part, ids in jobs.items()

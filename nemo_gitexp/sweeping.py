@@ -15,7 +15,7 @@ from nemo_gitexp.catalog import Site, document_of, read_current, recorded_docume
 from nemo_gitexp.claims import Claim, claim_unfinished
 from nemo_gitexp.collect import discard_run
 from nemo_gitexp.documents import ExperimentDoc
-from nemo_gitexp.errors import GitexpError
+from nemo_gitexp.errors import GitexpError, SchedulerError
 from nemo_gitexp.execution import (
     ASK_S,
     CANCEL_PATIENCE_S,
@@ -34,7 +34,7 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.launch import Launcher
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, inspect_run, leave_cancelled, request_cancel
-from nemo_gitexp.scheduled import look_at_runs
+from nemo_gitexp.scheduled import cancel_waiting, look_at_runs
 from nemo_gitexp.store import Experiment, verify_experiment
 from nemo_gitexp.tidy import tidy
 from nemo_gitexp.tips import REMOTE_PREFIX, list_tips
@@ -198,8 +198,11 @@ class Sweep:
         """Ask the schedulers that have some of the runs, once for all of them."""
         submitted = [paths for child in self._in(RUNNING) if (paths := child.paths) and paths.submitted.exists()]
         if submitted:
-            look_at_runs(submitted, lambda text: self._board.say(f"warning: {text}"))
+            look_at_runs(submitted, self._warn)
             self._next_look = time.monotonic() + ASK_S
+
+    def _warn(self, text: str) -> None:
+        self._board.say(f"warning: {text}")
 
     def _drop_cancelled(self) -> None:
         """See to those that somebody cancelled while they waited: they never start."""
@@ -277,12 +280,17 @@ class Sweep:
         for child in running:
             request_cancel(_claimed(child)[1], iso_now())
         self._release_waiting()
+        # All of them before any is waited for: patience may end first.
+        cancel_waiting([_claimed(child)[1] for child in running], self._warn)
         patience = time.monotonic() + CANCEL_PATIENCE_S
         for child in running:
             _, paths, _ = _claimed(child)
             state = inspect_run(paths)
             if state.status not in ("finished", "dead", "void") and time.monotonic() < patience:
-                state = cancel_and_wait(paths, Silence())
+                try:
+                    state = cancel_and_wait(paths, Silence())
+                except SchedulerError as fault:
+                    self._warn(fault.message)
             if state.status in ("finished", "dead"):
                 self._finish(child, state)
 

@@ -15,7 +15,8 @@ from nemo_gitexp.errors import SchedulerError
 from nemo_gitexp.jsontext import parse_json
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import inspect_run
-from nemo_gitexp.scheduled import cancel_submitted, look_at_runs
+from nemo_gitexp.scheduled import cancel_submitted, cancel_waiting, look_at_runs
+from nemo_gitexp.shells import shell_of
 from nemo_gitexp.submission import Submission, Tunnel, parse_submission, render_submission
 
 HERE = Tunnel()
@@ -50,9 +51,11 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
     return Queue(tmp_path / "bin", monkeypatch)
 
 
-def submitted(tmp_path: Path, letter: str, jobs: dict[str, tuple[str, ...]], executor: str = "cluster") -> RunPaths:
+def submitted(
+    tmp_path: Path, letter: str, jobs: dict[str, tuple[str, ...]], executor: str = "cluster", kind: str = "slurm"
+) -> RunPaths:
     paths = reserve_run(tmp_path / "runs", tmp_path / "workspaces", letter * 40)
-    paths.submitted.write_bytes(render_submission(Submission(executor, "slurm", HERE, jobs)))
+    paths.submitted.write_bytes(render_submission(Submission(executor, kind, HERE, jobs)))
     for part in jobs:
         if part:
             paths.stage(part).root.mkdir(parents=True)
@@ -75,7 +78,7 @@ NAMES = st.text(min_size=1, max_size=8)
 @given(
     NAMES,
     st.dictionaries(st.text(max_size=8), st.lists(NAMES, max_size=3).map(tuple), max_size=3),
-    st.builds(Tunnel, NAMES, st.text(max_size=5), st.none() | st.integers(1, 65535), st.none() | NAMES),
+    st.builds(Tunnel, NAMES, st.text(max_size=5), st.none() | st.integers(1, 65535), *[st.none() | NAMES] * 2),
 )
 def test_a_submission_is_read_as_it_was_written(
     executor: str, jobs: dict[str, tuple[str, ...]], tunnel: Tunnel
@@ -104,6 +107,31 @@ def test_one_question_for_all_runs_of_a_cluster_and_none_for_finished_or_local_o
     assert "--jobs=1,2 " in asked
     assert (word(first), word(second)) == (None, None)
     assert [inspect_run(paths).status for paths in (first, second, done)] == ["launched", "launched", "finished"]
+
+
+def test_slurm_is_not_asked_about_what_another_kind_of_executor_runs(tmp_path: Path, queue: Queue) -> None:
+    paths = submitted(tmp_path, "a", {"": ("gitexp-1",)}, kind="docker")
+    queue.says()  # it would know no such job
+    assert look(paths) == []
+    cancel_submitted(paths, waiting_only=False)
+    assert (queue.asked(), word(paths), inspect_run(paths).status) == ([], None, "launched")
+
+
+def test_many_runs_are_taken_back_with_one_command(tmp_path: Path, queue: Queue) -> None:
+    runs = [submitted(tmp_path, letter, {"": (job,)}) for letter, job in (("a", "1"), ("b", "2"))]
+    cancel_waiting(runs, pytest.fail)
+    assert queue.asked() == ["scancel --state=PENDING 1 2"]
+    queue._program("scancel", "echo no controller >&2; exit 1")
+    warnings: list[str] = []
+    cancel_waiting(runs, warnings.append)
+    assert warnings == ["scancel does not answer: no controller; jobs that wait are still in its queue"]
+
+
+def test_what_a_tunnel_says_must_run_first_does_and_words_arrive_as_they_are(tmp_path: Path, queue: Queue) -> None:
+    way = Tunnel("login", "me", 22, pre_command="module() { echo loaded; }; module load slurm")
+    queue._program("ssh", 'for last; do :; done; exec sh -c "$last"')
+    done = shell_of(way)(["printf", "%s|", "a b", "x; touch y"])
+    assert done.stdout == b"loaded\na b|x; touch y|"
 
 
 def test_the_last_word_on_a_run_without_a_result_is_kept_and_the_first_who_asks_writes_it(

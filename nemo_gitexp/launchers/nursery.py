@@ -50,8 +50,12 @@ def _has_taken(nemo_run: Any, paths: RunPaths, state_dir: Path) -> bool:
     word, say = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(word)
-        os._exit(_be_supervisor(nemo_run, paths, state_dir, say))
+        code = 1
+        try:
+            os.close(word)
+            code = _be_supervisor(nemo_run, paths, state_dir, say)
+        finally:  # whatever happens, it must not go on as a second nursery and clear the first one's home away
+            os._exit(code)
     os.close(say)
     try:
         return os.read(word, 1) == TAKEN

@@ -13,7 +13,6 @@ import json
 import os
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, BinaryIO
 
 from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.launchers.executors import build_executor
-from nemo_gitexp.launchers.nemo import QUIET, nemo_home, redirect_output, without_torch
+from nemo_gitexp.launchers.nemo import QUIET, nemo_home, redirect_output, take_run, without_torch
 from nemo_gitexp.placing import line_in_container, place_in_job_dir
 from nemo_gitexp.profiles import ExecutorProfile, parse_profile
 from nemo_gitexp.relocation import NEMO_MOUNT, find_relocation, require_plain_paths
@@ -30,7 +29,6 @@ from nemo_gitexp.runs import read_state_file
 from nemo_gitexp.scheduler import cancel_jobs
 from nemo_gitexp.shells import shell_of
 from nemo_gitexp.submission import Submission, Tunnel, render_submission
-from nemo_gitexp.worker.machine import started_document
 
 SHARED_MOUNT = "/gitexp"
 """Where containers see a run that several jobs share."""
@@ -66,14 +64,11 @@ def _take(nemo_run: Any, order: Mapping[str, Any]) -> list[str]:
     """Take one run over, submit it, and say which jobs it is.
 
     Raises:
-        LaunchError: it was given up meanwhile, or cannot be submitted.
+        LaunchError: it was given up or taken meanwhile, or cannot be submitted.
     """
     paths = RunPaths(Path(order["run_dir"]))
-    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    write_beside(paths.supervisor, json.dumps(started_document(moment)).encode())
-    # First said, then looked: whoever gave the run up meanwhile did it the other way round.
-    if paths.abandoned.exists() or not paths.plan.exists():
-        raise LaunchError("the run was given up before it was submitted", run=paths.run)
+    if not take_run(paths):
+        raise LaunchError("the run was given up, or taken by another process, before it was submitted", run=paths.run)
     redirect_output(paths)
     submission = submit_run(nemo_run, paths, order["executor"], order["table"])
     return list(submission.job_ids)
@@ -264,7 +259,7 @@ def _tunnel(profile: ExecutorProfile) -> Tunnel:
     way = profile.tunnel
     if way is None or way.kind != "ssh":
         return Tunnel()
-    return Tunnel(way.host or "", way.user or "", way.port, way.identity)
+    return Tunnel(way.host or "", way.user or "", way.port, way.identity, way.pre_command)
 
 
 def withdraw(kind: str, tunnel: Tunnel, jobs: Iterable[Any]) -> None:

@@ -35,7 +35,6 @@ from nemo_gitexp.verdict import RunOutcome, metric_rules
 PATIENCE_S = 30.0
 """A job without a step for so long may never log one: whoever waits is told once."""
 
-NOTHING = "nothing"
 _LOG_STEPS = 'nemo_gitexp.log_metrics({"loss": loss}, step=step), or JSON lines with a step in the file GITEXP_METRICS'
 
 

@@ -29,7 +29,6 @@ type = "slurm"
 nodes = 4
 account = "b"
 partition = "other"
-python = "/opt/bin/python3"
 tunnel = {host = "login"}
 
 [tool.nemo-gitexp.executors.boxed]
@@ -39,6 +38,7 @@ image = "nemo:25.04"
 [tool.nemo-gitexp.executors.local]
 type = "local"
 env.OMP_NUM_THREADS = "3"
+env.GREETING = "x; y"
 
 [tool.nemo-gitexp.executors.typo]
 type = "slurm"
@@ -149,6 +149,12 @@ def test_numeric_variables_of_a_local_profile_reach_the_job(work: Work) -> None:
     document = work.gitexp("run", "--json", "--", "python", "threads.py").json
     assert document["topology"]["environment"]["OMP_NUM_THREADS"] == "3"
     assert "threads: 3" in work.gitexp("logs", document["experiment"]).out
+
+
+def test_a_detached_local_run_has_the_variables_of_its_profile_too(work: Work) -> None:
+    work.write("greeted.py", "import os; print('greeting:', os.environ['GREETING'])\n")
+    document = work.gitexp("run", "--json", "--detach", "--", "python", "greeted.py").json
+    assert "greeting: x; y" in work.gitexp("logs", "-f", document["experiment"]).out
 
 
 def test_the_site_file_is_never_captured_though_nothing_ignores_it(tmp_path) -> None:
