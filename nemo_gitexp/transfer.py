@@ -156,12 +156,13 @@ def fetch_runs(
 
 
 def tell_run(host: RemoteHost, paths: RunPaths, relocation: Relocation) -> None:
-    """Bring this side's words to a run there: that it is to be cancelled, that it must not start any more.
+    """Bring this side's words to a run there: that it is to be cancelled, that a part has ended or must not start.
 
     Raises:
         RemoteHostError: the machine cannot be reached.
     """
-    words = [paths.cancel, *(part.abandoned for part in dict.fromkeys((paths, *paths.parts())))]
+    parts = dict.fromkeys((paths, *paths.parts()))
+    words = [paths.cancel, *(word for part in parts for word in (part.abandoned, part.scheduler_word))]
     names = [str(word.relative_to(paths.root)) for word in words if word.exists()]
     host.push(paths.root, relocation.run_at, files=names)
 
