@@ -1,0 +1,103 @@
+"""Experiments in containers: NeMo Run and docker-py as they are, the daemon a stand-in that really runs the commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker_daemon
+import own_root
+import pytest
+from builder import Work, make_work, wait_until
+
+pytestmark = pytest.mark.slow
+
+PROFILE = """\
+[tool.nemo-gitexp.executors.box]
+type = "docker"
+image = "example.org/python:3"
+python = "/usr/bin/python3"
+volumes = ["/usr/share:/extra"]
+[tool.nemo-gitexp.executors.box.env]
+NOTE = "x; touch injected; $HOME it's"
+"""
+TRAINING = """\
+import json, os, pathlib, socket, sys, time
+print("in", os.getcwd(), "on", socket.gethostname(), "as", os.getppid() < 100, os.environ["NOTE"], flush=True)
+with open(os.environ["GITEXP_METRICS"], "a") as stream:
+    stream.write(json.dumps({"step": 0, "loss": 0.25}) + "\\n")
+kept = pathlib.Path(os.environ["GITEXP_OUTPUTS"], "weights.txt")
+kept.write_text("1")
+kept.chmod(0o600)
+while sys.argv[1] == "stay":
+    time.sleep(0.05)
+sys.exit(int(sys.argv[1]))
+"""
+FLOW = """\
+def load():
+    return [1, 2, 3]
+def train(load, scale):
+    return {"sum": sum(load) * scale}
+"""
+PIPELINE = """\
+purpose: Two stages
+config: {scale: 3}
+stages:
+  load: {function: "flow:load"}
+  train: {function: "flow:train", dependencies: [load]}
+"""
+
+
+@dataclass
+class Bed:
+    """A repository with an executor, and the daemon that it leads to."""
+
+    work: Work
+    daemon: docker_daemon.Daemon
+
+    def run(self, *arguments: str, options: tuple[str, ...] = (), code: int = 0) -> dict:
+        command = ("python", "job.py", *arguments)
+        return self.work.gitexp("--json", "run", "--executor", "box", *options, "--", *command, code=code).json
+
+    def status(self, experiment: str) -> dict:
+        return self.work.gitexp("--json", "show", experiment).json
+
+    def run_directory(self, experiment: str) -> Path:
+        (found,) = (self.work.root / ".git").glob(f"gitexp/**/runs/{experiment}.*")
+        return found
+
+    def follow(self, experiment: str) -> dict:
+        wait_until(lambda: self.status(experiment)["status"] not in ("launched", "running"))
+        return self.status(experiment)
+
+
+@pytest.fixture(scope="module")
+def bed(tmp_path_factory) -> Iterator[Bed]:
+    hindrances = {way: own_root.find_hindrance(way) for way in own_root.WAYS}
+    way = next((way for way in own_root.WAYS if hindrances[way] is None), None)
+    if way is None:
+        pytest.skip(str(hindrances))
+    room = tmp_path_factory.mktemp("docker")
+    files = {
+        "job.py": TRAINING,
+        "flow.py": FLOW,
+        "experiments/flow/experiment.yaml": PIPELINE,
+        "pyproject.toml": PROFILE,
+    }
+    with docker_daemon.serving(room, way) as (daemon, address):
+        work = make_work(room / "work", room / "home", files=files, DOCKER_HOST=address)
+        yield Bed(work, daemon)
+
+
+def test_a_run_in_a_container_is_as_any_other(bed: Bed) -> None:
+    ran = bed.run("0")
+    assert (ran["status"], ran["metrics"]) == ("completed", {"loss": 0.25})
+    log = bed.work.gitexp("logs", ran["experiment"]).out
+    name = bed.daemon.made[-1].config["Hostname"]
+    assert f"in /nemo_run/code on {name} as True x; touch injected; $HOME it's" in log
+    assert bed.daemon.containers == {}
+    assert bed.daemon.made[-1].config["HostConfig"]["Binds"][0] == "/usr/share:/extra"
