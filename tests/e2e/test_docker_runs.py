@@ -63,16 +63,12 @@ class Bed:
         command = ("python", "job.py", *arguments)
         return self.work.gitexp("--json", "run", "--executor", "box", *options, "--", *command, code=code).json
 
-    def status(self, experiment: str) -> dict:
+    def shown(self, experiment: str) -> dict:
         return self.work.gitexp("--json", "show", experiment).json
 
     def run_directory(self, experiment: str) -> Path:
-        (found,) = (self.work.root / ".git").glob(f"gitexp/**/runs/{experiment}.*")
+        (found,) = (self.work.root / ".git" / "gitexp" / "runs").glob(f"{experiment}.*")
         return found
-
-    def follow(self, experiment: str) -> dict:
-        wait_until(lambda: self.status(experiment)["status"] not in ("launched", "running"))
-        return self.status(experiment)
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +97,60 @@ def test_a_run_in_a_container_is_as_any_other(bed: Bed) -> None:
     assert f"in /nemo_run/code on {name} as True x; touch injected; $HOME it's" in log
     assert bed.daemon.containers == {}
     assert bed.daemon.made[-1].config["HostConfig"]["Binds"][0] == "/usr/share:/extra"
+
+
+def test_a_failing_job_is_a_failed_run(bed: Bed) -> None:
+    ran = bed.run("7", code=1)
+    assert (ran["status"], ran["error"]["exit_code"]) == ("failed", 7)
+
+
+def test_a_detached_run_outlives_who_submitted_it_and_is_cancelled(bed: Bed) -> None:
+    experiment = bed.run("stay", options=("--detach",))["experiment"]
+    wait_until(lambda: bed.shown(experiment)["status"] == "running")
+    container = bed.daemon.only()
+    place = bed.run_directory(experiment)
+    wait_until(lambda: "in /nemo_run/code" in bed.work.gitexp("logs", experiment).out)
+    (log,) = place.glob("nemo/**/log.txt")
+    assert log.stat().st_mode & 0o066 == 0o066
+    assert place.joinpath("nemo").stat().st_mode & 0o077 == 0
+    backend = json.loads((place / "submitted.json").read_text())["backend"]
+    assert (backend["scheduler"], backend["variables"]) == (
+        "docker_persistent",
+        {"DOCKER_HOST": bed.work.env["DOCKER_HOST"]},
+    )
+    assert bed.work.gitexp("--json", "cancel", experiment).json["status"] == "cancelled"
+    assert container.ended.wait(30)
+    assert bed.shown(experiment)["status"] == "cancelled"
+
+
+def test_what_somebody_else_removed_left_no_result_and_is_lost(bed: Bed) -> None:
+    experiment = bed.run("stay", options=("--detach",))["experiment"]
+    wait_until(lambda: bed.shown(experiment)["status"] == "running")
+    wait_until(lambda: "in /nemo_run/code" in bed.work.gitexp("logs", experiment).out)
+    bed.daemon.remove(bed.daemon.only())
+    wait_until(lambda: bed.shown(experiment)["status"] == "lost")
+    assert "knows nothing of it any more" in bed.shown(experiment)["error"]["message"]
+
+
+def test_a_daemon_that_does_not_answer_ends_no_run(bed: Bed) -> None:
+    experiment = bed.run("stay", options=("--detach",))["experiment"]
+    submitted = bed.run_directory(experiment) / "submitted.json"
+    known = submitted.read_text()
+    submitted.write_text(known.replace("docker.sock", "nothing.sock"))
+    (bed.run_directory(experiment) / ".asked").unlink(missing_ok=True)
+    said = bed.work.gitexp("show", experiment)
+    assert "running" in said.out or "launched" in said.out
+    assert "box: " in said.err
+    assert "shown as they were last known" in said.err
+    submitted.write_text(known.replace(json.loads(known)["backend"]["host"], "0" * 12))
+    (bed.run_directory(experiment) / ".asked").unlink()
+    assert "box: executor box: its containers are on another machine" in bed.work.gitexp("show", experiment).err
+    submitted.write_text(known)
+    assert bed.work.gitexp("--json", "cancel", experiment).json["status"] == "cancelled"
+
+
+def test_stages_wait_for_each_other_in_their_containers(bed: Bed) -> None:
+    before = len(bed.daemon.made)
+    ran = bed.work.gitexp("--json", "run", "--executor", "box", "flow").json
+    assert (ran["status"], ran["metrics"]["sum"]) == ("completed", 18)
+    assert len(bed.daemon.made) == before + 2
