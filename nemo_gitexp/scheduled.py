@@ -66,6 +66,8 @@ def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
 
 def _is_due(paths: RunPaths) -> bool:
     """Whether it is time to ask NeMo Run about a run; whoever is told so asks, in whatever process."""
+    if all(part.scheduler_word.exists() for part in paths.parts()):
+        return False
     with suppress(OSError):
         if time.time() - paths.asked.stat().st_mtime < NEMO_ASK_S:
             return False

@@ -64,6 +64,7 @@ class Daemon:
         self.containers: dict[str, Container] = {}
         self.made: list[Container] = []
         self.networks: list[str] = []
+        self.refusal: str | None = None
         self.lock = threading.Lock()
 
     def create(self, name: str, config: dict[str, Any]) -> Container:
@@ -126,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
     def address_string(self) -> str:
         return "socket"
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's own name
         pass
 
     def _serve(self) -> None:
@@ -155,34 +156,57 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
+FIXED = {
+    "GET /_ping": "OK",
+    "HEAD /_ping": "OK",
+    "GET /version": {"Version": "25.0", "ApiVersion": "1.44", "MinAPIVersion": "1.24"},
+    "POST /images/create": {"status": "Pull complete"},
+}
+
+
 def _answer(daemon: Daemon, asked: str, query: dict[str, str], body: dict[str, Any]) -> tuple[int, Any]:
-    if asked in ("GET /_ping", "HEAD /_ping"):
-        return 200, "OK"
-    if asked == "GET /version":
-        return 200, {"Version": "25.0", "ApiVersion": "1.44", "MinAPIVersion": "1.24"}
-    if asked == "POST /networks/create":
-        if body["Name"] in daemon.networks:
-            return 409, {"message": f"network with name {body['Name']} already exists"}
-        daemon.networks.append(body["Name"])
-        return 201, {"Id": "n1"}
-    if asked.startswith("GET /networks/"):
-        return 200, {"Id": "n1", "Name": daemon.networks[0]}
-    if asked == "POST /images/create":
-        return 200, {"status": "Pull complete"}
-    if image := re.fullmatch(r"GET /images/(.+)/json", asked):
-        name = re.sub(r"(@sha256:.*|:[^/]*)$", "", image[1])
-        return 200, {"Id": DIGEST, "RepoTags": [f"{name}:3"], "RepoDigests": [f"{name}@{DIGEST}"]}
-    if asked == "GET /containers/json":
-        labels = [item.split("=", 1) for item in json.loads(query.get("filters", "{}")).get("label", [])]
-        fitting = [
-            one for one in daemon.containers.values() if all(one.config["Labels"].get(key) == v for key, v in labels)
-        ]
-        return 200, [{"Id": one.id, "Names": [f"/{one.name}"]} for one in fitting]
+    if asked in FIXED:
+        return 200, FIXED[asked]
     if asked == "POST /containers/create":
-        if daemon.find(query["name"]):
-            return 409, {"message": f"Conflict. The container name {query['name']} is already in use"}
-        return 201, {"Id": daemon.create(query["name"], body).id, "Warnings": []}
-    return _answer_about_container(daemon, asked)
+        return _create(daemon, query["name"], body)
+    if asked == "GET /containers/json":
+        return 200, _listed(daemon, json.loads(query.get("filters", "{}")).get("label", []))
+    if "/containers/" in asked:
+        return _answer_about_container(daemon, asked)
+    return _answer_about_network(daemon, body) if "/networks/" in asked else _answer_about_image(asked)
+
+
+def _create(daemon: Daemon, name: str, config: dict[str, Any]) -> tuple[int, Any]:
+    if daemon.refusal:
+        return 500, {"message": daemon.refusal}
+    if daemon.find(name):
+        return 409, {"message": f"Conflict. The container name {name} is already in use"}
+    return 201, {"Id": daemon.create(name, config).id, "Warnings": []}
+
+
+def _listed(daemon: Daemon, labels: list[str]) -> list[dict[str, Any]]:
+    wanted = [label.split("=", 1) for label in labels]
+    fitting = [
+        one for one in daemon.containers.values() if all(one.config["Labels"].get(key) == text for key, text in wanted)
+    ]
+    return [{"Id": one.id, "Names": [f"/{one.name}"]} for one in fitting]
+
+
+def _answer_about_network(daemon: Daemon, body: dict[str, Any]) -> tuple[int, Any]:
+    name = body.get("Name")
+    if name in daemon.networks:
+        return 409, {"message": f"network with name {name} already exists"}
+    if name:
+        daemon.networks.append(name)
+    return 201 if name else 200, {"Id": "n1", "Name": daemon.networks[0]}
+
+
+def _answer_about_image(asked: str) -> tuple[int, Any]:
+    image = re.fullmatch(r"GET /images/(.+)/json", asked)
+    if image is None:
+        return 404, {"message": f"no such thing: {asked}"}
+    name = re.sub(r"(@sha256:.*|:[^/]*)$", "", image[1])
+    return 200, {"Id": DIGEST, "RepoTags": [f"{name}:3"], "RepoDigests": [f"{name}@{DIGEST}"]}
 
 
 def _answer_about_container(daemon: Daemon, asked: str) -> tuple[int, Any]:

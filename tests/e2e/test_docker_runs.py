@@ -1,10 +1,8 @@
-"""Experiments in containers: NeMo Run and docker-py as they are, the daemon a stand-in that really runs the commands."""
+"""Experiments in containers: NeMo Run and docker-py as they are, the daemon a stand-in that really runs them."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +95,7 @@ def test_a_run_in_a_container_is_as_any_other(bed: Bed) -> None:
     assert f"in /nemo_run/code on {name} as True x; touch injected; $HOME it's" in log
     assert bed.daemon.containers == {}
     assert bed.daemon.made[-1].config["HostConfig"]["Binds"][0] == "/usr/share:/extra"
+    assert not bed.run_directory(ran["experiment"]).joinpath("nemo").exists()
 
 
 def test_a_failing_job_is_a_failed_run(bed: Bed) -> None:
@@ -130,6 +129,7 @@ def test_what_somebody_else_removed_left_no_result_and_is_lost(bed: Bed) -> None
     bed.daemon.remove(bed.daemon.only())
     wait_until(lambda: bed.shown(experiment)["status"] == "lost")
     assert "knows nothing of it any more" in bed.shown(experiment)["error"]["message"]
+    assert bed.work.gitexp("status", experiment).err == ""
 
 
 def test_a_daemon_that_does_not_answer_ends_no_run(bed: Bed) -> None:
@@ -138,13 +138,13 @@ def test_a_daemon_that_does_not_answer_ends_no_run(bed: Bed) -> None:
     known = submitted.read_text()
     submitted.write_text(known.replace("docker.sock", "nothing.sock"))
     (bed.run_directory(experiment) / ".asked").unlink(missing_ok=True)
-    said = bed.work.gitexp("show", experiment)
+    said = bed.work.gitexp("status", experiment)
     assert "running" in said.out or "launched" in said.out
     assert "box: " in said.err
     assert "shown as they were last known" in said.err
     submitted.write_text(known.replace(json.loads(known)["backend"]["host"], "0" * 12))
     (bed.run_directory(experiment) / ".asked").unlink()
-    assert "box: executor box: its containers are on another machine" in bed.work.gitexp("show", experiment).err
+    assert "box: executor box: its containers are on another machine" in bed.work.gitexp("status", experiment).err
     submitted.write_text(known)
     assert bed.work.gitexp("--json", "cancel", experiment).json["status"] == "cancelled"
 
@@ -154,3 +154,20 @@ def test_stages_wait_for_each_other_in_their_containers(bed: Bed) -> None:
     ran = bed.work.gitexp("--json", "run", "--executor", "box", "flow").json
     assert (ran["status"], ran["metrics"]["sum"]) == ("completed", 18)
     assert len(bed.daemon.made) == before + 2
+
+
+def test_a_daemon_that_refuses_leaves_the_experiment_recorded(bed: Bed) -> None:
+    bed.daemon.refusal = "no space left on device"
+    try:
+        said = bed.work.gitexp("run", "--again", "--executor", "box", "--", "python", "job.py", "0", code=3).err
+    finally:
+        bed.daemon.refusal = None
+    assert "executor box: it was not accepted" in said
+    assert "no space left on device" in said
+    (row,) = bed.work.gitexp("--json", "log", "-n", "1").json["experiments"]
+    assert row["status"] == "recorded"
+
+
+def test_a_sweep_runs_in_containers(bed: Bed) -> None:
+    swept = bed.work.gitexp("--json", "sweep", "--executor", "box", "flow", "scale=4,5").json
+    assert [row["metrics"]["sum"] for row in swept["experiments"]] == [24, 30]
