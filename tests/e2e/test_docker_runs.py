@@ -38,6 +38,10 @@ sys.exit(int(sys.argv[1]))
 FLOW = """\
 def load():
     return [1, 2, 3]
+def hold():
+    import time
+    while True:
+        time.sleep(0.05)
 def train(load, scale):
     return {"sum": sum(load) * scale}
 """
@@ -47,6 +51,14 @@ config: {scale: 3}
 stages:
   load: {function: "flow:load"}
   train: {function: "flow:train", dependencies: [load]}
+"""
+
+HELD = """\
+purpose: A stage that waits for one that does not end
+config: {scale: 3}
+stages:
+  hold: {function: "flow:hold"}
+  train: {function: "flow:train", dependencies: [hold]}
 """
 
 
@@ -80,6 +92,7 @@ def bed(tmp_path_factory) -> Iterator[Bed]:
         "job.py": TRAINING,
         "flow.py": FLOW,
         "experiments/flow/experiment.yaml": PIPELINE,
+        "experiments/held/experiment.yaml": HELD,
         "pyproject.toml": PROFILE,
     }
     with docker_daemon.serving(room, way) as (daemon, address):
@@ -154,6 +167,19 @@ def test_stages_wait_for_each_other_in_their_containers(bed: Bed) -> None:
     ran = bed.work.gitexp("--json", "run", "--executor", "box", "flow").json
     assert (ran["status"], ran["metrics"]["sum"]) == ("completed", 18)
     assert len(bed.daemon.made) == before + 2
+
+
+def test_a_stage_does_not_wait_for_one_whose_container_is_gone(bed: Bed) -> None:
+    experiment = bed.work.gitexp("--json", "run", "--executor", "box", "--detach", "held").json["experiment"]
+    wait_until(lambda: {task["status"] for task in bed.shown(experiment)["tasks"]} == {"running", "launched"})
+    hold, train = sorted(bed.daemon.containers.values(), key=lambda one: "hold" not in one.name)
+    bed.daemon.remove(hold)
+    wait_until(lambda: bed.shown(experiment)["status"] not in ("running", "launched"))
+    assert train.ended.wait(30)
+    assert {task["name"]: task["status"] for task in bed.shown(experiment)["tasks"]} == {
+        "hold": "lost",
+        "train": "skipped",
+    }
 
 
 def test_a_daemon_that_refuses_leaves_the_experiment_recorded(bed: Bed) -> None:
