@@ -263,6 +263,16 @@ def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool
             from nemo_gitexp.transfer import drop_carried
 
             drop_carried(paths, is_kept=is_kept)
+        if not is_kept:
+            _drop_backend(paths)
+
+
+def _drop_backend(paths: RunPaths) -> None:
+    """Remove NeMo Run's files of jobs that it alone could be asked about: they hold the executor, secrets and all."""
+    submission = parse_submission(read_state_file(paths.submitted))
+    backend = None if submission is None else submission.backend
+    if backend is not None and Path(backend.home).parent == paths.root:
+        shutil.rmtree(backend.home, ignore_errors=True)
 
 
 def discard_run(repository: Repository, paths: RunPaths) -> None:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.errors import LaunchError, UsageError
+from nemo_gitexp.extras import missing_extra
 from nemo_gitexp.handover import Background
 from nemo_gitexp.profileparts import ExecutorProfile
+from nemo_gitexp.profileshape import submission_fault
 from nemo_gitexp.settings import require_executor, require_profile
 
 if TYPE_CHECKING:
@@ -22,12 +24,19 @@ def require_destination(site: Site, name: str, env: Mapping[str, str]) -> Execut
     Raises:
         UnknownExecutorError: there is none of this name.
         SettingsError: it is wrong, or this machine lacks a value that it refers to.
+        LaunchError: nothing is submitted to its kind, or an extra of NeMo Run is not installed.
     """
     if require_executor(site.settings, name) == {"type": "local"}:
         return ExecutorProfile(name, "local")
     from nemo_gitexp.profiles import bind_profile  # 6 ms, for those who have profiles
 
-    return bind_profile(require_profile(site.settings, name), site.settings.site, env)
+    profile = require_profile(site.settings, name)
+    fault = submission_fault(profile)
+    if fault is None and (extra := missing_extra(profile.kind)):
+        fault = f"executor {name}: {profile.kind} needs the extra {extra.name} of nemo_run", extra.command
+    if fault:
+        raise LaunchError(fault[0], hint=fault[1], executor=name)
+    return bind_profile(profile, site.settings.site, env)
 
 
 def require_chain(length: int, profile: ExecutorProfile | None) -> None:

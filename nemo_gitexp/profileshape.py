@@ -42,6 +42,21 @@ def recorded_shape(topology: Mapping[str, JsonValue]) -> ProfileShape:
     )
 
 
+def submission_fault(profile: ExecutorProfile) -> tuple[str, str] | None:
+    """Return why nothing is submitted to an executor, and what to do instead; None: it takes runs.
+
+    Source: NeMo Run 0.11 has no scheduler for KubeRayExecutor; of the clouds nothing but a shared file system brings
+    results back.
+    """
+    if profile.kind == "kuberay":
+        said = f"executor {profile.name}: NeMo Run makes clusters of Ray with kuberay, and runs no experiments on them"
+        return said, "--executor NAME, of another type; nemo-gitexp config shows them"
+    if profile.kind in ("lepton", "dgxcloud", "kubeflow", "skypilot") and not profile.place.shared:
+        said = f"executor {profile.name}: nothing brings results back from {profile.kind} but a shared file system"
+        return said, "shared = true in its table, where jobs see this machine's files under the same paths"
+    return None
+
+
 def require_runnable(profile: ExecutorProfile, topology: Mapping[str, JsonValue]) -> str | None:
     """Check that an executor can run the recorded processes; return a warning where it runs them without their image.
 

@@ -115,6 +115,11 @@ class RunPaths:
         return self.root / "supervisor.json"
 
     @property
+    def asked(self) -> Path:
+        """Touched when NeMo Run is asked about the run."""
+        return self.root / ".asked"
+
+    @property
     def supervisor_log(self) -> Path:
         """What the supervisor and NeMo Run said."""
         return self.root / "supervisor.log"

@@ -6,32 +6,37 @@ job has ended for good.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from nemo_gitexp.backends import ask_backend, cancel_in_backend, is_asked_through_nemo
 from nemo_gitexp.errors import RemoteHostError, SchedulerError
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.relocation import find_relocation
 from nemo_gitexp.rundir import RunPaths, write_once
 from nemo_gitexp.runs import conclude, read_state_file
-from nemo_gitexp.scheduler import JobWord, ask_slurm, cancel_jobs
+from nemo_gitexp.scheduler import FORGOTTEN, JobWord, ask_slurm, cancel_jobs
 from nemo_gitexp.shells import shell_of
 from nemo_gitexp.submission import Submission, Tunnel, parse_submission
 from nemo_gitexp.transfer import bring_home, tell_run
 
+NEMO_ASK_S = 10.0
+"""NeMo Run is asked about a run no more often than that: each question is a process that imports it."""
+
+_Member = tuple[RunPaths, Submission]
+
 
 def find_submission(paths: RunPaths) -> Submission | None:
-    """Return which jobs of Slurm a run is; None for one that it does not have.
-
-    What other kinds of executors run is known by its files alone: Slurm would call their jobs forgotten.
-    """
-    submission = parse_submission(read_state_file(paths.submitted))
-    return submission if submission is not None and submission.kind == "slurm" else None
+    """Return which jobs a run is; None for one that no scheduler has."""
+    return parse_submission(read_state_file(paths.submitted))
 
 
 def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
     """Ask the schedulers about the runs among these that they have: one question for all of a cluster.
+
+    What is not on Slurm NeMo Run is asked about, once for all, and not at each look.
 
     What works on machines that share no file system with this one is fetched first.
 
@@ -44,19 +49,42 @@ def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
     """
     runs = list(runs)
     bring_home([paths for paths in runs if not paths.result.exists()], warn)
-    by_cluster: dict[Tunnel, list[tuple[RunPaths, Submission]]] = {}
+    by_cluster: dict[tuple[str, Tunnel], list[_Member]] = {}
     for paths in runs:
         submission = None if paths.result.exists() else find_submission(paths)
-        if submission is not None:
-            by_cluster.setdefault(submission.tunnel, []).append((paths, submission))
-    for tunnel, members in by_cluster.items():
+        if submission is not None and (not is_asked_through_nemo(submission) or _is_due(paths)):
+            by_cluster.setdefault((submission.kind, submission.tunnel), []).append((paths, submission))
+    for members in by_cluster.values():
         try:
-            words = ask_slurm(shell_of(tunnel), [job for _, submission in members for job in submission.job_ids])
+            words = _ask(members, warn)
         except SchedulerError as fault:
             warn(f"{members[0][1].executor}: {fault.message}; its runs are shown as they were last known")
             continue
         for paths, submission in members:
             _take_words(paths, submission, words, warn)
+
+
+def _is_due(paths: RunPaths) -> bool:
+    """Whether it is time to ask NeMo Run about a run; whoever is told so asks, in whatever process."""
+    if all(part.scheduler_word.exists() for part in paths.parts()):
+        return False
+    with suppress(OSError):
+        if time.time() - paths.asked.stat().st_mtime < NEMO_ASK_S:
+            return False
+    with suppress(OSError):  # in somebody else's repository
+        paths.asked.touch()
+    return True
+
+
+def _ask(members: Sequence[_Member], warn: Callable[[str], None]) -> Mapping[str, JobWord]:
+    submissions = [submission for _, submission in members]
+    if not is_asked_through_nemo(submissions[0]):
+        tunnel = submissions[0].tunnel
+        return ask_slurm(shell_of(tunnel), [job for submission in submissions for job in submission.job_ids])
+    words, faults = ask_backend(submissions)
+    for fault in dict.fromkeys(faults):
+        warn(f"{submissions[0].executor}: {fault}; its runs are shown as they were last known")
+    return words
 
 
 def cancel_submitted(paths: RunPaths, *, waiting_only: bool) -> None:
@@ -68,7 +96,7 @@ def cancel_submitted(paths: RunPaths, *, waiting_only: bool) -> None:
     submission = find_submission(paths)
     _tell(paths)
     if submission is not None:
-        cancel_jobs(shell_of(submission.tunnel), submission.job_ids, waiting_only=waiting_only)
+        _cancel(submission, submission.job_ids, waiting_only=waiting_only)
 
 
 def cancel_waiting(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
@@ -84,7 +112,7 @@ def cancel_waiting(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> Non
     for paths in runs:
         _tell(paths)
         submission = find_submission(paths)
-        if submission is not None:
+        if submission is not None and not is_asked_through_nemo(submission):  # elsewhere nothing waits in a queue
             by_cluster.setdefault(submission.tunnel, []).extend(submission.job_ids)
     for tunnel, jobs in by_cluster.items():
         try:
@@ -101,13 +129,21 @@ def cancel_stage(paths: RunPaths, name: str) -> None:
     """
     submission = find_submission(paths)
     if submission is not None:
-        cancel_jobs(shell_of(submission.tunnel), submission.jobs.get(name, ()))
+        _cancel(submission, submission.jobs.get(name, ()))
+
+
+def _cancel(submission: Submission, jobs: Sequence[str], *, waiting_only: bool = False) -> None:
+    if is_asked_through_nemo(submission):
+        cancel_in_backend(submission, jobs, waiting_only=waiting_only)
+    else:
+        cancel_jobs(shell_of(submission.tunnel), jobs, waiting_only=waiting_only)
 
 
 def _take_words(
     paths: RunPaths, submission: Submission, words: Mapping[str, JobWord], warn: Callable[[str], None]
 ) -> None:
     """Write the last word beside each worker that ended without a result, also where it works."""
+    words = {job: words.get(job, JobWord("UNKNOWN")) for job in submission.job_ids}
     parts = {name: paths.stage(name) if name else paths for name in submission.jobs}
     final = {
         part: jobs
@@ -119,9 +155,16 @@ def _take_words(
         for part, jobs in final.items():
             list(part.root.iterdir())  # a network file system shows what another host wrote once the directory is read
             if not part.result.exists():
-                write_once(part.scheduler_word, render_json(_document(jobs[-1], words[jobs[-1]])))
+                word = _own_word(paths, submission, words[jobs[-1]])
+                write_once(part.scheduler_word, render_json(_document(jobs[-1], word)))
         _tell(paths)  # stages wait for each other there
     conclude(paths)
+
+
+def _own_word(paths: RunPaths, submission: Submission, word: JobWord) -> JobWord:
+    """Return what is written down: what we had cancelled is so, whatever exit code its end looks like."""
+    is_ours = is_asked_through_nemo(submission) and paths.cancel.exists()
+    return JobWord("CANCELLED") if is_ours and word.state in ("FAILED", FORGOTTEN) else word
 
 
 def _is_known(part: RunPaths) -> bool:

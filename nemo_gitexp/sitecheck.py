@@ -22,6 +22,7 @@ from nemo_gitexp.finding import Finding, found, missing, refused, warning
 from nemo_gitexp.nemofields import ask_build, read_kinds
 from nemo_gitexp.profilefields import find_faults, find_missing, kind_fields
 from nemo_gitexp.profiles import ExecutorProfile, TunnelProfile, bind_profile, missing_references, profile_topology
+from nemo_gitexp.profileshape import submission_fault
 from nemo_gitexp.settings import SITE_FILE, require_profile
 from nemo_gitexp.siteprobe import SLURM_COMMANDS, Asked, Seen, identity_path, is_known_host, look_at_site
 
@@ -87,6 +88,8 @@ def check_keys(site: Site, name: str, env: Mapping[str, str]) -> Iterator[Findin
             else f"git config gitexp.site.{reference.name} VALUE"
         )
         yield missing(reference.key, f"{reference.text} has no value here", mend)
+    if refusal := submission_fault(profile):
+        yield missing("submission", *refusal)
     if extra := missing_extra(profile.kind):
         yield missing("extra", f"{profile.kind} needs {extra.module}", extra.command)
 

@@ -34,6 +34,24 @@ class Tunnel:
 
 
 @dataclass(frozen=True, slots=True)
+class Backend:
+    """What NeMo Run needs to find jobs again that only it can be asked about.
+
+    `scheduler` is its own word for it (`docker_persistent`), `home` its directory that lists them, `host` the machine
+    (`host_digest`) whose NeMo Run submitted, `variables` what in its environment says where the jobs are (DOCKER_HOST).
+    """
+
+    scheduler: str
+    home: str
+    host: str
+    variables: Mapping[str, str]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return what the run directory holds."""
+        return {"scheduler": self.scheduler, "home": self.home, "host": self.host, "variables": dict(self.variables)}
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """Which jobs of which scheduler are a run.
 
@@ -42,12 +60,14 @@ class Submission:
         kind: its type, as `slurm`.
         tunnel: the way to it.
         jobs: the scheduler's ids by part of the run (`""` the run itself, else a stage), in the order of a chain.
+        backend: how NeMo Run finds them again; None for Slurm, which is asked itself.
     """
 
     executor: str
     kind: str
     tunnel: Tunnel
     jobs: Mapping[str, tuple[str, ...]]
+    backend: Backend | None = None
 
     @property
     def job_ids(self) -> tuple[str, ...]:
@@ -65,6 +85,7 @@ def render_submission(submission: Submission) -> bytes:
             "kind": submission.kind,
             "tunnel": submission.tunnel.to_json(),
             "jobs": jobs,
+            **({} if submission.backend is None else {"backend": submission.backend.to_json()}),
         }
     )
 
@@ -88,4 +109,13 @@ def parse_submission(document: Mapping[str, JsonValue]) -> Submission | None:
         jobs={
             part: tuple(str(job) for job in ids) if isinstance(ids, (list, tuple)) else () for part, ids in jobs.items()
         },
+        backend=_parse_backend(document.get("backend")),
     )
+
+
+def _parse_backend(found: JsonValue) -> Backend | None:
+    if not isinstance(found, Mapping):
+        return None
+    texts, variables = {key: str(found.get(key) or "") for key in ("scheduler", "home", "host")}, found.get("variables")
+    known = variables.items() if isinstance(variables, Mapping) else ()
+    return Backend(**texts, variables={name: str(value) for name, value in known})

@@ -21,7 +21,7 @@ from nemo_gitexp.profiles import (
     profile_topology,
     render_profile,
 )
-from nemo_gitexp.profileshape import require_runnable
+from nemo_gitexp.profileshape import require_runnable, submission_fault
 from nemo_gitexp.topology import NUMERIC_VARIABLES, topology
 
 A100 = {
@@ -248,3 +248,22 @@ def test_no_table_makes_anything_but_a_settings_error(table):
     with contextlib.suppress(SettingsError):
         profile = parse_profile("x", table)
         assert parse_profile("x", render_profile(profile)) == profile
+
+
+@pytest.mark.parametrize(
+    "table, fault",
+    [
+        ({"type": "kuberay"}, "runs no experiments"),
+        ({"type": "lepton"}, "nothing brings results back from lepton"),
+        ({"type": "dgxcloud", "shared": False}, "nothing brings results back from dgxcloud"),
+        ({"type": "kubeflow"}, "nothing brings results back from kubeflow"),
+        ({"type": "skypilot", "root": "/w"}, "nothing brings results back from skypilot"),
+        ({"type": "lepton", "shared": True}, None),
+        ({"type": "docker"}, None),
+        ({"type": "slurm"}, None),
+    ],
+)
+def test_a_kind_that_brings_no_results_back_takes_no_runs(table: dict, fault: str | None) -> None:
+    found = submission_fault(parse_profile("x", table))
+    assert (found is None) == (fault is None)
+    assert fault is None or fault in found[0]

@@ -120,12 +120,16 @@ def import_nemo_run(home: Path) -> Any:
 
 
 def move_home(home: Path) -> None:
-    """Let NeMo Run, which is imported already, keep its files in another directory: it reads the variable once."""
+    """Let NeMo Run, which is imported already, keep its files in another directory: it reads the variable once.
+
+    Each of its backends has a list of its jobs, whose place it computes when it is imported (`LOCAL_JOB_DIRS`, …).
+    """
     from nemo_run.config import set_nemorun_home
-    from nemo_run.run.torchx_backend.schedulers import local
 
     set_nemorun_home(str(home))
-    local.LOCAL_JOB_DIRS = str(home / ".local_jobs.json")
+    for module in [module for name, module in list(sys.modules.items()) if name.startswith("nemo_run.")]:
+        for name in [name for name in vars(module) if name.endswith("_JOB_DIRS")]:
+            setattr(module, name, str(home / Path(getattr(module, name)).name))
 
 
 def private_home(state_dir: Path, nonce: str = "gitexp") -> Path:

@@ -20,18 +20,26 @@ from typing import Any, BinaryIO
 
 from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.launchers.executors import build_executor
-from nemo_gitexp.launchers.nemo import QUIET, nemo_home, redirect_output, take_run, without_torch
+from nemo_gitexp.launchers.nemo import QUIET, move_home, nemo_home, redirect_output, take_run, without_torch
 from nemo_gitexp.placing import line_in_container, place_in_job_dir
 from nemo_gitexp.profiles import ExecutorProfile, parse_profile
+from nemo_gitexp.profileshape import submission_fault
 from nemo_gitexp.relocation import NEMO_MOUNT, find_relocation, require_plain_paths
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.runs import read_state_file
 from nemo_gitexp.scheduler import cancel_jobs
 from nemo_gitexp.shells import shell_of
-from nemo_gitexp.submission import Submission, Tunnel, render_submission
+from nemo_gitexp.submission import Backend, Submission, Tunnel, render_submission
+from nemo_gitexp.worker.machine import host_digest
 
 SHARED_MOUNT = "/gitexp"
 """Where containers see a run that several jobs share."""
+
+BOXED = ("slurm", "docker")
+"""Kinds whose containers see what we mount; those of the others see a file system that the profile calls shared."""
+
+DAEMON_VARIABLES = ("DOCKER_CERT_PATH", "DOCKER_HOST", "DOCKER_TLS_VERIFY")
+"""What says which daemon has the containers."""
 
 
 def main() -> int:
@@ -89,16 +97,15 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     Raises:
         LaunchError: it was not accepted; jobs of it that were are cancelled.
     """
-    from nemo_run.config import set_nemorun_home
-
     profile = _with_job_dir(parse_profile(name, table), paths)
     plan = read_state_file(paths.plan)
-    if not _image(plan) and find_relocation(paths) is None:
+    _require_served(profile, plan)
+    if not _is_boxed(profile, plan) and find_relocation(paths) is None:
         require_plain_paths({"run_root": str(paths.root), "workspace_root": str(plan.get("workspace"))})
     require_reachable(_tunnel(profile), hint=f"nemo-gitexp doctor --executor {profile.name}")
     home = paths.root / "nemo"
     home.mkdir(mode=0o700, exist_ok=True)
-    set_nemorun_home(str(home))
+    move_home(home)
     place = _place(nemo_run, paths, plan, profile, home)
     with nemo_run.Experiment("gitexp", executor=nemo_run.LocalExecutor(), **QUIET) as experiment:
         tasks = _add_tasks(nemo_run, experiment, paths, plan, place, lambda part: _executor(profile, part, place))
@@ -106,16 +113,59 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
             experiment.run(detach=True)
         except (Exception, SystemExit):
             withdraw(profile.kind, _tunnel(profile), experiment.jobs)
+            if profile.kind != "slurm":
+                _withdraw_by_handle(experiment)
             raise
+        _leave_alone(experiment)
         handles = {job.id: str(job.handle).rpartition("/")[2] for job in experiment.jobs}
+        schedulers = [str(job.handle).partition(":")[0] for job in experiment.jobs]
     submission = Submission(
         executor=name,
         kind=profile.kind,
         tunnel=_tunnel(profile),
         jobs={part: tuple(handles[task] for task in ids) for part, ids in tasks.items()},
+        backend=None if profile.kind == "slurm" else _backend(schedulers[0], home),
     )
     write_beside(paths.submitted, render_submission(submission))
     return submission
+
+
+def _require_served(profile: ExecutorProfile, plan: Mapping[str, Any]) -> None:
+    """Check that a kind can run what is asked for.
+
+    Raises:
+        LaunchError: nothing of this kind is submitted, or no pipelines are.
+    """
+    if fault := submission_fault(profile):
+        raise LaunchError(fault[0], hint=fault[1])
+    if profile.kind not in BOXED and plan.get("stages"):
+        raise LaunchError(
+            f"{profile.kind} has no jobs that wait for each other, and this is a pipeline",
+            hint="--executor NAME, of type slurm, docker or local",
+        )
+
+
+def _leave_alone(experiment: Any) -> None:
+    """Let jobs outlive this process: NeMo Run would wait for those of docker, and remove the containers on closing.
+
+    They run in the daemon, which needs nobody to watch them; what becomes of them is asked from outside.
+    """
+    experiment.detach = True
+    for scheduler in experiment._runner._scheduler_instances.values():  # noqa: SLF001 - there is no other way
+        if hasattr(scheduler, "_scheduled_reqs"):
+            scheduler._scheduled_reqs.clear()  # noqa: SLF001
+
+
+def _withdraw_by_handle(experiment: Any) -> None:
+    for job in experiment.jobs:
+        if getattr(job, "handle", None):
+            with contextlib.suppress(Exception):  # what was refused is what is to be told
+                experiment._runner.cancel(job.handle)  # noqa: SLF001
+
+
+def _backend(scheduler: str, home: Path) -> Backend:
+    variables = {name: os.environ[name] for name in DAEMON_VARIABLES if name in os.environ}
+    return Backend(scheduler, str(home), host_digest(), variables)
 
 
 @functools.cache
@@ -169,24 +219,49 @@ def _place(nemo_run: Any, paths: RunPaths, plan: Mapping[str, Any], profile: Exe
     """
     relocation = find_relocation(paths)
     plain, python = nemo_run.Packager(), profile.place.python
-    if relocation is None and not _image(plan):
+    opened = _opened if profile.kind == "docker" else lambda line, _: line
+    if relocation is None and not _is_boxed(profile, plan):
         own = str(plan.get("interpreter") or python or sys.executable)
         return _Seen(lambda name: job_line(own, paths, paths.stage(name) if name else paths), plain)
     if relocation is None and _is_one_job(paths, plan):
         from nemo_gitexp.launchers.packing import RunPackager
 
         line = line_in_container(paths, python=python)
-        return _Seen(lambda _: line, RunPackager(run_dir=str(paths.root), python=python))
+        inside = f"{NEMO_MOUNT}/{paths.run}"
+        return _Seen(lambda _: opened(line, inside), RunPackager(run_dir=str(paths.root), python=python))
     if relocation is None:
         (home / "placed").mkdir()
         relocation = place_in_job_dir(paths, home / "placed", python=python, seen=SHARED_MOUNT)
     there = relocation
-    return _Seen(lambda name: there.worker_line(name or None), plain, there.mounts if _image(plan) else ())
+    return _Seen(
+        lambda name: opened(
+            there.worker_line(name or None), f"{there.run_dir}/stages/{name}" if name else there.run_dir
+        ),
+        plain,
+        there.mounts if _image(plan) else (),
+    )
+
+
+def _opened(line: str, inside: str) -> str:
+    """Return a script after which this side can read and remove what a container's root wrote.
+
+    All of it lies below a directory that nobody else may enter.
+
+    Args:
+        line: starts the worker.
+        inside: the run directory, or that of its stage, as the container sees it.
+    """
+    outputs = shlex.quote(f"{inside}/outputs")
+    return f"umask 0\n({line.strip()})\ncode=$?\nchmod -R a+rwX {outputs}\nexit $code\n"
 
 
 def _image(plan: Mapping[str, Any]) -> str | None:
     image = (plan.get("topology") or {}).get("image")
     return str(image) if image else None
+
+
+def _is_boxed(profile: ExecutorProfile, plan: Mapping[str, Any]) -> bool:
+    return profile.kind in BOXED and _image(plan) is not None
 
 
 def _is_one_job(paths: RunPaths, plan: Mapping[str, Any]) -> bool:
@@ -203,11 +278,13 @@ def _add_tasks(
     """Add a task for each worker; return the ids of the tasks by part, in the order of its chain."""
     stages = [stage for stage in plan.get("stages") or () if not paths.stage(stage["name"]).result.exists()]
     length = _chain_length(plan)
+    is_ordered = (plan.get("scheduled") or {}).get("kind") == "slurm"
     tasks: dict[str, list[str]] = {}
     for name, needs in [(stage["name"], stage["dependencies"]) for stage in _ordered(stages)] or [("", [])]:
         part = paths.stage(name) if name else paths
         script = nemo_run.Script(inline=place.line(name))
-        before = [tasks[need][-1] for need in needs if need in tasks]
+        # Only Slurm's jobs wait for each other; elsewhere workers do.
+        before = [tasks[need][-1] for need in needs if need in tasks] if is_ordered else []
         tasks[name] = []
         for number in range(length):
             title = (name or str(plan["study"])) + (f"-{number + 1}" if number else "")
@@ -252,6 +329,8 @@ def _executor(profile: ExecutorProfile, part: RunPaths, place: _Seen) -> Any:
         executor.container_mounts = [*executor.container_mounts, *place.mounts]
         executor.dependency_type = "afterany"  # after a failure, too: its worker is to say that it was skipped
         executor.job_name_prefix = executor.job_name_prefix or "gitexp-"
+    elif profile.kind == "docker":
+        executor.volumes = [*executor.volumes, *place.mounts]
     return executor
 
 

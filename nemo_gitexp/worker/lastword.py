@@ -25,7 +25,7 @@ WORDS = {
     "TIMEOUT": ("failed", "TimeLimitError", "the scheduler stopped it at its time limit"),
     "DEADLINE": ("failed", "TimeLimitError", "the scheduler stopped it at its deadline"),
     "OUT_OF_MEMORY": ("failed", "OutOfMemoryError", "killed for using more memory than the job asked for"),
-    "CANCELLED": ("cancelled", "CancelledError", "cancelled with scancel"),
+    "CANCELLED": ("cancelled", "CancelledError", "cancelled at the scheduler"),
     "PREEMPTED": ("cancelled", "CancelledError", "preempted and not started again"),
     "REVOKED": ("cancelled", "CancelledError", "revoked by the scheduler"),
     "NODE_FAIL": ("lost", LOST, "its node failed"),

@@ -39,7 +39,9 @@ class StagePlace:
 
     def __init__(self, plan: Plan) -> None:
         self._stage = plan["stage"]
-        self._is_scheduled = bool(plan.get("scheduled"))
+        scheduled = plan.get("scheduled")
+        self._is_scheduled = bool(scheduled)
+        self._is_ordered = scheduled is not None and scheduled["kind"] == "slurm"
         self._run = self._stage["run"]
         self._seen: dict[str, dict[str, FileState | None]] = {}
         self._slot: IO[bytes] | None = None
@@ -115,10 +117,13 @@ class StagePlace:
     def _word_of(self, name: str, waited_s: float) -> str | None:
         """Return how another stage stands (`merge.stage_word`); unstarted, too, when nobody is left to start it.
 
-        On a scheduler all that this one depends on has ended when it starts: what has no result is gone.
+        On Slurm all that this one depends on has ended when it starts: what has no result is gone. Elsewhere jobs start
+        together, and whoever asks about one that is gone brings word of it.
         """
         directory = os.path.join(self._run, "stages", name)
         word, _ = stage_word(directory)
+        if self._is_scheduled and not self._is_ordered:
+            return word
         if self._is_scheduled:
             return "gone" if word is None and waited_s > LATE_FILES_S else word
         is_waiting = word is None and not os.path.exists(os.path.join(directory, "started.json"))

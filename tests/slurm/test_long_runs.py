@@ -114,6 +114,6 @@ def test_scancel_from_outside_is_the_end_with_what_there_is(story) -> None:
     (job,) = wait_status(work, answer["experiment"], "running")["jobs"]
     story.cluster.cancel(job)
     document = wait_status(work, answer["experiment"], "cancelled")
-    assert document["error"]["message"] == "cancelled with scancel"
+    assert document["error"]["message"] == "cancelled at the scheduler"
     assert document["metric_stats"]["loss"]["n"] == 6
     assert segments_of(work, shown(work, answer["experiment"])) == [(job, 0, 0, 5, "cancelled")]

@@ -67,11 +67,11 @@ def test_a_stage_whose_dependency_left_nothing_is_skipped_and_the_last_word_tell
     assert (skipped["status"], skipped["error"]["message"]) == ("skipped", "stage load ended without a result")
 
     say(run, "load", "CANCELLED", signal=15)
-    assert (inspect_run(paths).status, inspect_run(paths).reason) == ("dead", "cancelled with scancel")
+    assert (inspect_run(paths).status, inspect_run(paths).reason) == ("dead", "cancelled at the scheduler")
     conclude(paths)
     result = run.json("result.json")
     assert [task["status"] for task in result["tasks"]] == ["cancelled", "skipped", "skipped", "completed"]
-    assert (result["status"], result["error"]["message"]) == ("cancelled", "stage load: cancelled with scancel")
+    assert (result["status"], result["error"]["message"]) == ("cancelled", "stage load: cancelled at the scheduler")
     assert inspect_run(paths).status == "finished"
 
 
