@@ -654,7 +654,7 @@ def collect() -> None:
     from nemo_gitexp.report.experiment import render_status
     from nemo_gitexp.verbs.follow import collect as verb
 
-    documents = verb(_CALL.site())
+    documents = verb(_CALL.site(), lambda text: _CALL.console.say(f"warning: {text}"))
     _answer_many(
         documents, render_status(documents, style=_CALL.console.style) if documents else "nothing to collect\n"
     )

@@ -49,6 +49,7 @@ from nemo_gitexp.result import (
 from nemo_gitexp.rundir import RunPaths, unwritable
 from nemo_gitexp.runs import RunState, end_orphans, give_up, job_names, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
+from nemo_gitexp.submission import parse_submission
 from nemo_gitexp.worker.lastword import ended_result
 from nemo_gitexp.worker.merge import merged_result
 from nemo_gitexp.worker.segments import FILE as SEGMENTS
@@ -82,8 +83,6 @@ def collect_run(repository: Repository, experiment: Experiment, run: RunState) -
     files = build_result(experiment.record, left, store.add_bytes)
     sha = write_result(repository, experiment, files, left.ended)
     if sha is not None:
-        for part in dict.fromkeys((run.paths, *run.paths.parts())):
-            part.variables.unlink(missing_ok=True)
         discard_workspace(repository, run.paths)
     return sha
 
@@ -245,7 +244,12 @@ def _keep_file(store: ObjectStore, place: Path, md5: str) -> bool:
 
 
 def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool = False) -> None:
-    """Remove a run's workspace, unless it was to be kept or belongs to another clone."""
+    """Remove the workspace of a run that is over, unless it was to be kept or belongs to another clone.
+
+    Side effects: the variables that its job was given go in any case; they may be secret.
+    """
+    for part in dict.fromkeys((paths, *paths.parts())):
+        part.variables.unlink(missing_ok=True)
     plan = read_state_file(paths.plan)
     place = read_state_file(paths.launching).get("workspace")
     # A workspace is named after its run: a file that says anything else is not ours, and must not remove anything.

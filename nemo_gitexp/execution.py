@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 from nemo_gitexp.catalog import Site, current_tip
 from nemo_gitexp.collect import collect_run, discard_run, log_heading, read_pieces, tail_lines
 from nemo_gitexp.environment import capture_environment
-from nemo_gitexp.errors import GitexpError, LaunchError
+from nemo_gitexp.errors import GitexpError, LaunchError, SchedulerError
 from nemo_gitexp.interpreters import is_known_there_only
 from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
@@ -363,11 +363,18 @@ def require_start(site: Site, state: RunState) -> None:
 def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
     """Ask the worker to stop and wait, but not for ever, until it has; a job that only waits is taken back.
 
+    A worker that has begun stops by file, whether its scheduler answers or not.
+
     Raises:
-        SchedulerError: the scheduler that has it does not answer.
+        SchedulerError: the scheduler that has it does not answer, and it did not stop by itself.
     """
     request_cancel(paths, iso_now())
-    _cancel_with_scheduler(paths, waiting_only=True)
+    try:
+        _cancel_with_scheduler(paths, waiting_only=True)
+    except SchedulerError as fault:
+        if paths.relocated.exists() or inspect_run(paths).status not in ("running", "finished"):
+            raise
+        watcher.say(f"warning: {fault.message}; waiting for the job to stop by itself")
     tail = RunLogs(paths, at_end=True)
     begun = time.monotonic()
     next_look = begun

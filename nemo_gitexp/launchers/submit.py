@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +32,9 @@ from nemo_gitexp.scheduler import cancel_jobs
 from nemo_gitexp.shells import shell_of
 from nemo_gitexp.submission import Backend, Submission, Tunnel, render_submission
 from nemo_gitexp.worker.machine import host_digest
+
+_FOR_A_SHELL = re.compile(r"[^\w@%+=:,./-]")
+"""What a shell does not read as a part of a word; letters of any language are."""
 
 SHARED_MOUNT = "/gitexp"
 """Where containers see a run that several jobs share."""
@@ -102,8 +106,10 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     _require_served(profile, plan)
     if not _is_boxed(profile, plan) and find_relocation(paths) is None:
         require_plain_paths({"run_root": str(paths.root), "workspace_root": str(plan.get("workspace"))})
-    require_reachable(_tunnel(profile), hint=f"nemo-gitexp doctor --executor {profile.name}")
     home = paths.root / "nemo"
+    if profile.kind == "slurm":
+        _require_unquoted(home)
+    require_reachable(_tunnel(profile), hint=f"nemo-gitexp doctor --executor {profile.name}")
     home.mkdir(mode=0o700, exist_ok=True)
     move_home(home)
     place = _place(nemo_run, paths, plan, profile, home)
@@ -166,6 +172,21 @@ def _withdraw_by_handle(experiment: Any) -> None:
 def _backend(scheduler: str, home: Path) -> Backend:
     variables = {name: os.environ[name] for name in DAEMON_VARIABLES if name in os.environ}
     return Backend(scheduler, str(home), host_digest(), variables)
+
+
+def _require_unquoted(home: Path) -> None:
+    """Check that a shell reads the path of NeMo Run's files as it stands: Slurm's commands get it without quotes.
+
+    A space ends it, and what follows a semicolon is executed (measured with 0.11.1).
+
+    Raises:
+        LaunchError: it would read something else.
+    """
+    if _FOR_A_SHELL.search(str(home)):
+        raise LaunchError(
+            f"NeMo Run puts a path unquoted into what a shell reads: {home}",
+            hint="git config gitexp.run-root DIRECTORY, one without spaces and other characters of the shell",
+        )
 
 
 @functools.cache

@@ -112,11 +112,14 @@ def cancel(site: Site, text: str, watcher: Watcher) -> ExperimentDoc:
     return document_of(site, finish_run(site, tip, state))
 
 
-def collect(site: Site) -> list[ExperimentDoc]:
-    """Make the result commits of all runs that have ended and return those experiments; tidy up after killed ones."""
+def collect(site: Site, warn: Callable[[str], None]) -> list[ExperimentDoc]:
+    """Make the result commits of all runs that have ended and return those experiments; tidy up after killed ones.
+
+    Side effects: each scheduler is asked once, and `warn` told of one that does not answer.
+    """
     tidy(site)
     before = {tip.record: tip.sha for tip in list_tips(site.repository)}
-    after, _ = refresh(site, list_tips(site.repository), strictly=True)
+    after, _ = refresh(site, list_tips(site.repository), strictly=True, warn=warn)
     moved = [tip for tip in after if before.get(tip.record) != tip.sha]
     return [document_of(site, tip) for tip in moved]
 

@@ -27,7 +27,7 @@ def story(cluster, tmp_path_factory):
     refusals = {name: start_run(work, name, "--lr", lr) for name, lr in (("refused", "0.3"), ("closed", "0.4"))}
     started = {
         name: start_run(work, executor, "--until", f"{told.never}-{name}", options=("--detach",))
-        for name, executor in (("killed", "cluster"), ("far", "far"))
+        for name, executor in (("killed", "cluster"), ("far", "far"), ("deaf", "cluster"))
     }
     told.refusals = {name: one.answer(code=3) for name, one in refusals.items()}
     told.detached = {name: one.answer() for name, one in started.items()}
@@ -71,14 +71,35 @@ def test_a_cluster_that_does_not_answer_is_named_and_its_runs_are_as_last_known(
     story.work.env["PATH"] = f"{broken}:{path}"
     try:
         answer = story.work.gitexp("--json", "status")
+        collected = story.work.gitexp("collect")
         refused = story.work.gitexp("--json", "logs", far)
     finally:
         story.work.env["PATH"] = path
     assert "far: squeue does not answer" in answer.err
+    assert "far: squeue does not answer" in collected.err
     assert "No route to host" in answer.err
     assert {entry["experiment"]: entry["status"] for entry in answer.json["experiments"]}[far] == "running"
     assert "step 0" in refused.out
     assert story.work.gitexp("--json", "cancel", far).json["status"] == "cancelled"
+
+
+def test_a_job_that_has_begun_is_cancelled_though_its_scheduler_does_not_answer(story):
+    deaf = story.detached["deaf"]
+    directory_of(story, deaf["experiment"])
+    broken = story.room / "deaf"
+    broken.mkdir()
+    for name in ("squeue", "scancel"):
+        (broken / name).write_text("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
+        (broken / name).chmod(0o755)
+    path = story.work.env["PATH"]
+    story.work.env["PATH"] = f"{broken}:{path}"
+    try:
+        answer = story.work.gitexp("--json", "cancel", deaf["experiment"])
+    finally:
+        story.work.env["PATH"] = path
+    assert answer.json["status"] == "cancelled"
+    assert "scancel does not answer: Unable to contact slurm controller; waiting" in answer.err
+    story.cluster.wait_state(deaf["jobs"][0], *ENDED)
 
 
 def test_ctrl_c_cancels_the_job_of_a_followed_run(story):

@@ -137,9 +137,12 @@ def test_recorded_on_slurm_it_is_reproduced_locally_and_the_other_way_round(stor
     here = start(story.work, "--json", "reproduce", story.followed["experiment"], "--executor", "local")
     assert here.answer()["verdict"] == "metrics"
     before = set(story.cluster.jobs())
-    there = story.work.gitexp("--json", "reproduce", recorded.answer()["experiment"], "--executor", "cluster").json
+    experiment = recorded.answer()["experiment"]
+    there = story.work.gitexp("--json", "reproduce", experiment, "--executor", "cluster", "--keep").json
     assert there["verdict"] == "metrics"
     assert len(set(story.cluster.jobs()) - before) == 1
+    (kept,) = [run for run in run_directories(story.work, experiment) if ".repro." in run.name]
+    assert [file for file in kept.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()] == []
 
 
 def test_a_job_over_its_time_limit_says_so(story):
