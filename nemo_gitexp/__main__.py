@@ -14,9 +14,12 @@ def main() -> int:
     """
     gc.disable()
     _open_closed_streams()
-    from nemo_gitexp.cli import main as command_line
+    try:
+        from nemo_gitexp.cli import main as command_line
 
-    code = command_line()
+        code = command_line()
+    except KeyboardInterrupt:  # while it was imported
+        return 130
     gc.freeze()
     return code
 

@@ -262,16 +262,32 @@ def _require_no_half_recipe(study: str) -> None:
 
 def _define_recipe(root: Path, asked: Asked, text: str) -> Defined:
     """Return the definition of a typed recipe: of the study in whose directory its file lies, else of its name's."""
-    file, _, name = text.rpartition(":")
-    path = find_file(root, asked.cwd, file)
-    parts = path.split("/")
-    study = parts[1] if len(parts) > 2 and parts[0] == "experiments" else slug(name)
+    path, name, study = _find_recipe(root, asked, text)
     if (root / "experiments" / study / "experiment.yaml").is_file():
         definition = read_study(root, study)
     else:
         typed = " ".join((text, *asked.overrides))
         definition = StudyDefinition(purpose=asked.message or typed, model=slug(name.replace("_", "-")))
     return _of_recipe(root, asked, study, definition, f"{path}:{name}", asked.overrides)
+
+
+def _find_recipe(root: Path, asked: Asked, text: str) -> tuple[str, str, str]:
+    """Return the file of a typed recipe from the root, its name, and its study."""
+    file, _, name = text.rpartition(":")
+    path = find_file(root, asked.cwd, file)
+    parts = path.split("/")
+    return path, name, parts[1] if len(parts) > 2 and parts[0] == "experiments" else slug(name)
+
+
+def find_study(root: Path, asked: Asked) -> str | None:
+    """Return the study that was named, also by a recipe; None where none was.
+
+    Raises:
+        UsageError: there is no file of the recipe.
+    """
+    if asked.study is None or not is_recipe(asked.study):
+        return asked.study
+    return _find_recipe(root, asked, asked.study)[2]
 
 
 def _of_recipe(

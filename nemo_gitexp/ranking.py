@@ -55,17 +55,23 @@ def varying(documents: Sequence[ExperimentDoc]) -> list[dict[str, JsonValue]]:
     return [{key or SEED_KEY: held[key] for key in differing if key in held} for held in leaves]
 
 
-def rank(documents: Sequence[ExperimentDoc], metric: str | None, goal: Goal | None) -> list[Ranked]:
+def rank(
+    documents: Sequence[ExperimentDoc],
+    metric: str | None,
+    goal: Goal | None,
+    values: Sequence[Mapping[str, JsonValue]] | None = None,
+) -> list[Ranked]:
     """Return the combinations, best first where there is a goal; those without a finite value come last.
 
     Args:
         documents: completed experiments, in the order that counts where nothing else decides.
         metric: what decides.
         goal: whether more or less of it is better.
+        values: what each does not share with all that were tried, if those are more than the documents.
     """
     groups: dict[str, list[tuple[dict[str, JsonValue], ExperimentDoc]]] = {}
-    for values, document in zip(varying(documents), documents, strict=True):
-        own = {key: value for key, value in values.items() if key != SEED_KEY}
+    for held, document in zip(values or varying(documents), documents, strict=True):
+        own = {key: value for key, value in held.items() if key != SEED_KEY}
         groups.setdefault(canonical_text(own), []).append((own, document))
     ranked = [_ranked(members[0][0], [document for _, document in members]) for members in groups.values()]
     if metric is None or goal is None:

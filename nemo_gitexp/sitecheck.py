@@ -70,7 +70,9 @@ def check_keys(site: Site, name: str, env: Mapping[str, str]) -> Iterator[Findin
     except GitexpError as fault:
         if fault.exit_code != GitexpError.exit_code:
             raise
-        yield refused("profile", fault)
+        mend = f"change executors.{name} in {site.settings.source(f'executors.{name}')}"
+        said = refused("profile", fault)
+        yield replace(said, mend=mend) if str(said.mend).startswith("nemo-gitexp doctor") else said
         return
     faults = find_faults(profile, known)
     hint = f"[tool.nemo-gitexp.executors.{name}] in pyproject.toml"

@@ -6,10 +6,11 @@ Hydra's grammar says where one value ends and the next begins; what each one is,
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 from typing import Any
 
 from nemo_gitexp.errors import OverrideError, UsageError
@@ -22,6 +23,9 @@ MOST_COMBINATIONS = 10_000
 
 _NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _SPAN = re.compile(rf"(?P<first>{_NUMBER})\.\.(?P<last>{_NUMBER})(?::(?P<step>{_NUMBER}))?")
+_ENCLOSING = frozenset("()[]{}'\"\\")
+"""Characters within or after which a comma may separate nothing."""
+
 _FUNCTION = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*\(")
 _WORDS = {
     "interval": "interval has no end of values: it is for optimizers that choose; a grid needs range or choice",
@@ -65,8 +69,7 @@ def parse_axis(token: str) -> Axis:
     if not equals:
         change = parse_override(token)
         return Axis(change.key, (change,))
-    texts = _unique(_values(token, text))
-    changes = tuple(parse_override(f"{head}={value}") for value in texts)
+    changes = tuple(parse_override(f"{head}={value}") for value in _values(token, text))
     return Axis(changes[0].key, changes)
 
 
@@ -90,7 +93,8 @@ def combine(axes: Sequence[Axis], *, zipped: bool) -> list[tuple[Override, ...]]
 
     Args:
         axes: what varies; one with a single value is the same in all combinations.
-        zipped: the first value of each with the first of the others, and so on, instead of each with each.
+        zipped: the first value of each with the first of the others, and so on, instead of each with each; one that is
+            typed twice then counts twice.
 
     Raises:
         UsageError: lists of unequal length are to be zipped, or there are more than 10,000 combinations.
@@ -131,10 +135,6 @@ def _split(token: str) -> tuple[str, str, str]:
     return f"{sign}{render_key(path)}", "=", rest[1:]
 
 
-def _unique(texts: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(texts))
-
-
 def _values(token: str, text: str) -> list[str]:
     """Return the texts of the values, each of them YAML."""
     found = _SPAN.fullmatch(text.strip())
@@ -164,6 +164,9 @@ def _elements(token: str, text: str) -> tuple[list[str], str | None]:
     if tree is None:
         if text.lstrip()[:1] in ("[", "{", "'", '"') and _is_one_value(text):
             return [text], None
+        parts = [part.strip() for part in text.split(",")]
+        if all(parts) and not set(text) & _ENCLOSING:  # letters and signs that Hydra does not know
+            return parts, None
         raise OverrideError(
             f"{token!r} cannot be taken apart into values", hint="quote what is text: key=\"'a b','c,d'\"", token=token
         )
@@ -257,14 +260,17 @@ def _stepped(token: str, first: Decimal, last: Decimal, step: Decimal, *, is_who
     """Return numbers at equal distances, counted in decimals: 0.1, 0.2, 0.3, not 0.30000000000000004."""
     if step == 0 or not all(number.is_finite() for number in (first, last, step)):
         raise OverrideError(f"{token!r} comes to no end", hint="a..b:step", token=token)
-    length = (last - first) / step
+    with localcontext(Context(traps=[])):  # too large a number is infinite, and refused as such
+        length = (last - first) / step
     if length < 0 or (length == 0 and not with_last):
         raise OverrideError(f"{token!r} is a range of nothing", hint="5..1:-1 counts down", token=token)
     if length >= MOST_COMBINATIONS:
         raise UsageError(f"{token!r} has more than {MOST_COMBINATIONS:,} values", hint="sweep over less")
     whole, rest = divmod(last - first, step)
     count = int(whole) + (1 if with_last or rest else 0)
-    values = (first + step * number for number in range(count))
+    values = [first + step * number for number in range(count)]
+    if not is_whole and not all(math.isfinite(float(value)) for value in values):
+        raise OverrideError(f"{token!r} leaves the numbers that a computer knows", hint="a..b:step", token=token)
     return [str(int(value)) if is_whole else canonical_text(float(value)) for value in values]
 
 

@@ -44,6 +44,12 @@ def test_the_mean_over_seeds_decides_and_no_finite_value_is_last(goal: str, orde
     assert best_seed(lone, "acc", goal)["name"] == "0.2/1"  # type: ignore[arg-type]
 
 
+def test_the_only_one_that_completed_still_says_what_it_is() -> None:
+    made_all = [made(0.1, 1, acc=1), made(0.2, 1)]
+    (ranked,) = rank(made_all[:1], "acc", "max", varying(made_all)[:1])
+    assert ranked.values == {"lr": 0.1}
+
+
 def test_without_a_goal_the_order_stays() -> None:
     ranked = rank([made(0.2, 1, acc=1), made(0.1, 1, acc=2)], "acc", None)
     assert [item.values for item in ranked] == [{"lr": 0.2}, {"lr": 0.1}]

@@ -65,7 +65,8 @@ def test_a_range_holds_both_its_ends_and_each_value_as_it_is_written(
         ("name=f(x,y)", ["f(x,y)"]),
         ("+new=1,2", [1, 2]),
         ("lr=0.1,1e-1", [0.1, 0.1]),
-        ("lr=0.1,0.1", [0.1]),
+        ("lr=0.1,0.1", [0.1, 0.1]),
+        ("city=Köln,東京 都,a@b", ["Köln", "東京 都", "a@b"]),
         ("name=", [None]),
     ],
 )
@@ -76,7 +77,8 @@ def test_values_are_read_as_they_are_written(token: str, expected: list[JsonValu
 @pytest.mark.parametrize(
     "token",
     ["lr", "=1", "lr=interval(0,1)", "lr=glob(*)", "lr=range(1,0)", "n=3..1", "lr=0.1..1", "lr=1..2:0", "lr=range(a,b)",
-     "lr=choice()", "lr=1,", "lr=choice(1,2),3", "lr=range(1,2,0)", "lr=int(3)", "~lr=1", "--lr=1,2"],
+     "lr=choice()", "lr=1,", "city=Köln,,Bonn", "lr=1e307..1e309:9e307", "lr=choice(1,2),3", "lr=range(1,2,0)",
+     "lr=int(3)", "~lr=1", "--lr=1,2"],
 )  # fmt: skip
 def test_what_names_no_values_is_refused_with_a_hint(token: str) -> None:
     with pytest.raises(OverrideError) as caught:
@@ -84,7 +86,10 @@ def test_what_names_no_values_is_refused_with_a_hint(token: str) -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("token", ["n=1..20000", "n=1..1e40:1", "n=range(0,1e9)", "lr=0..1:1e-9"])
+@pytest.mark.parametrize(
+    "token",
+    ["n=1..20000", "n=1..1e40:1", "n=1..1e999999999:1", "n=0..1:1e-999999999", "n=range(0,1e9)", "lr=0..1:1e-9"],
+)
 def test_more_values_than_anybody_runs_are_refused_at_once(token: str) -> None:
     with pytest.raises(UsageError, match="more than 10,000"):
         parse_axis(token)
@@ -97,6 +102,10 @@ def test_each_meets_each_or_the_first_the_first() -> None:
     assert grid == [("a=1", "b=x", "c=0"), ("a=1", "b=y", "c=0"), ("a=2", "b=x", "c=0"), ("a=2", "b=y", "c=0")]
     zipped = [tuple(change.token for change in changes) for changes in combine(axes, zipped=True)]
     assert zipped == [("a=1", "b=x", "c=0"), ("a=2", "b=y", "c=0")]
+    twice = combine(parse_axes(["a=1,1,2", "b=x,y,z"]), zipped=True)
+    assert [tuple(change.token for change in changes) for changes in twice] == [
+        ("a=1", "b=x"), ("a=1", "b=y"), ("a=2", "b=z")
+    ]  # fmt: skip
     with pytest.raises(UsageError, match="a has 2, b has 3"):
         combine(parse_axes(["a=1,2", "b=1..3"]), zipped=True)
     with pytest.raises(UsageError, match="1,000,000 combinations"):

@@ -93,7 +93,7 @@ def render_sweep(
     if ranking:
         parts.append(_ranking_table(ranking, metric, goal, style))
         if goal is None:
-            parts.append("no goal: in experiment.yaml says what is better, so nothing is ranked\n")
+            parts.append("none of these metrics has a goal in experiment.yaml, so nothing is ranked\n")
     rest = [document for document in documents if document["status"] not in ("completed", "planned")]
     parts += [_unfinished_line(document, style) for document in rest[:10]]
     if len(rest) > 10:

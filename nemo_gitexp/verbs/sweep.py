@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nemo_gitexp.asked import Asked, Defined, define
+from nemo_gitexp.asked import Asked, Defined, define, find_study
 from nemo_gitexp.catalog import Site, document_of, list_entries, refresh
 from nemo_gitexp.claims import Claim, claim_plans, claim_unfinished, same_run_key
 from nemo_gitexp.comparison import Goal
@@ -81,7 +81,9 @@ class SweepAnswer:
     @property
     def ranking(self) -> list[Ranked]:
         """The combinations that completed, over their seeds, best first."""
-        return rank([document for document in self.documents if document["status"] == "completed"], *self.metric)
+        completed = [number for number, document in enumerate(self.documents) if document["status"] == "completed"]
+        values = [self.values[number] for number in completed]
+        return rank([self.documents[number] for number in completed], *self.metric, values)
 
     @property
     def is_whole(self) -> bool:
@@ -141,7 +143,8 @@ def sweep(
     """
     _require_sense(asked, options)
     with nullcontext() if options.plan_only else make_launcher() as launcher:
-        known = find_sweep(site, asked.study, options.resume_id) if options.resume else []
+        study = find_study(site.repository.root, asked)
+        known = find_sweep(site, study, options.resume_id) if options.resume else []
         if options.resume and not asked.overrides:
             if launcher is None:
                 seen = [Child({}, document_of(site, item.tip), ENDED) for item, _ in choose_standing(site, known)]

@@ -23,6 +23,10 @@ type = "slurm"
 account = "a"
 partion = "x"
 
+[tool.nemo-gitexp.executors.worded]
+type = "slurm"
+nodes = "two"
+
 [tool.nemo-gitexp.executors.bare]
 type = "slurm"
 
@@ -91,6 +95,7 @@ def test_the_machine_and_the_keys_of_all_profiles_are_looked_at(work: Work) -> N
     found = document["executors"]
     assert states(found["local"]) == states(found["a100"]) == {"profile": "ok"}
     assert found["typo"][0]["said"].startswith("partion is no key; did you mean partition?")
+    assert found["worded"][0]["mend"] == "change executors.worded in pyproject.toml"
     assert states(found["bare"]) == {"profile": "ok", "account": "missing"}
     if (extra := {item["check"]: item for item in found["ray"]}.get("extra")) is not None:
         assert extra["mend"].endswith("-m pip install 'nemo_run[ray]'")

@@ -283,6 +283,8 @@ def test_a_recipe_is_swept_over_with_one_process_that_resolves_it(work: Work) ->
     assert [(item["config"]["lr"], item["config"]["hidden"], item["seed"]) for item in plan["experiments"]] == [
         (0.1, 9, 3), (0.1, 9, 4), (0.2, 8, 3), (0.2, 8, 4),
     ]  # fmt: skip
+    resumed = work.gitexp("sweep", "recipes.py:small", "--resume", code=3)
+    assert "there is no sweep of small here" in resumed.err  # by the name of its study
     assert work.refs() == {}
 
 
