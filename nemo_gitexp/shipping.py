@@ -10,9 +10,9 @@ from nemo_gitexp.belongings import Belonging, Kind, belongings_of
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.collect import output_store
 from nemo_gitexp.data.cache import CacheLocation, find_cache
+from nemo_gitexp.data.dvcremote import DataRemote, Shelf, open_data_remote, sound_objects
 from nemo_gitexp.data.regenerate import take_from_work_tree
 from nemo_gitexp.data.store import ObjectStore, object_stores
-from nemo_gitexp.data.dvcremote import DataRemote, Shelf, open_data_remote, sound_objects
 from nemo_gitexp.data.verified import VerifiedFiles
 from nemo_gitexp.errors import DataRemoteError
 from nemo_gitexp.report.terminal import human_size, plural
