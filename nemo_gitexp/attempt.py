@@ -22,7 +22,6 @@ from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.duplicates import find_earlier
 from nemo_gitexp.entry import Python
 from nemo_gitexp.execution import Conditions, Silence, after_start, finish_run, require_start, start_run
-from nemo_gitexp.launch import Launcher
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.recording import Plan, plan_defined, plan_many, record_plan
 from nemo_gitexp.report.remarks import experiment_remarks
@@ -30,6 +29,7 @@ from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.stages import StagesEntry
 from nemo_gitexp.store import Experiment
+from nemo_gitexp.submitters import Launcher
 
 _LOGGER = logging.getLogger("nemo_gitexp")
 

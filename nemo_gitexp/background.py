@@ -19,10 +19,10 @@ from nemo_gitexp.execution import Conditions, Silence, after_start, iso_now, sta
 from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.handover import accept, take_order
 from nemo_gitexp.jsontext import JsonValue, render_json
-from nemo_gitexp.launch import Supervisor
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.store import read_experiments
+from nemo_gitexp.submitters import Supervisor
 from nemo_gitexp.worker.machine import started_document
 
 

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from nemo_gitexp.handover import Background
     from nemo_gitexp.importing import ImportAnswer
     from nemo_gitexp.jsontext import JsonValue
-    from nemo_gitexp.launch import Launcher
     from nemo_gitexp.listing import Entry
     from nemo_gitexp.shipping import Shipment
+    from nemo_gitexp.submitters import Launcher
     from nemo_gitexp.tips import Tip
     from nemo_gitexp.verbs.imports import ImportOptions
     from nemo_gitexp.verbs.launch import StarterFactory
@@ -89,7 +89,7 @@ class Call:
             from nemo_gitexp.destination import require_destination, start_launcher
 
             return start_launcher(self.site(), require_destination(self.site(), executor, os.environ))
-        from nemo_gitexp.launch import Supervisor
+        from nemo_gitexp.submitters import Supervisor
 
         return Supervisor(self.repository().state_dir)
 
@@ -97,7 +97,7 @@ class Call:
         """Start the process that launches many runs: the one of the executor, or of local runs where none is named."""
         if executor is not None and executor != "local":
             return self.launcher(executor)
-        from nemo_gitexp.launch import Nursery
+        from nemo_gitexp.submitters import Nursery
 
         return Nursery(self.repository().state_dir)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.errors import LaunchError, UsageError
@@ -13,9 +12,7 @@ from nemo_gitexp.handover import Background
 from nemo_gitexp.profileparts import ExecutorProfile
 from nemo_gitexp.profileshape import submission_fault
 from nemo_gitexp.settings import require_executor, require_profile
-
-if TYPE_CHECKING:
-    from nemo_gitexp.launch import Launcher, Submitter, Supervisor
+from nemo_gitexp.submitters import Launcher, Submitter, Supervisor
 
 
 def require_destination(site: Site, name: str, env: Mapping[str, str]) -> ExecutorProfile:
@@ -54,8 +51,6 @@ def require_chain(length: int, profile: ExecutorProfile | None) -> None:
 
 def start_launcher(site: Site, profile: ExecutorProfile) -> Supervisor | Submitter:
     """Start the process that launches runs with this executor: it imports NeMo Run while its starter works."""
-    from nemo_gitexp.launch import Submitter, Supervisor  # 30 ms that recording alone need not pay
-
     if profile.kind == "local":
         return Supervisor(site.repository.state_dir)
     from nemo_gitexp.profiles import render_profile
@@ -69,8 +64,6 @@ def fitting_launcher(site: Site, started: Launcher | Background | None, profile:
 
     An early start is a guess: which executor a study names is known only when its definition has been read.
     """
-    from nemo_gitexp.launch import Submitter
-
     fits = started.executor == profile.name if isinstance(started, Submitter) else profile.kind == "local"
     if fits and started is not None and not isinstance(started, Background):
         yield started

@@ -22,7 +22,7 @@ from nemo_gitexp.collect import collect_run, discard_run, log_heading, read_piec
 from nemo_gitexp.environment import capture_environment
 from nemo_gitexp.errors import GitexpError, LaunchError, SchedulerError
 from nemo_gitexp.interpreters import is_known_there_only
-from nemo_gitexp.launch import Launcher, RunRequest, prepare_run
+from nemo_gitexp.launch import RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.progress import write_progress
 from nemo_gitexp.reuse import reuse_stages, stage_keys
@@ -38,6 +38,7 @@ from nemo_gitexp.runs import (
 )
 from nemo_gitexp.stages import StagesEntry, python_of
 from nemo_gitexp.store import Experiment, read_experiments
+from nemo_gitexp.submitters import Launcher
 from nemo_gitexp.tidy import tidy
 from nemo_gitexp.tips import Tip
 from nemo_gitexp.workspace import restore

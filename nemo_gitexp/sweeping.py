@@ -31,11 +31,11 @@ from nemo_gitexp.execution import (
     start_run,
 )
 from nemo_gitexp.jsontext import JsonValue
-from nemo_gitexp.launch import Launcher
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, inspect_run, leave_cancelled, request_cancel
 from nemo_gitexp.scheduled import cancel_waiting, look_at_runs
 from nemo_gitexp.store import Experiment, verify_experiment
+from nemo_gitexp.submitters import Launcher
 from nemo_gitexp.tidy import tidy
 from nemo_gitexp.tips import REMOTE_PREFIX, list_tips
 

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 
 from nemo_gitexp.errors import LaunchError
 from nemo_gitexp.jsontext import render_json
-from nemo_gitexp.launch import Receipt
 from nemo_gitexp.launchers.nemo import START_VARIABLE, start_line
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.runs import read_state_file
+from nemo_gitexp.submitters import Receipt
 from nemo_gitexp.worker.machine import started_document
 
 LOCK = threading.RLock()

@@ -21,13 +21,13 @@ from nemo_gitexp.execution import (
 )
 from nemo_gitexp.handover import Background
 from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
-from nemo_gitexp.launch import Launcher
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.report.remarks import experiment_remarks
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.store import Experiment, read_experiments, verify_experiment
+from nemo_gitexp.submitters import Launcher
 from nemo_gitexp.tips import Tip, adopt, local_ref
 from nemo_gitexp.verbs.run import RunAnswer, RunOptions
 

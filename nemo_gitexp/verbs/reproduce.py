@@ -19,7 +19,6 @@ from nemo_gitexp.execution import Conditions, Watcher, iso_now, start_run
 from nemo_gitexp.facts import write_fact
 from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
-from nemo_gitexp.launch import Launcher
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.report.verdict import cost_words
@@ -40,6 +39,7 @@ from nemo_gitexp.sitevalues import bind_text
 from nemo_gitexp.stages import StagesEntry
 from nemo_gitexp.store import Experiment, verify_experiment
 from nemo_gitexp.streams import recorded_rows
+from nemo_gitexp.submitters import Launcher
 from nemo_gitexp.surroundings import ENVIRONMENT_MODES, Surroundings, compare_surroundings, find_surroundings
 from nemo_gitexp.topology import count_devices
 from nemo_gitexp.verbs.launch import LauncherFactory, follow_or_cancel
