@@ -111,11 +111,6 @@ def combine(axes: Sequence[Axis], *, zipped: bool) -> list[tuple[Override, ...]]
     return [tuple(axis.changes[number if len(axis.changes) > 1 else 0] for axis in axes) for number in range(count)]
 
 
-def varied_keys(axes: Sequence[Axis]) -> list[str]:
-    """Return the keys that take more than one value."""
-    return [axis.key for axis in axes if len(axis.changes) > 1]
-
-
 def _product(numbers: Iterable[int]) -> int:
     count = 1
     for number in numbers:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 def tell_remote(words: Sequence[str]) -> list[str]:
     """Push how far experiments are; return the words that name experiments."""
-    from nemo_gitexp.verbs.announce import announce, split_remote
+    from nemo_gitexp.verbs.announce import announce
+    from nemo_gitexp.verbs.share import split_remote
 
-    remote, exps = split_remote(CALL.site(), words)
+    remote, exps = split_remote(CALL.site(), words, pushing=True)
     answer = announce(CALL.site(), remote, exps, CALL.console.say)
     CALL.console.say(f"{remote} has nothing to be told" if answer is None else f"told {remote}")
     return list(exps)
@@ -38,10 +39,11 @@ def tell_remote_at_times() -> None:
     site = CALL.site()
     if not site.settings.push_status:
         return
-    from nemo_gitexp.verbs.announce import announce, split_remote
+    from nemo_gitexp.verbs.announce import announce
+    from nemo_gitexp.verbs.share import split_remote
 
     try:
-        remote, _ = split_remote(site, [])
+        remote, _ = split_remote(site, [], pushing=True)
         announce(site, remote, [], CALL.console.say, older_than_s=site.settings.push_status_minutes * 60)
     except GitexpError as fault:
         CALL.console.say(f"warning: no remote was told how far they are: {fault.message}")

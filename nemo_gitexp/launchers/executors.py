@@ -19,7 +19,6 @@ from nemo_gitexp.extras import missing_extra
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.profilefields import (
     SHAPE_FIELDS,
-    Fault,
     FieldRule,
     FieldType,
     KindFields,
@@ -48,12 +47,6 @@ _SIMPLE: Final[Mapping[Any, str]] = {str: "text", int: "whole", float: "number",
 def read_fields() -> dict[str, KindFields]:
     """Return the fields of every kind of executor that NeMo Run offers here, as its dataclasses say them."""
     return {kind: _fields_of(kind) for kind in _CLASSES}
-
-
-def check_profile(profile: ExecutorProfile) -> list[Fault]:
-    """Return what of a profile NeMo Run does not know, cannot take, or has to be told: key, what, nearest word."""
-    known = _fields_of(profile.kind)
-    return [*find_faults(profile, known), *find_missing(profile, known)]
 
 
 def build_executor(bound: ExecutorProfile, topology: Mapping[str, JsonValue]) -> Any:

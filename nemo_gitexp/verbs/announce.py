@@ -13,7 +13,6 @@ from pathlib import Path
 from nemo_gitexp.catalog import Site, refresh
 from nemo_gitexp.execution import Watcher
 from nemo_gitexp.facts import list_facts
-from nemo_gitexp.git.transport import list_remotes, require_remote
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.metrics import MetricRow
 from nemo_gitexp.processes import spawn_detached
@@ -60,17 +59,6 @@ class Announcer:
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
                     pipe.close()
-
-
-def split_remote(site: Site, words: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Return the remote that is told, and the experiments: the first word is a remote if one is called that.
-
-    Raises:
-        RemoteError: which remote is meant cannot be told.
-    """
-    if words and words[0] in list_remotes(site.repository):
-        return require_remote(site.repository, words[0]), words[1:]
-    return require_remote(site.repository, None, pushing=True), words
 
 
 def announce(

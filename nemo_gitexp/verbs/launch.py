@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from nemo_gitexp.catalog import Site, document_of, read_current
 from nemo_gitexp.destination import fitting_launcher, require_chain, require_destination
@@ -23,6 +24,7 @@ from nemo_gitexp.handover import Background
 from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.owners import taking_turns
+from nemo_gitexp.profileparts import ExecutorProfile
 from nemo_gitexp.report.remarks import experiment_remarks
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
@@ -70,18 +72,16 @@ def launch(
         if isinstance(launcher, Background) and profile.kind == "local":
             launcher.take(reserved, interpreter, probe, keep=options.keep, reuse=options.reuse)
             return RunAnswer("detached", document_of(site, tip))
-        with fitting_launcher(site, launcher, profile) as fitting:
-            return execute(
-                site,
-                experiment,
-                reserved,
-                launcher=fitting,
-                conditions=Conditions(
-                    interpreter, probe, keep=options.keep, reuse=options.reuse, profile=profile, chain=options.chain
-                ),
-                detach=options.detach,
-                watcher=watcher,
-            )
+        return execute(
+            site,
+            experiment,
+            reserved,
+            options,
+            started=launcher,
+            profile=profile,
+            interpreters=(interpreter, probe),
+            watcher=watcher,
+        )
 
 
 def _require_unfinished(site: Site, tip: Tip) -> None:
@@ -108,18 +108,44 @@ def execute(
     site: Site,
     experiment: Experiment,
     reserved: RunPaths,
+    options: RunOptions,
     *,
-    launcher: Launcher,
-    conditions: Conditions,
-    detach: bool,
+    started: Launcher | Background | None,
+    profile: ExecutorProfile,
+    interpreters: tuple[Path | None, Path | None],
     watcher: Watcher,
 ) -> RunAnswer:
     """Run a recorded experiment and return when its result is recorded; detached, when it is on its way.
+
+    Args:
+        site: where.
+        experiment: what.
+        reserved: its run directory.
+        options: how far.
+        started: a launcher that was started early; another takes its place where it does not serve the profile.
+        profile: of the executor.
+        interpreters: what runs the job, and what tells about the environment where the job is no Python.
+        watcher: told how it goes.
 
     Raises:
         LaunchError: it was not started: it stays recorded.
         WorkspaceError: its state cannot be restored exactly.
     """
+    conditions = Conditions(*interpreters, keep=options.keep, reuse=options.reuse, profile=profile, chain=options.chain)
+    with fitting_launcher(site, started, profile) as launcher:
+        return _carry_out(site, experiment, reserved, launcher, conditions, watcher, detach=options.detach)
+
+
+def _carry_out(
+    site: Site,
+    experiment: Experiment,
+    reserved: RunPaths,
+    launcher: Launcher,
+    conditions: Conditions,
+    watcher: Watcher,
+    *,
+    detach: bool,
+) -> RunAnswer:
     tip = experiment.tip
     try:
         start_run(site, experiment, reserved, conditions, launcher, watcher)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nemo_gitexp.asked import Asked
 from nemo_gitexp.catalog import Site, recorded_document
-from nemo_gitexp.destination import fitting_launcher, require_chain, require_destination
+from nemo_gitexp.destination import require_chain, require_destination
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.handover import Background
 from nemo_gitexp.owners import taking_turns
@@ -99,26 +99,18 @@ def run(
         if isinstance(launcher, Background) and profile.kind == "local":
             launcher.take(reserved, plan.interpreter, plan.probe_interpreter, keep=options.keep, reuse=options.reuse)
             return RunAnswer("detached", recorded_document(experiment, branch, "launched"))
-        from nemo_gitexp.execution import Conditions
         from nemo_gitexp.verbs.launch import execute  # 30 ms that recording alone need not pay
 
-        with fitting_launcher(site, launcher, profile) as fitting:
-            return execute(
-                site,
-                experiment,
-                reserved,
-                launcher=fitting,
-                conditions=Conditions(
-                    plan.interpreter,
-                    plan.probe_interpreter,
-                    keep=options.keep,
-                    reuse=options.reuse,
-                    profile=profile,
-                    chain=options.chain,
-                ),
-                detach=options.detach,
-                watcher=watcher,
-            )
+        return execute(
+            site,
+            experiment,
+            reserved,
+            options,
+            started=launcher,
+            profile=profile,
+            interpreters=(plan.interpreter, plan.probe_interpreter),
+            watcher=watcher,
+        )
 
 
 def _earlier(site: Site, plan: Plan, watcher: Watcher) -> RunAnswer | None:

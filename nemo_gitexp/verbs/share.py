@@ -115,7 +115,7 @@ def push(site: Site, words: Sequence[str], options: PushOptions, say: Say) -> Pu
         DataRemoteError: the DVC remote cannot be reached or written; then no ref has moved.
         UnknownExperimentError, AmbiguousExperimentError: an experiment that no one name tells.
     """
-    remote, named = _split_words(site, words, pushing=True)
+    remote, named = split_remote(site, words, pushing=True)
     tips = [find_experiment(site.repository, text) for text in named]
     tips, live = refresh(site, tips or list_tips(site.repository, remotes=False))
     try:
@@ -306,7 +306,7 @@ def pull(site: Site, words: Sequence[str], say: Say, *, all_data: bool = False) 
         UnknownExperimentError, AmbiguousExperimentError: an experiment that no one name tells.
     """
     repository = site.repository
-    remote, named = _split_words(site, words, pushing=False, is_lenient=True)
+    remote, named = split_remote(site, words, pushing=False, is_lenient=True)
     before, facts = list_remote_tips(repository, remote), _count_facts(site, remote)
     fetch_refs(repository, remote, *refspecs(remote))
     now = list_remote_tips(repository, remote)
@@ -328,7 +328,7 @@ def _count_facts(site: Site, remote: str) -> int:
     return len(list_refs(site.repository, f"{REMOTE_PREFIX}{remote}/facts/", fields=("refname",)))
 
 
-def _split_words(
+def split_remote(
     site: Site, words: Sequence[str], *, pushing: bool, is_lenient: bool = False
 ) -> tuple[str, Sequence[str]]:
     """Return the remote, and the experiments: the first word is a remote if one is called that.

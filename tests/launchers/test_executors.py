@@ -16,11 +16,10 @@ from nemo_gitexp.extras import missing_extra  # noqa: E402
 from nemo_gitexp.launchers.executors import (  # noqa: E402
     build_executor,
     build_tunnel,
-    check_profile,
     local_arguments,
     read_fields,
 )
-from nemo_gitexp.profilefields import SHAPE_FIELDS, find_faults, parse_fields, render_fields  # noqa: E402
+from nemo_gitexp.profilefields import SHAPE_FIELDS, find_faults, find_missing, parse_fields, render_fields  # noqa: E402
 from nemo_gitexp.profileparts import KINDS, REFUSED_KEYS  # noqa: E402
 from nemo_gitexp.profiles import bind_profile, parse_profile, profile_topology  # noqa: E402
 from nemo_gitexp.settings import read_settings, require_profile  # noqa: E402
@@ -184,19 +183,24 @@ def test_faults_name_the_key_and_what_is_wrong(kinds, table, fault):
     assert len(caught.value.facts["faults"]) == 1
 
 
-def test_references_may_stand_where_a_number_is_wanted():
+def test_references_may_stand_where_a_number_is_wanted(kinds):
     profile = parse_profile("x", {"type": "slurm", "account": "a", "cpus_per_task": "${site:cpus}"})
-    assert check_profile(profile) == []
+    assert find_faults(profile, kinds["slurm"]) == []
     with pytest.raises(SettingsError, match="cpus_per_task = … is not a whole number"):
         build_executor(bind_profile(profile, {"cpus": "many"}, {}), {})
 
 
-def test_what_must_be_given_is_named():
-    missing = [key for key, _, _ in check_profile(parse_profile("x", {"type": "slurm", "tunnel": {"type": "ssh"}}))]
-    assert missing == ["account", "tunnel.host"]
-    missing = [key for key, _, _ in check_profile(parse_profile("x", {"type": "slurm", "shared": False}))]
-    assert missing == ["account", "root"]
-    assert check_profile(parse_profile("x", {"type": "docker", "image": "i"})) == []
+@pytest.mark.parametrize(
+    "table, missing",
+    [
+        ({"type": "slurm", "tunnel": {"type": "ssh"}}, ["account", "tunnel.host"]),
+        ({"type": "slurm", "shared": False}, ["account", "root"]),
+        ({"type": "docker", "image": "i"}, []),
+    ],
+)
+def test_what_must_be_given_is_named(kinds, table, missing):
+    profile = parse_profile("x", table)
+    assert [key for key, _, _ in find_missing(profile, kinds[profile.kind])] == missing
 
 
 def test_a_local_job_runs_in_no_container(kinds):
