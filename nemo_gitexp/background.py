@@ -15,11 +15,12 @@ from pathlib import Path
 from nemo_gitexp.catalog import Site, open_site
 from nemo_gitexp.destination import require_destination
 from nemo_gitexp.errors import GitexpError
-from nemo_gitexp.execution import Conditions, Silence, after_start, iso_now, start_run
+from nemo_gitexp.execution import Conditions, Silence, after_start, start_run
 from nemo_gitexp.git.repository import open_repository
 from nemo_gitexp.handover import accept, take_order
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.lookup import find_experiment
+from nemo_gitexp.moments import iso_now
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.store import read_experiments
 from nemo_gitexp.submitters import Supervisor

@@ -34,6 +34,7 @@ from nemo_gitexp.metrics import (
     parse_metric_lines,
     parse_metrics_file,
 )
+from nemo_gitexp.moments import iso_second
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.result import (
     LOG_TAIL_LINES,
@@ -408,4 +409,4 @@ def _not_before(started: str | None, ended: str) -> str:
 
 
 def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return iso_second(datetime.fromtimestamp(seconds, UTC))

@@ -24,6 +24,7 @@ from nemo_gitexp.errors import GitexpError, LaunchError, SchedulerError
 from nemo_gitexp.interpreters import is_known_there_only
 from nemo_gitexp.launch import RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
+from nemo_gitexp.moments import iso_now
 from nemo_gitexp.progress import write_progress
 from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.rundir import RunPaths
@@ -391,11 +392,6 @@ def cancel_and_wait(paths: RunPaths, watcher: Watcher) -> RunState:
         time.sleep(POLL_S * 5)
     _cancel_with_scheduler(paths, waiting_only=False)
     return inspect_run(paths)
-
-
-def iso_now() -> str:
-    """Return the present moment, ISO 8601 UTC."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class RunLogs:

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from nemo_gitexp.definition import DEFAULT_SEED, MAX_SEED, MetricGoal, MetricsSpec
@@ -23,6 +23,7 @@ from nemo_gitexp.inputpin import InputPin
 from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue, render_json
 from nemo_gitexp.keypath import render_key
 from nemo_gitexp.metrics import MetricRows, parse_metric_lines
+from nemo_gitexp.moments import iso_exact
 from nemo_gitexp.naming import ExperimentNaming, model_type
 from nemo_gitexp.record import TOOLS, CodeState, ExperimentRecord, Imported
 from nemo_gitexp.result import RunLeavings
@@ -151,7 +152,7 @@ def prepare_run(
         study=study,
         name=_name(origin, moment, hashed),
         nonce=hashlib.sha256(origin.key.encode("utf-8", "replace")).hexdigest()[:8],
-        created=moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        created=iso_exact(moment),
         purpose=f"imported from {origin.title}: {f'{origin.group}/' if origin.group else ''}{origin.name}",
         expected="",
         model=model if isinstance(model, str) and model.strip() else "none",
@@ -328,8 +329,7 @@ def _name(origin: Imported, moment: datetime, hashed: str) -> str:
 
 
 def _iso(moment: datetime) -> str:
-    utc = moment.astimezone(UTC)
-    return utc.strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".") + "Z"
+    return iso_exact(moment).removesuffix("Z").rstrip("0").rstrip(".") + "Z"
 
 
 def _line(text: str) -> str:

@@ -16,10 +16,10 @@ from nemo_gitexp.catalog import read_current
 from nemo_gitexp.collect import log_pieces, read_log, section_of
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import UnknownExperimentError, UsageError
-from nemo_gitexp.execution import iso_now
 from nemo_gitexp.handles import Added, Handle, write_handle
 from nemo_gitexp.launchers.nemo import users_home
 from nemo_gitexp.lookup import find_experiment
+from nemo_gitexp.moments import iso_now
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import GOES_ON, inspect_run, list_run_directories, request_cancel, request_stage_cancel
 from nemo_gitexp.scheduled import cancel_stage, cancel_submitted

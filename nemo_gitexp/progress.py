@@ -16,6 +16,7 @@ from nemo_gitexp.facts import Fact, write_facts
 from nemo_gitexp.git.objects import read_blobs
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.jsontext import MAX_DOCUMENT_BYTES, JsonValue
+from nemo_gitexp.moments import iso_exact, iso_second
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState
 from nemo_gitexp.standing import STATUSES, Progress
@@ -97,7 +98,7 @@ def write_standings(repository: Repository, tips: Sequence[Tip], live: Mapping[s
 
 
 def _document(run: RunState | None, executor: str, now: datetime) -> dict[str, JsonValue]:
-    at = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    at = iso_exact(now)
     if run is None:
         return {"at": at, "run": None, "executor": executor, "status": "recorded"}
     seen = see_progress(run, now.timestamp())
@@ -147,4 +148,4 @@ def _parse_heard(text: bytes, now_s: float) -> Heard:
 
 
 def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return iso_second(datetime.fromtimestamp(seconds, UTC))

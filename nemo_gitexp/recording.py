@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,6 +38,7 @@ from nemo_gitexp.git.snapshot import (
 from nemo_gitexp.groundwork import Groundwork, executor_of
 from nemo_gitexp.inputpin import input_files
 from nemo_gitexp.jsontext import JsonValue, render_json
+from nemo_gitexp.moments import iso_exact
 from nemo_gitexp.naming import ExperimentNaming
 from nemo_gitexp.record import ExperimentRecord, identity_of
 from nemo_gitexp.recordedtopology import recorded_topology
@@ -192,7 +193,7 @@ def _record(
         study=defined.study,
         name=defined.name or experiment_name(definition, hashed, now),
         nonce=new_nonce(),
-        created=created_text(now),
+        created=iso_exact(now),
         purpose=definition.purpose,
         expected=definition.expected,
         model=definition.model,
@@ -277,11 +278,6 @@ def record_plans(site: Site, plans: Sequence[Plan], who: Identities) -> list[Exp
 def new_nonce() -> str:
     """Return what tells a record from one of the same moment."""
     return uuid.uuid4().hex[:8]
-
-
-def created_text(now: datetime) -> str:
-    """Return a moment as records have it."""
-    return now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import TypedDict
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.git.objects import list_tree, read_blobs
 from nemo_gitexp.git.repository import CommitSha, Identities, Repository
-from nemo_gitexp.recording import created_text, is_signing, new_nonce
+from nemo_gitexp.moments import iso_exact
+from nemo_gitexp.recording import is_signing, new_nonce
 from nemo_gitexp.store import Draft, Experiment, record_directory, write_experiments
 
 _CARRIED_BYTES = 1 << 30
@@ -39,7 +40,7 @@ def renew_experiments(
         chosen = [item for item in experiments if item.record.code.commit == code]
         drafts = [
             Draft(
-                record=replace(item.record, nonce=new_nonce(), created=created_text(now)),
+                record=replace(item.record, nonce=new_nonce(), created=iso_exact(now)),
                 head=CommitSha(item.record.code.base),
                 **_recorded_files(repository, item),
                 author=author,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, SupportsIndex
 
 from nemo_gitexp.errors import ConflictingConfigError, DataError, NotARepositoryError, UsageError
 from nemo_gitexp.jsontext import JsonValue, render_json
+from nemo_gitexp.moments import iso_exact
 from nemo_gitexp.naming import MAX_NAME, require_name
 from nemo_gitexp.plainform import plain_value
 from nemo_gitexp.rundir import save_document
@@ -163,7 +164,7 @@ class ReproducibilityManager:
             "experiment_name": experiment_name,
             "seed": require_seed(seed),
             "config": plain,
-            "timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "timestamp": iso_exact(datetime.now(UTC)),
             "config_hash": config_hash(plain),
             "environment": _environment(),
             "determinism": settings_in_force(sys.modules, os.environ.get("PYTHONHASHSEED")),

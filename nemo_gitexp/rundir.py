@@ -7,11 +7,11 @@ import shlex
 import shutil
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from nemo_gitexp.errors import StateDirectoryError
 from nemo_gitexp.jsontext import render_json
+from nemo_gitexp.moments import iso_now
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.worker.machine import started_document
 
@@ -233,7 +233,7 @@ def reserve_run(run_root: Path, workspace_root: Path, sha: str, *, reproduction:
     """
     run = f"{sha}{'.repro' if reproduction else ''}.{uuid.uuid4().hex[:8]}"
     beside = run_root / f".{owner_token()}.{run}"
-    owner = started_document(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    owner = started_document(iso_now())
     paths = RunPaths(run_root / run)
     try:
         beside.mkdir(parents=True)

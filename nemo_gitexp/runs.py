@@ -17,6 +17,7 @@ from typing import cast
 
 from nemo_gitexp.errors import DocumentError
 from nemo_gitexp.jsontext import JsonValue, parse_json, render_json
+from nemo_gitexp.moments import iso_exact
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.worker.lastword import ended_result
 from nemo_gitexp.worker.machine import host_digest, process_lives, writer_lives
@@ -238,7 +239,7 @@ def request_stage_cancel(part: RunPaths) -> None:
 
 def leave_cancelled(paths: RunPaths) -> None:
     """Write the result of a run that was cancelled before any launcher had it, as a worker would."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    now = iso_exact(datetime.now(UTC))
     times: dict[str, JsonValue] = {"started": now, "ended": now, "duration_s": 0.0}
     result: JsonValue = {"schema": 1, "status": "cancelled", "job_started": False, **times}
     write_beside(paths.result, render_json(result))

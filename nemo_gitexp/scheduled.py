@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from nemo_gitexp.backends import ask_backend, cancel_in_backend, is_asked_through_nemo
 from nemo_gitexp.errors import RemoteHostError, SchedulerError
 from nemo_gitexp.jsontext import JsonValue, render_json
+from nemo_gitexp.moments import iso_now
 from nemo_gitexp.relocation import find_relocation
 from nemo_gitexp.rundir import RunPaths, write_once
 from nemo_gitexp.runs import conclude, read_state_file
@@ -186,5 +186,5 @@ def _document(job: str, word: JobWord) -> dict[str, JsonValue]:
         "exit_code": word.exit_code,
         "signal": word.signal,
         "reason": word.reason,
-        "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "at": iso_now(),
     }

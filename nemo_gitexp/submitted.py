@@ -29,7 +29,7 @@ from nemo_gitexp.clusters import submit_workers
 from nemo_gitexp.collect import discard_run
 from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import GitexpError, InsideJobError, LaunchError, UsageError
-from nemo_gitexp.execution import ASK_S, RunLogs, Silence, cancel_and_wait, iso_now
+from nemo_gitexp.execution import ASK_S, RunLogs, Silence, cancel_and_wait
 from nemo_gitexp.launchers.inprocess import LOCK, Acceptance, start_lines
 from nemo_gitexp.launchers.nemo import (
     NOTICE_S,
@@ -37,6 +37,7 @@ from nemo_gitexp.launchers.nemo import (
     last_words,
     refuse_start,
 )
+from nemo_gitexp.moments import iso_now
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import GOES_ON, give_up_stage, inspect_run, leave_cancelled, part_word, request_cancel
 from nemo_gitexp.scheduled import look_at_runs

@@ -26,11 +26,11 @@ from nemo_gitexp.execution import (
     announce,
     cancel_and_wait,
     finish_run,
-    iso_now,
     require_start,
     start_run,
 )
 from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.moments import iso_now
 from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import RunState, inspect_run, leave_cancelled, request_cancel
 from nemo_gitexp.scheduled import cancel_waiting, look_at_runs

@@ -7,11 +7,11 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 
 from nemo_gitexp.errors import LaunchError
 from nemo_gitexp.jsontext import render_json
 from nemo_gitexp.launchers.nemo import START_VARIABLE, start_line
+from nemo_gitexp.moments import iso_now
 from nemo_gitexp.rundir import RunPaths, write_beside
 from nemo_gitexp.runs import read_state_file
 from nemo_gitexp.submitters import Receipt
@@ -30,7 +30,7 @@ class Acceptance:
         Raises:
             LaunchError: somebody gave the run up meanwhile.
         """
-        write_beside(paths.supervisor, render_json(started_document(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))))
+        write_beside(paths.supervisor, render_json(started_document(iso_now())))
         # First said, then looked: whoever gave the run up meanwhile did it the other way round.
         if paths.abandoned.exists() or not paths.plan.exists():
             raise LaunchError("the run was given up before it was launched", run=paths.run)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_gitexp.handover import accept, take_order
 from nemo_gitexp.launchers.executors import local_arguments
+from nemo_gitexp.moments import iso_now
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.runs import conclude, end_orphans, give_up_stage, read_state_file
 from nemo_gitexp.worker.machine import started_document
@@ -103,9 +104,8 @@ def take_run(paths: RunPaths) -> bool:
     """Say that this process supervises a run; return whether it does: nobody else took it or gave it up."""
     from nemo_gitexp.rundir import write_once
 
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     try:
-        is_ours = write_once(paths.supervisor, json.dumps(started_document(now)).encode())
+        is_ours = write_once(paths.supervisor, json.dumps(started_document(iso_now())).encode())
     except OSError:
         return False
     # First said, then looked: whoever gave the run up meanwhile did it the other way round.

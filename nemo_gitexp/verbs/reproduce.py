@@ -15,10 +15,11 @@ from nemo_gitexp.destination import fitting_launcher, require_destination
 from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
 from nemo_gitexp.entry import require_repeatable
 from nemo_gitexp.errors import CostLimitError, GitexpError, UsageError, WorkspaceError
-from nemo_gitexp.execution import Conditions, Watcher, iso_now, start_run
+from nemo_gitexp.execution import Conditions, Watcher, start_run
 from nemo_gitexp.facts import write_fact
 from nemo_gitexp.git.worktree import remove_worktree
 from nemo_gitexp.jsontext import JsonValue
+from nemo_gitexp.moments import iso_now
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.profiles import ExecutorProfile
 from nemo_gitexp.report.verdict import cost_words
