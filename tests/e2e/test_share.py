@@ -233,6 +233,12 @@ def test_files_in_lfs_go_along_although_no_hook_is_run(plain: Work):
     assert (bob.root.parent / "tree/weights.bin").read_bytes() == b"only in the work tree"
 
 
+@pytest.mark.parametrize("verb", [("push",), ("status", "--push")], ids=" ".join)
+def test_a_word_that_is_neither_an_experiment_nor_a_remote_is_named_with_the_remotes(plain: Work, verb):
+    said = plain.gitexp(*verb, "nowhere", code=3).err
+    assert "nowhere is neither an experiment nor a remote; remotes: origin" in said
+
+
 PUSHING = {"NEMO_GITEXP_PUSH_STATUS": "true"}
 SLOW = """\
 import json, os, time
