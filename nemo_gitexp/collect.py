@@ -36,6 +36,7 @@ from nemo_gitexp.metrics import (
 )
 from nemo_gitexp.moments import iso_second
 from nemo_gitexp.owners import owner_token
+from nemo_gitexp.plainlinks import drop_link
 from nemo_gitexp.result import (
     LOG_TAIL_LINES,
     LogDigest,
@@ -251,6 +252,7 @@ def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool
     """
     for part in dict.fromkeys((paths, *paths.parts())):
         part.variables.unlink(missing_ok=True)
+    drop_link(paths)
     plan = read_state_file(paths.plan)
     place = read_state_file(paths.launching).get("workspace")
     # A workspace is named after its run: a file that says anything else is not ours, and must not remove anything.
