@@ -77,12 +77,16 @@ def cancel_jobs(shell: Shell, job_ids: Sequence[str], *, waiting_only: bool = Fa
     """Cancel jobs, on request only those that have not begun; what has ended is left alone.
 
     Raises:
-        SchedulerError: scancel is not there, or refuses.
+        SchedulerError: scancel is not there, or refuses; of the others all were asked for.
     """
-    if job_ids:
-        done = shell(["scancel", *(["--state=PENDING"] if waiting_only else []), *job_ids])
+    faults: list[SchedulerError] = []
+    for begin in range(0, len(job_ids), MOST_IDS):
+        some = job_ids[begin : begin + MOST_IDS]
+        done = shell(["scancel", *(["--state=PENDING"] if waiting_only else []), *some])
         if done.returncode and "Invalid job id" not in done.said:
-            raise _unanswered("scancel", done)
+            faults.append(_unanswered("scancel", done))
+    if faults:
+        raise faults[0]
 
 
 def _squeue(shell: Shell, job_ids: Sequence[str]) -> dict[str, JobWord]:
