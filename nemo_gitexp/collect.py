@@ -5,7 +5,6 @@ The bytes depend on record and run directory alone: two collectors anywhere make
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import os
@@ -46,7 +45,7 @@ from nemo_gitexp.result import (
     sequence,
     without_places,
 )
-from nemo_gitexp.rundir import RunPaths, unwritable
+from nemo_gitexp.rundir import RunPaths, move_once, unwritable
 from nemo_gitexp.runs import RunState, end_orphans, give_up, job_names, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
 from nemo_gitexp.submission import parse_submission
@@ -383,8 +382,7 @@ def _packed_log(paths: RunPaths) -> tuple[Path, int]:
             for piece in log_pieces(paths):
                 size_bytes += len(piece)
                 target.write(piece)
-        with contextlib.suppress(FileExistsError):
-            os.link(beside, paths.packed_log)
+        move_once(beside, paths.packed_log)
     except OSError as fault:
         raise unwritable(paths, fault) from fault
     finally:

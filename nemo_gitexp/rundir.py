@@ -202,11 +202,29 @@ def write_once(path: Path, content: bytes) -> bool:
     beside = path.with_name(f".{path.name}.{owner_token()}")
     try:
         beside.write_bytes(content)
+        return move_once(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def move_once(beside: Path, path: Path) -> bool:
+    """Give a whole file, which may stay, its name unless something has that already; return whether it did.
+
+    A reader sees all of it or nothing; where the file system has no hard links, for a moment an empty file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
         os.link(beside, path)
     except FileExistsError:
         return False
-    finally:
-        beside.unlink(missing_ok=True)
+    except OSError:
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            return False
+        beside.replace(path)
     return True
 
 
