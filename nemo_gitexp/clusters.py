@@ -228,10 +228,13 @@ def submit_workers(
     try:
         launch()
     except BaseException as fault:
-        withdraw(KIND, tunnel, jobs.values())
+        left = withdraw(KIND, tunnel, jobs.values())
         if isinstance(fault, (Exception, SystemExit)):  # an ssh that fails makes NeMo Run leave
             hint = "sinfo; account, partition, time and what else the executor asks for"
-            raise LaunchError(f"Slurm: {submission_words(fault)}", hint=hint) from fault
+            if left:
+                hint = "scancel, with their ids"
+            said = f"Slurm: {submission_words(fault)}{f'; {left}' if left else ''}"
+            raise LaunchError(said, hint=hint) from fault
         raise
     ids = {name: (str(job.handle).rpartition("/")[2],) for name, job in jobs.items()}
     write_beside(paths.submitted, render_submission(Submission(NAME, KIND, tunnel, ids)))

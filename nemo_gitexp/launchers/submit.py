@@ -117,10 +117,12 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
         tasks = _add_tasks(nemo_run, experiment, paths, plan, place, lambda part: _executor(profile, part, place))
         try:
             experiment.run(detach=True)
-        except (Exception, SystemExit):
-            withdraw(profile.kind, _tunnel(profile), experiment.jobs)
+        except (Exception, SystemExit) as fault:
+            left = withdraw(profile.kind, _tunnel(profile), experiment.jobs)
             if profile.kind != "slurm":
                 _withdraw_by_handle(experiment)
+            if left:
+                raise LaunchError(f"{submission_words(fault)}; {left}", hint="scancel, with their ids") from fault
             raise
         _leave_alone(experiment)
         handles = {job.id: str(job.handle).rpartition("/")[2] for job in experiment.jobs}
@@ -362,12 +364,21 @@ def _tunnel(profile: ExecutorProfile) -> Tunnel:
     return Tunnel(way.host or "", way.user or "", way.port, way.identity, way.pre_command)
 
 
-def withdraw(kind: str, tunnel: Tunnel, jobs: Iterable[Any]) -> None:
-    """Cancel those of NeMo Run's jobs that were submitted before something else of the run was refused."""
+def withdraw(kind: str, tunnel: Tunnel, jobs: Iterable[Any]) -> str:
+    """Cancel those of NeMo Run's jobs that were submitted before something else of the run was refused.
+
+    Returns:
+        What is to be told of those that could not be cancelled; empty when all were.
+    """
     ids = [str(job.handle).rpartition("/")[2] for job in jobs if getattr(job, "handle", None)]
-    if kind == "slurm" and ids:
-        with contextlib.suppress(GitexpError):
-            cancel_jobs(shell_of(tunnel), ids)
+    if kind != "slurm" or not ids:
+        return ""
+    try:
+        cancel_jobs(shell_of(tunnel), ids)
+    except GitexpError as fault:
+        where = f" of {tunnel.host}" if tunnel.host else ""
+        return f"accepted before that, and still in the queue{where}: {', '.join(ids)} ({fault.message})"
+    return ""
 
 
 def submission_words(fault: BaseException) -> str:
