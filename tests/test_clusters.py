@@ -170,6 +170,6 @@ def test_jobs_that_could_not_be_taken_back_are_named(tmp_path, monkeypatch):
         name: SimpleNamespace(id=name, executor=slurm(), handle=handle, task=None, dependencies=None)
         for name, handle in (("load", "slurm://x/4711"), ("train", ""))
     }
-    with pytest.raises(LaunchError, match=r"invalid partition; .*still in the queue: 4711 \(.*no controller\)") as raised:
+    with pytest.raises(LaunchError, match=r"partition; .*still in the queue: 4711 \(.*controller\)") as raised:
         submit_workers(RunPaths(tmp_path), jobs, {"train": ("load",)}, launch)
     assert "scancel" in (raised.value.hint or "")

@@ -1,0 +1,34 @@
+"""An experiment of NeMo Run that a scheduler has: how it is followed. The scheduler is a program on PATH."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from test_scheduled import Queue, submitted
+
+pytest.importorskip("nemo_run")
+
+from nemo_gitexp.submitted import SubmittedExperiment
+
+
+class Had:
+    """What of an attempt matters once a scheduler has it."""
+
+    def __init__(self, paths):
+        self.paths = paths
+        self.intent = SimpleNamespace(scheduler="slurm")
+
+
+def test_one_question_is_asked_for_all_attempts_that_run(tmp_path, monkeypatch):
+    queue = Queue(tmp_path / "bin", monkeypatch)
+    queue.says("1|TIMEOUT|15|TimeLimit", "2|TIMEOUT|15|TimeLimit", "3|TIMEOUT|15|TimeLimit")
+    experiment = object.__new__(SubmittedExperiment)
+    experiment._begin(None)
+    letters = {"a": "1", "b": "2", "c": "3"}
+    experiment._attempts = [Had(submitted(tmp_path, letter, {"": (job,)})) for letter, job in letters.items()]
+    experiment._running = list(experiment._attempts)
+    experiment._follow()
+    (asked,) = queue.asked()
+    assert "--jobs=1,2,3 " in asked
+    assert experiment._ended == experiment._attempts
