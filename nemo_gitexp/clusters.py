@@ -237,4 +237,4 @@ def submit_workers(
             raise LaunchError(said, hint=hint) from fault
         raise
     ids = {name: (str(job.handle).rpartition("/")[2],) for name, job in jobs.items()}
-    write_beside(paths.submitted, render_submission(Submission(NAME, KIND, tunnel, ids)))
+    write_beside(paths.submitted, render_submission(Submission(NAME, KIND, tunnel, ids)), private=True)

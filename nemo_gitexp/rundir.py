@@ -186,10 +186,15 @@ class RunPaths:
         return self.root / "result.json"
 
 
-def write_beside(path: Path, content: bytes) -> None:
-    """Write a file by rename, so that a reader sees all of it or nothing; nothing else stays after a failure."""
+def write_beside(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write a file by rename, so that a reader sees all of it or nothing; nothing else stays after a failure.
+
+    With `private` nobody else can read it at any moment.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if private:
+            beside.touch(mode=0o600)
         beside.write_bytes(content)
         beside.replace(path)
     except BaseException:

@@ -7,9 +7,22 @@ from types import SimpleNamespace
 import pytest
 from test_scheduled import Queue, submitted
 
-pytest.importorskip("nemo_run")
+nemo_run = pytest.importorskip("nemo_run")
 
-from nemo_gitexp.submitted import SubmittedExperiment
+from nemo_gitexp.clusters import submit_workers  # noqa: E402
+from nemo_gitexp.rundir import RunPaths  # noqa: E402
+from nemo_gitexp.submitted import SubmittedExperiment  # noqa: E402
+
+
+def test_nobody_else_reads_how_a_run_was_submitted(tmp_path):
+    job = SimpleNamespace(
+        id="t",
+        executor=nemo_run.SlurmExecutor(account="ci", tunnel=nemo_run.LocalTunnel(job_dir="")),
+        handle="slurm://x/4711",
+    )
+    run = RunPaths(tmp_path)
+    submit_workers(run, {"": job}, {}, lambda: None)
+    assert run.submitted.stat().st_mode & 0o777 == 0o600
 
 
 class Had:

@@ -134,7 +134,7 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
         jobs={part: tuple(handles[task] for task in ids) for part, ids in tasks.items()},
         backend=None if profile.kind == "slurm" else _backend(schedulers[0], home),
     )
-    write_beside(paths.submitted, render_submission(submission))
+    write_beside(paths.submitted, render_submission(submission), private=True)
     return submission
 
 
@@ -218,6 +218,8 @@ def _with_job_dir(profile: ExecutorProfile, paths: RunPaths) -> ExecutorProfile:
     relocation = find_relocation(paths)
     # Where it goes away with the run; what jobs print there comes back with it.
     place = f"{relocation.run_at}/nemo" if relocation else f"{paths.root}/tunnel"
+    if relocation is None:  # seen there under the same name; its scripts hold what the profile's options do
+        Path(place).mkdir(mode=0o700, exist_ok=True)
     if shlex.quote(place) != place:  # it hands this to a shell as it is (measured)
         raise LaunchError(
             f"NeMo Run cannot copy its files into a directory that a shell would read differently: {place}",
