@@ -15,6 +15,9 @@ from nemo_gitexp.jsontext import render_json
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.worker.machine import started_document
 
+UNDROPPED = ".undropped."
+"""What the names of directories in a run root begin with that remember copies of runs elsewhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
@@ -148,6 +151,16 @@ class RunPaths:
     def relocated(self) -> Path:
         """Where the copy of this run lies that its node works in, if it is another place."""
         return self.root / "relocated.json"
+
+    @property
+    def dropped(self) -> Path:
+        """That copy is gone, or holds no secrets any more where it is kept."""
+        return self.root / "dropped.json"
+
+    @property
+    def undropped(self) -> RunPaths:
+        """Beside this directory: what remembers where the copy lies when this is gone before it."""
+        return RunPaths(self.root.with_name(f"{UNDROPPED}{self.run}"))
 
     @property
     def prepared(self) -> tuple[Path, ...]:

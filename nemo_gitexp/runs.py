@@ -29,7 +29,7 @@ STATE_FILE_BYTES = 1 << 30
 GOES_ON = ("launched", "running", "requeued")
 """States of a run that has not ended."""
 
-OBSERVERS_FILES = ("log.gz", "cancel.json", "abandoned.json", "scheduler.json")
+OBSERVERS_FILES = ("log.gz", "cancel.json", "abandoned.json", "scheduler.json", "dropped.json")
 """What others than the run itself write: no part of what it left."""
 
 
