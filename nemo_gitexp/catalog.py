@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,13 +41,21 @@ FEW = 20
 """Of so many experiments the facts are asked for one by one; of more, all facts are read."""
 
 
+def _unheard(_: str) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One repository on this machine with its settings: what every verb works on."""
+    """One repository on this machine with its settings: what every verb works on.
+
+    `warn` is told of schedulers and machines that do not answer.
+    """
 
     repository: Repository
     settings: Settings
     git_config: Mapping[str, str]
+    warn: Callable[[str], None] = field(default=_unheard, compare=False)
 
     @property
     def run_root(self) -> Path:
@@ -75,13 +83,7 @@ def open_site(repository: Repository, env: Mapping[str, str]) -> Site:
     return Site(repository, read_settings(repository.root, git_config, env), git_config)
 
 
-def _unheard(_: str) -> None:
-    return None
-
-
-def refresh(
-    site: Site, tips: Sequence[Tip], *, strictly: bool = False, warn: Callable[[str], None] = _unheard
-) -> tuple[list[Tip], dict[str, RunState]]:
+def refresh(site: Site, tips: Sequence[Tip], *, strictly: bool = False) -> tuple[list[Tip], dict[str, RunState]]:
     """Collect what has ended and return the same tips as they are now, with the live runs by record sha.
 
     A run whose result cannot be recorded now (a full disk, a repository of somebody else) counts as running.
@@ -90,9 +92,9 @@ def refresh(
         site: where.
         tips: which experiments.
         strictly: a run that cannot be recorded is an error.
-        warn: told of each scheduler that does not answer, whose runs are as they were last known.
 
-    Side effects: result commits for runs that finished or died; schedulers are asked, each once.
+    Side effects: result commits for runs that finished or died; schedulers are asked, each once, and the
+    site's `warn` is told of each that does not answer, whose runs are as they were last known.
 
     Raises:
         GitexpError: with `strictly`: one of them cannot be recorded.
@@ -100,7 +102,7 @@ def refresh(
     unfinished = [tip for tip in tips if tip.status in (None, "lost") and tip.remote is None]
     if not unfinished:
         return list(tips), {}
-    by_record = _runs_of(site, {tip.record for tip in unfinished}, warn)
+    by_record = _runs_of(site, {tip.record for tip in unfinished}, site.warn)
     live: dict[str, RunState] = {}
     moved = False
     for tip in unfinished:

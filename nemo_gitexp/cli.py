@@ -60,6 +60,7 @@ class Call:
     failure_code: int | None = None
     _repository: Repository | None = None
     _site: Site | None = None
+    _warned: set[str] = field(default_factory=set)
 
     def repository(self) -> Repository:
         """Open the repository."""
@@ -80,8 +81,14 @@ class Call:
         from nemo_gitexp.catalog import open_site
 
         if self._site is None:
-            self._site = open_site(self.repository(), os.environ)
+            self._site = replace(open_site(self.repository(), os.environ), warn=self.warn)
         return self._site
+
+    def warn(self, text: str) -> None:
+        """Say what is wrong, once: a verb looks at runs several times."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.console.say(f"warning: {text}")
 
     def launcher(self, executor: str | None = None) -> AbstractContextManager[Launcher]:
         """Start the process that launches: the one of the executor, or of local runs where none is named."""
@@ -577,7 +584,7 @@ def status(
     site, words = _CALL.site(), list(exps or [])
     if push:
         words = _tell_remote(words)
-    documents = verb(site, words, lambda text: _CALL.console.say(f"warning: {text}"))
+    documents = verb(site, words)
     if not push:
         _tell_remote_at_times()
     _answer_many(
@@ -654,7 +661,7 @@ def collect() -> None:
     from nemo_gitexp.report.experiment import render_status
     from nemo_gitexp.verbs.follow import collect as verb
 
-    documents = verb(_CALL.site(), lambda text: _CALL.console.say(f"warning: {text}"))
+    documents = verb(_CALL.site())
     _answer_many(
         documents, render_status(documents, style=_CALL.console.style) if documents else "nothing to collect\n"
     )
