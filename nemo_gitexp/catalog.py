@@ -24,6 +24,7 @@ from nemo_gitexp.runs import (
     RunState,
     give_up,
     inspect_run,
+    is_cut_short,
     is_reproduction,
     job_names,
     list_run_directories,
@@ -131,6 +132,12 @@ def _runs_of(site: Site, records: Collection[str], warn: Callable[[str], None]) 
     found: dict[str, list[RunState]] = {}
     runs = [paths for paths in list_run_directories(site.run_root) if not is_reproduction(paths)]
     runs = [paths for paths in runs if paths.run.partition(".")[0] in records]
+    cut_short = [paths for paths in runs if is_cut_short(paths)]
+    unknown: Collection[str] = ()
+    if cut_short:
+        from nemo_gitexp.scheduled import settle_submissions
+
+        unknown = settle_submissions(cut_short, warn)
     submitted = [paths for paths in runs if paths.submitted.exists()]
     if submitted:
         from nemo_gitexp.scheduled import look_at_runs
@@ -139,6 +146,8 @@ def _runs_of(site: Site, records: Collection[str], warn: Callable[[str], None]) 
     for paths in runs:
         record = paths.run.partition(".")[0]
         state = inspect_run(paths)
+        if paths.run in unknown:
+            state = replace(state, status="launched")
         if state.status == "void":
             drop_void(site.repository, paths)
         else:

@@ -128,6 +128,11 @@ class RunPaths:
         return self.root / "supervisor.log"
 
     @property
+    def submitting(self) -> Path:
+        """As `submitted.json`, with the names of the jobs instead of their ids: there while they are submitted."""
+        return self.root / "submitting.json"
+
+    @property
     def submitted(self) -> Path:
         """Which jobs of which scheduler the run is: written by whoever submitted it, once that was accepted."""
         return self.root / "submitted.json"

@@ -218,6 +218,13 @@ def job_names(paths: RunPaths) -> tuple[str, ...]:
     return (f"pid-{pid}",) if pid else ()
 
 
+def is_cut_short(paths: RunPaths) -> bool:
+    """Return whether whoever submitted a run is gone before it said which jobs it is: a scheduler may have them."""
+    if not paths.submitting.exists() or paths.submitted.exists():
+        return False
+    return inspect_run(paths).status in ("dead", "void")
+
+
 def request_cancel(paths: RunPaths, now: str) -> None:
     """Ask the worker to stop the job: by file, which reaches every host, and by signal where it lives here.
 

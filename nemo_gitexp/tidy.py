@@ -22,7 +22,7 @@ from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.git.worktree import list_worktrees, remove_worktree
 from nemo_gitexp.owners import is_left_behind
 from nemo_gitexp.rundir import UNDROPPED, RunPaths
-from nemo_gitexp.runs import GOES_ON, inspect_run, list_run_directories, read_state_file
+from nemo_gitexp.runs import GOES_ON, inspect_run, is_cut_short, is_reproduction, list_run_directories, read_state_file
 from nemo_gitexp.tips import BRANCH_PREFIX, Tip, branch_name, list_tips, move_branch, remove_stale_locks
 from nemo_gitexp.worker.machine import process_lives
 
@@ -100,6 +100,11 @@ def _drop_crash_reports(repository: Repository) -> None:
 
 
 def _tidy_run(repository: Repository, paths: RunPaths, finished: set[str], silent: set[RemoteHost]) -> None:
+    if is_cut_short(paths):
+        from nemo_gitexp.scheduled import settle_submissions  # hardly ever needed
+
+        if settle_submissions([paths], _unheard, adopt=not is_reproduction(paths)):
+            return
     state = inspect_run(paths)
     if state.status in GOES_ON:
         return
@@ -110,6 +115,10 @@ def _tidy_run(repository: Repository, paths: RunPaths, finished: set[str], silen
             discard_workspace(repository, paths, silent=silent)
     elif _is_orphaned_reproduction(paths):
         discard_run(repository, paths)
+
+
+def _unheard(_: str) -> None:
+    return None
 
 
 def _is_orphaned_reproduction(paths: RunPaths) -> bool:

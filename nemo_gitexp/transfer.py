@@ -430,7 +430,15 @@ def _by_dvc_root(inputs: Sequence[RestoredInput], roots: Sequence[str]) -> Mappi
 def _filters(names: Iterable[str], *, whole: Collection[str]) -> list[str]:
     """Return the rules that leave out what is not the node's own word, and of living runs what may still change."""
     given = ("plan.json", "manifest.json", "config.json", "results.json", "inputs.json", "variables.json")
-    this_side = ("launching.json", "relocated.json", "submitted.json", "scheduler.json", "dropped.json", "log.gz")
+    this_side = (
+        "launching.json",
+        "relocated.json",
+        "submitting.json",
+        "submitted.json",
+        "scheduler.json",
+        "dropped.json",
+        "log.gz",
+    )
     told = ("cancel.json", "abandoned.json")
     passing = ("node", "slots", "reserve.bin", "job-reserve.bin", "*.order", "*.tmp")
     rules = ["- /*/result.json"]  # fetched last of all

@@ -11,17 +11,28 @@ nemo_run = pytest.importorskip("nemo_run")
 
 from nemo_gitexp.clusters import submit_workers  # noqa: E402
 from nemo_gitexp.rundir import RunPaths  # noqa: E402
+from nemo_gitexp.runs import read_state_file  # noqa: E402
+from nemo_gitexp.submission import parse_submission  # noqa: E402
 from nemo_gitexp.submitted import SubmittedExperiment  # noqa: E402
 
 
-def test_nobody_else_reads_how_a_run_was_submitted(tmp_path):
+def test_the_names_of_jobs_are_written_down_before_there_are_any_and_nobody_else_reads_them(tmp_path):
     job = SimpleNamespace(
         id="t",
         executor=nemo_run.SlurmExecutor(account="ci", tunnel=nemo_run.LocalTunnel(job_dir="")),
         handle="slurm://x/4711",
     )
-    run = RunPaths(tmp_path)
-    submit_workers(run, {"": job}, {}, lambda: None)
+    run = RunPaths(tmp_path / f"{'a' * 40}.1a2b3c4d")
+    run.root.mkdir()
+
+    def launch():
+        meant = parse_submission(read_state_file(run.submitting))
+        assert meant.jobs == {"": (f"{job.executor.job_name_prefix}t",)}
+        assert "1a2b3c4d" in job.executor.job_name_prefix
+        assert run.submitting.stat().st_mode & 0o777 == 0o600
+
+    submit_workers(run, {"": job}, {}, launch)
+    assert not run.submitting.exists()
     assert run.submitted.stat().st_mode & 0o777 == 0o600
 
 

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.launchers.executors import build_executor
@@ -114,7 +114,14 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     move_home(home)
     place = _place(nemo_run, paths, plan, profile, home)
     with nemo_run.Experiment("gitexp", executor=nemo_run.LocalExecutor(), **QUIET) as experiment:
-        tasks = _add_tasks(nemo_run, experiment, paths, plan, place, lambda part: _executor(profile, part, place))
+        prefix = ""
+        if profile.kind == "slurm":
+            prefix = job_prefix(paths, cast("str | None", profile.options.get("job_name_prefix")))
+        executor_of = functools.partial(_executor, profile, place=place, prefix=prefix)
+        tasks = _add_tasks(nemo_run, experiment, paths, plan, place, executor_of)
+        names = {part: tuple(f"{prefix}{task}" for task in ids) for part, ids in tasks.items()}
+        if profile.kind == "slurm":
+            say_submitting(paths, Submission(name, profile.kind, _tunnel(profile), names))
         try:
             experiment.run(detach=True)
         except (Exception, SystemExit) as fault:
@@ -134,8 +141,29 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
         jobs={part: tuple(handles[task] for task in ids) for part, ids in tasks.items()},
         backend=None if profile.kind == "slurm" else _backend(schedulers[0], home),
     )
-    write_beside(paths.submitted, render_submission(submission), private=True)
+    say_submitted(paths, submission)
     return submission
+
+
+def job_prefix(paths: RunPaths, own: str | None) -> str:
+    """Return what the names of a run's jobs begin with, and those of no other's.
+
+    Args:
+        paths: the run directory.
+        own: what the site wants them to begin with.
+    """
+    return f"{own or 'gitexp-'}{paths.run.rpartition('.')[2]}-"
+
+
+def say_submitting(paths: RunPaths, meant: Submission) -> None:
+    """Write down the names of a run's jobs before there are any: who is killed now leaves what finds them."""
+    write_beside(paths.submitting, render_submission(meant), private=True)
+
+
+def say_submitted(paths: RunPaths, submission: Submission) -> None:
+    """Write `submitted.json`, from where on a scheduler has the run."""
+    write_beside(paths.submitted, render_submission(submission), private=True)
+    paths.submitting.unlink(missing_ok=True)
 
 
 def _require_served(profile: ExecutorProfile, plan: Mapping[str, Any]) -> None:
@@ -345,7 +373,7 @@ def _ordered(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return done
 
 
-def _executor(profile: ExecutorProfile, part: RunPaths, place: _Seen) -> Any:
+def _executor(profile: ExecutorProfile, part: RunPaths, *, place: _Seen, prefix: str) -> Any:
     """Return the executor of one worker: of the recorded shape, on the site of the profile."""
     topology = read_state_file(part.plan).get("topology")
     executor = build_executor(profile, topology if isinstance(topology, Mapping) else {})
@@ -353,7 +381,7 @@ def _executor(profile: ExecutorProfile, part: RunPaths, place: _Seen) -> Any:
     if profile.kind == "slurm":
         executor.container_mounts = [*executor.container_mounts, *place.mounts]
         executor.dependency_type = "afterany"  # after a failure, too: its worker is to say that it was skipped
-        executor.job_name_prefix = executor.job_name_prefix or "gitexp-"
+        executor.job_name_prefix = prefix
     elif profile.kind == "docker":
         executor.volumes = [*executor.volumes, *place.mounts]
     return executor
