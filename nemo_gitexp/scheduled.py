@@ -54,14 +54,16 @@ def settle_submissions(runs: Iterable[RunPaths], warn: Callable[[str], None], *,
         if meant is None:
             continue
         try:
-            _settle(paths, meant, adopt=adopt)
+            is_known = _settle(paths, meant, warn, adopt=adopt)
         except SchedulerError as fault:
             warn(f"{meant.executor}: {fault.message}; whether it has jobs named {meant.job_ids[0]} is not known")
+            is_known = False
+        if not is_known:
             unknown.add(paths.run)
     return unknown
 
 
-def _settle(paths: RunPaths, meant: Submission, *, adopt: bool) -> None:
+def _settle(paths: RunPaths, meant: Submission, warn: Callable[[str], None], *, adopt: bool) -> bool:
     shell = shell_of(meant.tunnel)
     found = find_jobs(shell, meant.job_ids)
     if adopt and len(found) == len(meant.job_ids) and not paths.abandoned.exists():
@@ -71,7 +73,10 @@ def _settle(paths: RunPaths, meant: Submission, *, adopt: bool) -> None:
         give_up(paths)
         _tell(paths)
         cancel_jobs(shell, list(found.values()))
+    elif adopt and not bring_home([paths], warn, ended=[paths.run]):  # it may have ended, and be forgotten
+        return False
     paths.submitting.unlink(missing_ok=True)
+    return True
 
 
 def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
