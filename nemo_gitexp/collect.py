@@ -34,6 +34,7 @@ from nemo_gitexp.metrics import (
     parse_metrics_file,
 )
 from nemo_gitexp.owners import owner_token
+from nemo_gitexp.plainlinks import drop_link
 from nemo_gitexp.result import (
     LOG_TAIL_LINES,
     LogDigest,
@@ -259,6 +260,7 @@ def discard_workspace(
     """
     for part in dict.fromkeys((paths, *paths.parts())):
         part.variables.unlink(missing_ok=True)
+    drop_link(paths)
     plan = read_state_file(paths.plan)
     place = read_state_file(paths.launching).get("workspace")
     # A workspace is named after its run: a file that says anything else is not ours, and must not remove anything.

@@ -129,7 +129,22 @@ def plan_many(
         )
     resolved = _resolved(site, wanted, snapshot, ground)
     ground.take(snapshot)
+    _require_no_site_file(ground.listing, snapshot_limits(site))
     return [_plan(site, asked, defined, ground, now) for asked, defined in resolved]
+
+
+def _require_no_site_file(listing: bytes, limits: SnapshotLimits) -> None:
+    """Check that git does not track what is this machine's alone: experiments are pushed.
+
+    Raises:
+        SnapshotRefusedError: it does, and `secrets_allowed` does not name it.
+    """
+    if not limits.allows(SITE_FILE) and f"\t{SITE_FILE}\0".encode() in listing:
+        raise SnapshotRefusedError(
+            f"git tracks {SITE_FILE}, which belongs to this machine and to no experiment",
+            hint=f"git rm --cached {SITE_FILE}; nemo-gitexp init has git ignore it",
+            paths=[SITE_FILE],
+        )
 
 
 def _plan(site: Site, asked: Asked, defined: Defined, ground: Groundwork, now: datetime) -> Plan:

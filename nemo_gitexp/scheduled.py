@@ -95,6 +95,9 @@ def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:
     """
     runs = list(runs)
     bring_home([paths for paths in runs if not paths.result.exists()], warn)
+    for paths in runs:
+        if paths.cancel.exists() and not paths.result.exists():
+            _tell(paths)  # whoever cancelled it may not have reached where it works
     by_cluster: dict[tuple[str, Tunnel], list[_Member]] = {}
     for paths in runs:
         submission = None if paths.result.exists() else find_submission(paths)

@@ -21,6 +21,7 @@ from nemo_gitexp.git.objects import TEMPORARY_REFS, delete_ref, list_refs
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.git.worktree import list_worktrees, remove_worktree
 from nemo_gitexp.owners import is_left_behind
+from nemo_gitexp.plainlinks import drop_dangling_links
 from nemo_gitexp.rundir import UNDROPPED, RunPaths
 from nemo_gitexp.runs import GOES_ON, inspect_run, is_cut_short, is_reproduction, list_run_directories, read_state_file
 from nemo_gitexp.tips import BRANCH_PREFIX, Tip, branch_name, list_tips, move_branch, remove_stale_locks
@@ -50,6 +51,7 @@ def tidy(site: Site) -> None:
         _remove(path)
     drop_old_listings(listings_below(repository.state_dir), time.time())
     _drop_crash_reports(repository)
+    drop_dangling_links()
     tips = list_tips(repository, remotes=False)
     finished: set[str] = {tip.record for tip in tips if tip.status is not None}
     silent: set[RemoteHost] = set()

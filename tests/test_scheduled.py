@@ -112,8 +112,10 @@ def test_one_question_for_all_runs_of_a_cluster_and_none_for_finished_or_local_o
 def test_slurm_is_not_asked_about_what_another_kind_of_executor_runs(tmp_path: Path, queue: Queue) -> None:
     paths = submitted(tmp_path, "a", {"": ("gitexp-1",)}, kind="docker")
     queue.says()  # it would know no such job
-    assert look(paths) == []
-    cancel_submitted(paths, waiting_only=False)
+    (warning,) = look(paths)
+    assert "submitted without a word about where NeMo Run finds it" in warning
+    with pytest.raises(SchedulerError, match="without a word"):
+        cancel_submitted(paths, waiting_only=False)
     assert (queue.asked(), word(paths), inspect_run(paths).status) == ([], None, "launched")
 
 

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import json
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.launchers.executors import build_executor
 from nemo_gitexp.launchers.nemo import QUIET, move_home, nemo_home, redirect_output, take_run, without_torch
 from nemo_gitexp.placing import line_in_container, place_in_job_dir
+from nemo_gitexp.plainlinks import plain_root
 from nemo_gitexp.profiles import ExecutorProfile, parse_profile
 from nemo_gitexp.profileshape import submission_fault
 from nemo_gitexp.relocation import NEMO_MOUNT, find_relocation, require_plain_paths
@@ -32,9 +32,6 @@ from nemo_gitexp.scheduler import cancel_jobs
 from nemo_gitexp.shells import shell_of
 from nemo_gitexp.submission import Backend, Submission, Tunnel, render_submission
 from nemo_gitexp.worker.machine import host_digest
-
-_FOR_A_SHELL = re.compile(r"[^\w@%+=:,./-]")
-"""What a shell does not read as a part of a word; letters of any language are."""
 
 SHARED_MOUNT = "/gitexp"
 """Where containers see a run that several jobs share."""
@@ -106,9 +103,7 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     _require_served(profile, plan)
     if not _is_boxed(profile, plan) and find_relocation(paths) is None:
         require_plain_paths({"run_root": str(paths.root), "workspace_root": str(plan.get("workspace"))})
-    home = paths.root / "nemo"
-    if profile.kind == "slurm":
-        _require_unquoted(home)
+    home = (plain_root(paths) if profile.kind == "slurm" else paths.root) / "nemo"
     require_reachable(_tunnel(profile), hint=f"nemo-gitexp doctor --executor {profile.name}")
     home.mkdir(mode=0o700, exist_ok=True)
     move_home(home)
@@ -204,21 +199,6 @@ def _backend(scheduler: str, home: Path) -> Backend:
     return Backend(scheduler, str(home), host_digest(), variables)
 
 
-def _require_unquoted(home: Path) -> None:
-    """Check that a shell reads the path of NeMo Run's files as it stands: Slurm's commands get it without quotes.
-
-    A space ends it, and what follows a semicolon is executed (measured with 0.11.1).
-
-    Raises:
-        LaunchError: it would read something else.
-    """
-    if _FOR_A_SHELL.search(str(home)):
-        raise LaunchError(
-            f"NeMo Run puts a path unquoted into what a shell reads: {home}",
-            hint="git config gitexp.run-root DIRECTORY, one without spaces and other characters of the shell",
-        )
-
-
 @functools.cache
 def require_reachable(tunnel: Tunnel, *, hint: str) -> None:
     """Check that ssh needs no password: NeMo Run would ask for one, where nobody is there to type it.
@@ -245,14 +225,14 @@ def _with_job_dir(profile: ExecutorProfile, paths: RunPaths) -> ExecutorProfile:
         return profile
     relocation = find_relocation(paths)
     # Where it goes away with the run; what jobs print there comes back with it.
-    place = f"{relocation.run_at}/nemo" if relocation else f"{paths.root}/tunnel"
-    if relocation is None:  # seen there under the same name; its scripts hold what the profile's options do
-        Path(place).mkdir(mode=0o700, exist_ok=True)
+    place = f"{relocation.run_at}/nemo" if relocation else f"{plain_root(paths)}/tunnel"
     if shlex.quote(place) != place:  # it hands this to a shell as it is (measured)
         raise LaunchError(
             f"NeMo Run cannot copy its files into a directory that a shell would read differently: {place}",
             hint="a path of letters, digits and -_./ as root in the executor's table, or as job_dir of its tunnel",
         )
+    if relocation is None:  # seen there under the same name; its scripts hold what the profile's options do
+        (paths.root / "tunnel").mkdir(mode=0o700, exist_ok=True)
     return replace(profile, tunnel=replace(way, job_dir=place))
 
 

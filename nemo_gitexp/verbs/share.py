@@ -287,7 +287,10 @@ def _collision(tip: Tip, course: Course, elsewhere: Elsewhere) -> Refused:
         return Refused(tip, why, f"git log {remembered_as(place, remote)}")
     why = f"{remote} has another result of it ({there[:12]}, here {tip.sha[:12]})"
     return Refused(
-        tip, why, f"git diff {there[:12]} {tip.sha[:12]}; to keep theirs: git update-ref {place} {there[:12]}"
+        tip,
+        why,
+        f"nemo-gitexp pull {remote}; git diff {there[:12]} {tip.sha[:12]}; "
+        f"to keep theirs: git update-ref {place} {there[:12]}",
     )
 
 

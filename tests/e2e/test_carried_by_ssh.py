@@ -23,7 +23,8 @@ from nemo_gitexp.relocation import Relocation, find_relocation
 from nemo_gitexp.remote import RemoteHost
 from nemo_gitexp.reuse import reuse_stages, stage_keys
 from nemo_gitexp.runs import inspect_run
-from nemo_gitexp.transfer import bring_home, carry_run, drop_run, fetch_runs, tell_run
+from nemo_gitexp.scheduled import look_at_runs
+from nemo_gitexp.transfer import bring_home, carry_run, drop_run, fetch_runs
 
 AWKWARD = "a b 'c' \"d\" $(touch injected) `id` $HOME \\ ; touch injected\nlast"
 PROGRAM = """\
@@ -221,8 +222,8 @@ def test_a_living_run_is_seen_from_here_and_told_to_stop(there, run):
         assert inspect_run(run.paths).status == "running"
         assert run.paths.metrics.exists()
         assert not (run.paths.outputs / "half").exists()
-        run.paths.cancel.write_text("{}")
-        tell_run(there.host, run.paths, relocation)
+        run.paths.cancel.write_text("{}")  # by somebody who did not reach the machine
+        look_at_runs([run.paths], pytest.fail)
         worker.wait(60)
     assert fetch_runs(there.host, [(run.paths, relocation)]) == {run.paths.run}
     assert json.loads(run.paths.result.read_text())["status"] == "cancelled"

@@ -165,3 +165,13 @@ def test_the_site_file_is_never_captured_though_nothing_ignores_it(tmp_path) -> 
     assert document["code"]["untracked"] == []
     assert document["identity"] == plain["identity"]
     assert "nemo-gitexp.site.toml" not in fresh.git("ls-tree", "-r", "--name-only", document["experiment"])
+
+
+def test_a_site_file_that_git_tracks_is_refused_unless_it_is_allowed(work: Work) -> None:
+    work.write("nemo-gitexp.site.toml", '[site]\nscratch = "/scratch"\n')
+    work.git("add", "-f", "nemo-gitexp.site.toml")
+    refused = work.gitexp("run", "--", "python", "train.py", code=3)
+    assert "git rm --cached nemo-gitexp.site.toml" in refused.err
+    assert not work.refs()
+    work.write("pyproject.toml", '[tool.nemo-gitexp]\nsecrets_allowed = ["nemo-gitexp.site.toml"]\n')
+    work.gitexp("run", "--record-only", "--", "python", "train.py")
