@@ -27,6 +27,7 @@ from nemo_gitexp.recording import Plan, plan_defined, plan_many, record_plan
 from nemo_gitexp.report.remarks import experiment_remarks
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.runs import RunState
+from nemo_gitexp.scheduled import settle_submissions
 from nemo_gitexp.stages import StagesEntry
 from nemo_gitexp.store import Experiment
 from nemo_gitexp.submitters import Launcher
@@ -188,6 +189,8 @@ class Attempt:
     def give_back(self, site: Site) -> None:
         """Remove what was prepared for a run that nothing took; the experiment stays recorded."""
         _, _, paths = self._recorded()
+        if paths.submitting.exists():  # what refused some of its jobs may have others
+            settle_submissions([paths], site.warn, adopt=False)
         discard_run(site.repository, paths)
 
     def announce(self, site: Site) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from nemo_gitexp.runs import (
     RunState,
     give_up,
     inspect_run,
+    is_cut_short,
     is_reproduction,
     job_names,
     list_run_directories,
@@ -41,13 +42,21 @@ FEW = 20
 """Of so many experiments the facts are asked for one by one; of more, all facts are read."""
 
 
+def _unheard(_: str) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One repository on this machine with its settings: what every verb works on."""
+    """One repository on this machine with its settings: what every verb works on.
+
+    `warn` is told of schedulers and machines that do not answer.
+    """
 
     repository: Repository
     settings: Settings
     git_config: Mapping[str, str]
+    warn: Callable[[str], None] = field(default=_unheard, compare=False)
 
     @property
     def run_root(self) -> Path:
@@ -75,13 +84,7 @@ def open_site(repository: Repository, env: Mapping[str, str]) -> Site:
     return Site(repository, read_settings(repository.root, git_config, env), git_config)
 
 
-def _unheard(_: str) -> None:
-    return None
-
-
-def refresh(
-    site: Site, tips: Sequence[Tip], *, strictly: bool = False, warn: Callable[[str], None] = _unheard
-) -> tuple[list[Tip], dict[str, RunState]]:
+def refresh(site: Site, tips: Sequence[Tip], *, strictly: bool = False) -> tuple[list[Tip], dict[str, RunState]]:
     """Collect what has ended and return the same tips as they are now, with the live runs by record sha.
 
     A run whose result cannot be recorded now (a full disk, a repository of somebody else) counts as running.
@@ -90,9 +93,9 @@ def refresh(
         site: where.
         tips: which experiments.
         strictly: a run that cannot be recorded is an error.
-        warn: told of each scheduler that does not answer, whose runs are as they were last known.
 
-    Side effects: result commits for runs that finished or died; schedulers are asked, each once.
+    Side effects: result commits for runs that finished or died; schedulers are asked, each once, and the
+    site's `warn` is told of each that does not answer, whose runs are as they were last known.
 
     Raises:
         GitexpError: with `strictly`: one of them cannot be recorded.
@@ -100,7 +103,7 @@ def refresh(
     unfinished = [tip for tip in tips if tip.status in (None, "lost") and tip.remote is None]
     if not unfinished:
         return list(tips), {}
-    by_record = _runs_of(site, {tip.record for tip in unfinished}, warn)
+    by_record = _runs_of(site, {tip.record for tip in unfinished}, site.warn)
     live: dict[str, RunState] = {}
     moved = False
     for tip in unfinished:
@@ -129,6 +132,12 @@ def _runs_of(site: Site, records: Collection[str], warn: Callable[[str], None]) 
     found: dict[str, list[RunState]] = {}
     runs = [paths for paths in list_run_directories(site.run_root) if not is_reproduction(paths)]
     runs = [paths for paths in runs if paths.run.partition(".")[0] in records]
+    cut_short = [paths for paths in runs if is_cut_short(paths)]
+    unknown: Collection[str] = ()
+    if cut_short:
+        from nemo_gitexp.scheduled import settle_submissions
+
+        unknown = settle_submissions(cut_short, warn)
     submitted = [paths for paths in runs if paths.submitted.exists()]
     if submitted:
         from nemo_gitexp.scheduled import look_at_runs
@@ -137,6 +146,8 @@ def _runs_of(site: Site, records: Collection[str], warn: Callable[[str], None]) 
     for paths in runs:
         record = paths.run.partition(".")[0]
         state = inspect_run(paths)
+        if paths.run in unknown:
+            state = replace(state, status="launched")
         if state.status == "void":
             drop_void(site.repository, paths)
         else:

@@ -18,14 +18,17 @@ import nemo_run
 from nemo_gitexp.errors import ExecutorError, LaunchError, UsageError
 from nemo_gitexp.launchers.submit import (
     job_line,
+    job_prefix,
     require_reachable,
+    say_submitted,
+    say_submitting,
     submission_words,
     withdraw,
 )
 from nemo_gitexp.relocation import NEMO_MOUNT
-from nemo_gitexp.rundir import RunPaths, write_beside
+from nemo_gitexp.rundir import RunPaths
 from nemo_gitexp.runs import read_state_file
-from nemo_gitexp.submission import Submission, Tunnel, render_submission
+from nemo_gitexp.submission import Submission, Tunnel
 
 KIND = "slurm"
 NAME = "slurm"
@@ -225,13 +228,20 @@ def submit_workers(
     for name, job in jobs.items():
         job.task = nemo_run.Script(inline=job_line(python, paths, paths.stage(name) if name else paths))
         job.dependencies = [jobs[before].id for before in needs.get(name, ())]
+    for job in jobs.values():
+        job.executor.job_name_prefix = job_prefix(paths, job.executor.job_name_prefix)
+    names = {name: (f"{job.executor.job_name_prefix}{job.id}",) for name, job in jobs.items()}
+    say_submitting(paths, Submission(NAME, KIND, tunnel, names))
     try:
         launch()
     except BaseException as fault:
-        withdraw(KIND, tunnel, jobs.values())
+        left = withdraw(KIND, tunnel, jobs.values())
         if isinstance(fault, (Exception, SystemExit)):  # an ssh that fails makes NeMo Run leave
             hint = "sinfo; account, partition, time and what else the executor asks for"
-            raise LaunchError(f"Slurm: {submission_words(fault)}", hint=hint) from fault
+            if left:
+                hint = "scancel, with their ids"
+            said = f"Slurm: {submission_words(fault)}{f'; {left}' if left else ''}"
+            raise LaunchError(said, hint=hint) from fault
         raise
     ids = {name: (str(job.handle).rpartition("/")[2],) for name, job in jobs.items()}
-    write_beside(paths.submitted, render_submission(Submission(NAME, KIND, tunnel, ids)))
+    say_submitted(paths, Submission(NAME, KIND, tunnel, ids))

@@ -5,7 +5,6 @@ The bytes depend on record and run directory alone: two collectors anywhere make
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import os
@@ -48,7 +47,7 @@ from nemo_gitexp.result import (
     sequence,
     without_places,
 )
-from nemo_gitexp.rundir import RunPaths, unwritable
+from nemo_gitexp.rundir import RunPaths, move_once, unwritable
 from nemo_gitexp.runs import RunState, end_orphans, give_up, job_names, last_write, read_state_file
 from nemo_gitexp.store import Experiment, write_result
 from nemo_gitexp.submission import parse_submission
@@ -58,6 +57,7 @@ from nemo_gitexp.worker.segments import FILE as SEGMENTS
 from nemo_gitexp.worker.segments import read_segments
 
 if TYPE_CHECKING:
+    from nemo_gitexp.remote import RemoteHost
     from nemo_gitexp.worker.shapes import OutputPlan
 
 _TAIL_BYTES = 64 * 1024
@@ -245,10 +245,19 @@ def _keep_file(store: ObjectStore, place: Path, md5: str) -> bool:
     return True
 
 
-def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool = False) -> None:
+def discard_workspace(
+    repository: Repository, paths: RunPaths, *, kept_too: bool = False, silent: set[RemoteHost] | None = None
+) -> None:
     """Remove the workspace of a run that is over, unless it was to be kept or belongs to another clone.
 
-    Side effects: the variables that its job was given go in any case; they may be secret.
+    Args:
+        repository: of the run.
+        paths: its directory.
+        kept_too: also one that was to be kept.
+        silent: machines that did not answer just now, which are not asked again; more are added.
+
+    Side effects: the copy on another machine goes, too, at once or when that answers again; the variables that its job
+    was given go in any case, they may be secret.
     """
     for part in dict.fromkeys((paths, *paths.parts())):
         part.variables.unlink(missing_ok=True)
@@ -261,17 +270,19 @@ def discard_workspace(repository: Repository, paths: RunPaths, *, kept_too: bool
     pointer = Path(place, ".git")
     named = pointer.read_bytes() if pointer.is_file() else None
     is_ours = named is None or os.fsencode(repository.common_dir) in named
-    if is_ours and Path(place).exists():
+    if not is_ours:
+        return
+    is_kept = bool(plan.get("keep_workspace")) and not kept_too
+    if Path(place).exists():
         protect_cache(repository, Path(place), plan)
-        is_kept = bool(plan.get("keep_workspace")) and not kept_too
         if not is_kept:
             remove_worktree(repository, Path(place))
-        if paths.relocated.exists():
-            from nemo_gitexp.transfer import drop_carried
+    if paths.relocated.exists():
+        from nemo_gitexp.transfer import drop_carried
 
-            drop_carried(paths, is_kept=is_kept)
-        if not is_kept:
-            _drop_backend(paths)
+        drop_carried(paths, is_kept=is_kept, silent=set() if silent is None else silent)
+    if not is_kept:
+        _drop_backend(paths)
 
 
 def _drop_backend(paths: RunPaths) -> None:
@@ -386,8 +397,7 @@ def _packed_log(paths: RunPaths) -> tuple[Path, int]:
             for piece in log_pieces(paths):
                 size_bytes += len(piece)
                 target.write(piece)
-        with contextlib.suppress(FileExistsError):
-            os.link(beside, paths.packed_log)
+        move_once(beside, paths.packed_log)
     except OSError as fault:
         raise unwritable(paths, fault) from fault
     finally:

@@ -145,6 +145,10 @@ def start_run(
         request_cancel(paths, iso_now())
         raise
     except BaseException:
+        if paths.submitting.exists():
+            from nemo_gitexp.scheduled import settle_submissions  # for what a scheduler may have
+
+            settle_submissions([paths], lambda text: watcher.say(f"warning: {text}"), adopt=False)
         discard_run(site.repository, paths)
         raise
 

@@ -34,6 +34,9 @@ from nemo_gitexp.profileshape import shape_faults
 from nemo_gitexp.topology import NUMERIC_VARIABLES
 
 REFERENCE: Final = re.compile(r"\$\{(env|site):([A-Za-z0-9_.-]+)\}")
+_WRITTEN_OUT: Final = ("additional_parameters", "setup_lines")
+"""Fields whose values NeMo Run writes into scripts as they are."""
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -79,6 +82,15 @@ def render_profile(profile: ExecutorProfile) -> dict[str, JsonValue]:
         table["tunnel"] = {"type": tunnel.kind, **{key: value for key, value in given.items() if value is not None}}
     table |= {key: cast("JsonValue", getattr(place, key)) for key in PLACE_KEYS if getattr(place, key) is not None}
     return table
+
+
+def holds_variable(value: JsonValue) -> bool:
+    """Return whether a value, or a text within it, refers to the environment, which is where secrets are."""
+    if isinstance(value, Mapping):
+        return any(holds_variable(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(holds_variable(item) for item in value)
+    return isinstance(value, str) and any(match[1] == "env" for match in REFERENCE.finditer(value))
 
 
 def holds_reference(text: str) -> bool:
@@ -210,6 +222,9 @@ class _Reader:
                 self.fault(key, unknown_key(near), near)
         way = self.word("tunnel.type", TUNNELS) or ("ssh" if "tunnel.host" in self._table else "local")
         texts = {key: self.text(f"tunnel.{key}") for key in TUNNEL_KEYS if key not in ("type", "port")}
+        if holds_variable(texts["pre_command"]):
+            # It stands in arguments of ssh, which everybody sees, and in the run directory.
+            self.fault("tunnel.pre_command", "cannot refer to the environment, it is no secret; use env for variables")
         port = self._count("tunnel.port" if "tunnel.port" in self._table else None, 1)
         return TunnelProfile(kind=cast('Literal["local", "ssh"]', way), port=port, **texts)
 
@@ -230,6 +245,10 @@ class _Reader:
         for key in [key for key in rest if key in REFUSED_KEYS]:
             self.fault(key, f"cannot be set: {REFUSED_KEYS[key]}")
             del rest[key]
+        way = self._table.get("tunnel")
+        for key in _WRITTEN_OUT if isinstance(way, Mapping) and way.get("job_dir") else ():
+            if holds_variable(rest.get(key)):
+                self.fault(key, "refers to the environment, and others may read tunnel.job_dir; use env for variables")
         return rest
 
     def text(self, key: str) -> str | None:

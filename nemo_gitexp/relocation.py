@@ -89,7 +89,8 @@ def write_relocation(paths: RunPaths, relocation: Relocation) -> None:
         OSError: it cannot be written.
     """
     texts = {name: value for name, value in _plain_fields(relocation).items() if name != "host"}
-    write_beside(paths.relocated, render_json({"schema": 1, "host": _plain_fields(relocation.host), **texts}))
+    document = render_json({"schema": 1, "host": _plain_fields(relocation.host), **texts})
+    write_beside(paths.relocated, document, private=True)
 
 
 def find_relocation(paths: RunPaths) -> Relocation | None:

@@ -15,6 +15,9 @@ from nemo_gitexp.moments import iso_now
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.worker.machine import started_document
 
+UNDROPPED = ".undropped."
+"""What the names of directories in a run root begin with that remember copies of runs elsewhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunPaths:
@@ -125,6 +128,11 @@ class RunPaths:
         return self.root / "supervisor.log"
 
     @property
+    def submitting(self) -> Path:
+        """As `submitted.json`, with the names of the jobs instead of their ids: there while they are submitted."""
+        return self.root / "submitting.json"
+
+    @property
     def submitted(self) -> Path:
         """Which jobs of which scheduler the run is: written by whoever submitted it, once that was accepted."""
         return self.root / "submitted.json"
@@ -148,6 +156,16 @@ class RunPaths:
     def relocated(self) -> Path:
         """Where the copy of this run lies that its node works in, if it is another place."""
         return self.root / "relocated.json"
+
+    @property
+    def dropped(self) -> Path:
+        """That copy is gone, or holds no secrets any more where it is kept."""
+        return self.root / "dropped.json"
+
+    @property
+    def undropped(self) -> RunPaths:
+        """Beside this directory: what remembers where the copy lies when this is gone before it."""
+        return RunPaths(self.root.with_name(f"{UNDROPPED}{self.run}"))
 
     @property
     def prepared(self) -> tuple[Path, ...]:
@@ -186,10 +204,15 @@ class RunPaths:
         return self.root / "result.json"
 
 
-def write_beside(path: Path, content: bytes) -> None:
-    """Write a file by rename, so that a reader sees all of it or nothing; nothing else stays after a failure."""
+def write_beside(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write a file by rename, so that a reader sees all of it or nothing; nothing else stays after a failure.
+
+    With `private` nobody else can read it at any moment.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if private:
+            beside.touch(mode=0o600)
         beside.write_bytes(content)
         beside.replace(path)
     except BaseException:
@@ -202,11 +225,29 @@ def write_once(path: Path, content: bytes) -> bool:
     beside = path.with_name(f".{path.name}.{owner_token()}")
     try:
         beside.write_bytes(content)
+        return move_once(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def move_once(beside: Path, path: Path) -> bool:
+    """Give a whole file, which may stay, its name unless something has that already; return whether it did.
+
+    A reader sees all of it or nothing; where the file system has no hard links, for a moment an empty file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
         os.link(beside, path)
     except FileExistsError:
         return False
-    finally:
-        beside.unlink(missing_ok=True)
+    except OSError:
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            return False
+        beside.replace(path)
     return True
 
 

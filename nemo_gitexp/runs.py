@@ -30,7 +30,7 @@ STATE_FILE_BYTES = 1 << 30
 GOES_ON = ("launched", "running", "requeued")
 """States of a run that has not ended."""
 
-OBSERVERS_FILES = ("log.gz", "cancel.json", "abandoned.json", "scheduler.json")
+OBSERVERS_FILES = ("log.gz", "cancel.json", "abandoned.json", "scheduler.json", "dropped.json")
 """What others than the run itself write: no part of what it left."""
 
 
@@ -217,6 +217,13 @@ def job_names(paths: RunPaths) -> tuple[str, ...]:
             return submission.job_ids
     pid = read_state_file(paths.supervisor).get("pid")
     return (f"pid-{pid}",) if pid else ()
+
+
+def is_cut_short(paths: RunPaths) -> bool:
+    """Return whether whoever submitted a run is gone before it said which jobs it is: a scheduler may have them."""
+    if not paths.submitting.exists() or paths.submitted.exists():
+        return False
+    return inspect_run(paths).status in ("dead", "void")
 
 
 def request_cancel(paths: RunPaths, now: str) -> None:

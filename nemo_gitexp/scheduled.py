@@ -9,17 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from nemo_gitexp.backends import ask_backend, cancel_in_backend, is_asked_through_nemo
 from nemo_gitexp.errors import RemoteHostError, SchedulerError
 from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.moments import iso_now
 from nemo_gitexp.relocation import find_relocation
-from nemo_gitexp.rundir import RunPaths, write_once
-from nemo_gitexp.runs import conclude, read_state_file
-from nemo_gitexp.scheduler import FORGOTTEN, JobWord, ask_slurm, cancel_jobs
+from nemo_gitexp.rundir import RunPaths, write_beside, write_once
+from nemo_gitexp.runs import conclude, give_up, read_state_file
+from nemo_gitexp.scheduler import FORGOTTEN, JobWord, ask_slurm, cancel_jobs, find_jobs
 from nemo_gitexp.shells import shell_of
-from nemo_gitexp.submission import Submission, Tunnel, parse_submission
+from nemo_gitexp.submission import Submission, Tunnel, parse_submission, render_submission
 from nemo_gitexp.transfer import bring_home, tell_run
 
 NEMO_ASK_S = 10.0
@@ -31,6 +32,51 @@ _Member = tuple[RunPaths, Submission]
 def find_submission(paths: RunPaths) -> Submission | None:
     """Return which jobs a run is; None for one that no scheduler has."""
     return parse_submission(read_state_file(paths.submitted))
+
+
+def settle_submissions(runs: Iterable[RunPaths], warn: Callable[[str], None], *, adopt: bool = True) -> set[str]:
+    """Find the jobs of runs whose submitter was killed before it could say which they are.
+
+    When all of them are there, they are the run from now on; else it will never be whole, and those there are
+    cancelled.
+
+    Args:
+        runs: run directories whose submitter is gone.
+        warn: told which scheduler does not answer.
+        adopt: False: none of the runs is to go on.
+
+    Returns:
+        The names of the runs of which nothing is known, their scheduler not answering: they are not to be given up.
+    """
+    unknown: set[str] = set()
+    for paths in runs:
+        meant = None if paths.submitted.exists() else parse_submission(read_state_file(paths.submitting))
+        if meant is None:
+            continue
+        try:
+            is_known = _settle(paths, meant, warn, adopt=adopt)
+        except SchedulerError as fault:
+            warn(f"{meant.executor}: {fault.message}; whether it has jobs named {meant.job_ids[0]} is not known")
+            is_known = False
+        if not is_known:
+            unknown.add(paths.run)
+    return unknown
+
+
+def _settle(paths: RunPaths, meant: Submission, warn: Callable[[str], None], *, adopt: bool) -> bool:
+    shell = shell_of(meant.tunnel)
+    found = find_jobs(shell, meant.job_ids)
+    if adopt and len(found) == len(meant.job_ids) and not paths.abandoned.exists():
+        jobs = {part: tuple(found[name] for name in names) for part, names in meant.jobs.items()}
+        write_beside(paths.submitted, render_submission(replace(meant, jobs=jobs)), private=True)
+    elif found:
+        give_up(paths)
+        _tell(paths)
+        cancel_jobs(shell, list(found.values()))
+    elif adopt and not bring_home([paths], warn, ended=[paths.run]):  # it may have ended, and be forgotten
+        return False
+    paths.submitting.unlink(missing_ok=True)
+    return True
 
 
 def look_at_runs(runs: Iterable[RunPaths], warn: Callable[[str], None]) -> None:

@@ -73,16 +73,39 @@ def ask_slurm(shell: Shell, job_ids: Iterable[str]) -> dict[str, JobWord]:
     return found | {job: JobWord(FORGOTTEN) for job in wanted if job not in found}
 
 
+def find_jobs(shell: Shell, names: Sequence[str]) -> dict[str, str]:
+    """Return the ids of the jobs that the queue has of these names, by name; names are ours, so each is one job's.
+
+    Raises:
+        SchedulerError: squeue is not there, or does not answer.
+    """
+    found: dict[str, str] = {}
+    for begin in range(0, len(names), MOST_IDS):
+        some = names[begin : begin + MOST_IDS]
+        done = shell(["squeue", "--noheader", "--states=all", f"--name={','.join(some)}", "-o", "%i|%j"])
+        if done.returncode:
+            raise _unanswered("squeue", done)
+        for line in done.stdout.decode("utf-8", "replace").splitlines():
+            job, _, name = line.strip().partition("|")
+            if name in some:
+                found[name] = job
+    return found
+
+
 def cancel_jobs(shell: Shell, job_ids: Sequence[str], *, waiting_only: bool = False) -> None:
     """Cancel jobs, on request only those that have not begun; what has ended is left alone.
 
     Raises:
-        SchedulerError: scancel is not there, or refuses.
+        SchedulerError: scancel is not there, or refuses; of the others all were asked for.
     """
-    if job_ids:
-        done = shell(["scancel", *(["--state=PENDING"] if waiting_only else []), *job_ids])
+    faults: list[SchedulerError] = []
+    for begin in range(0, len(job_ids), MOST_IDS):
+        some = job_ids[begin : begin + MOST_IDS]
+        done = shell(["scancel", *(["--state=PENDING"] if waiting_only else []), *some])
         if done.returncode and "Invalid job id" not in done.said:
-            raise _unanswered("scancel", done)
+            faults.append(_unanswered("scancel", done))
+    if faults:
+        raise faults[0]
 
 
 def _squeue(shell: Shell, job_ids: Sequence[str]) -> dict[str, JobWord]:

@@ -329,6 +329,8 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
         while self._running or self._waiting:
             is_time = time.monotonic() - looked > LOOK_S
             looked = time.monotonic() if is_time else looked
+            if is_time:
+                self._ask_schedulers()
             for attempt in list(self._running):
                 if self._has_ended(attempt, look=is_time):
                     self._running.remove(attempt)
@@ -337,6 +339,13 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
             self._launch_ready()
             time.sleep(POLL_S)
 
+    def _ask_schedulers(self) -> None:
+        """Ask the schedulers that have some of the running, once for all of them, and not at each look."""
+        runs = [attempt.paths for attempt in self._running if attempt.paths and attempt.intent.scheduler]
+        if runs and time.monotonic() - self._asked_s > ASK_S:
+            look_at_runs(runs, _LOGGER.warning)
+            self._asked_s = time.monotonic()
+
     def _has_ended(self, attempt: Attempt, *, look: bool) -> bool:
         paths = attempt.paths
         if paths is None or paths.result.exists():
@@ -344,9 +353,6 @@ class SubmittedExperiment(nemo_run.Experiment):  # type: ignore[misc]  # NeMo Ru
         if not look:
             return False
         if attempt.intent.scheduler:
-            if time.monotonic() - self._asked_s > ASK_S:
-                look_at_runs([paths], _LOGGER.warning)
-                self._asked_s = time.monotonic()
             return inspect_run(paths).status in ("finished", "dead", "void")
         parts = [(job, part) for job, part in self._workers_of(attempt) if not part.started.exists()]
         over = [(job, part) for job, part in parts if job.launched and self._is_done_with(job)]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nemo_gitexp.catalog import Site, drop_void
 from nemo_gitexp.collect import discard_run, discard_workspace, output_store
@@ -21,10 +22,13 @@ from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.git.worktree import list_worktrees, remove_worktree
 from nemo_gitexp.owners import is_left_behind
 from nemo_gitexp.plainlinks import drop_dangling_links
-from nemo_gitexp.rundir import RunPaths
-from nemo_gitexp.runs import GOES_ON, inspect_run, list_run_directories, read_state_file
+from nemo_gitexp.rundir import UNDROPPED, RunPaths
+from nemo_gitexp.runs import GOES_ON, inspect_run, is_cut_short, is_reproduction, list_run_directories, read_state_file
 from nemo_gitexp.tips import BRANCH_PREFIX, Tip, branch_name, list_tips, move_branch, remove_stale_locks
 from nemo_gitexp.worker.machine import process_lives
+
+if TYPE_CHECKING:
+    from nemo_gitexp.remote import RemoteHost
 
 STALE_LOCK_S = 600.0
 """No git process of ours holds a lock on a ref for that long."""
@@ -34,8 +38,8 @@ def tidy(site: Site) -> None:
     """Remove what processes of ours left when they were killed.
 
     Side effects: refs below `refs/gitexp-tmp/`, temporary files and directories, workspaces and run directories of runs
-    that never started go, and listings of data that nobody needed for months; a branch that a killed process did not
-    move along follows its experiment.
+    that never started go, copies of runs on machines that did not answer before, and listings of data that nobody
+    needed for months; a branch that a killed process did not move along follows its experiment.
     """
     repository = site.repository
     remove_stale_locks(repository, STALE_LOCK_S, time.time())
@@ -50,8 +54,13 @@ def tidy(site: Site) -> None:
     drop_dangling_links()
     tips = list_tips(repository, remotes=False)
     finished: set[str] = {tip.record for tip in tips if tip.status is not None}
+    silent: set[RemoteHost] = set()
     for paths in list_run_directories(site.run_root):
-        _tidy_run(repository, paths, finished)
+        _tidy_run(repository, paths, finished, silent)
+    if next(site.run_root.glob(f"{UNDROPPED}*"), None) is not None:
+        from nemo_gitexp.transfer import drop_undropped  # hardly ever needed
+
+        drop_undropped(site.run_root, silent)
     _drop_missing_worktrees(site)
     _catch_up_branches(repository, tips)
 
@@ -92,7 +101,12 @@ def _drop_crash_reports(repository: Repository) -> None:
                 report.unlink()
 
 
-def _tidy_run(repository: Repository, paths: RunPaths, finished: set[str]) -> None:
+def _tidy_run(repository: Repository, paths: RunPaths, finished: set[str], silent: set[RemoteHost]) -> None:
+    if is_cut_short(paths):
+        from nemo_gitexp.scheduled import settle_submissions  # hardly ever needed
+
+        if settle_submissions([paths], _unheard, adopt=not is_reproduction(paths)):
+            return
     state = inspect_run(paths)
     if state.status in GOES_ON:
         return
@@ -100,9 +114,13 @@ def _tidy_run(repository: Repository, paths: RunPaths, finished: set[str]) -> No
         drop_void(repository, paths)
     elif not state.is_reproduction:
         if state.record in finished:
-            discard_workspace(repository, paths)
+            discard_workspace(repository, paths, silent=silent)
     elif _is_orphaned_reproduction(paths):
         discard_run(repository, paths)
+
+
+def _unheard(_: str) -> None:
+    return None
 
 
 def _is_orphaned_reproduction(paths: RunPaths) -> bool:

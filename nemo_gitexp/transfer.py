@@ -19,6 +19,7 @@ from nemo_gitexp.data.cache import render_node_config
 from nemo_gitexp.data.restore import RestoredInput
 from nemo_gitexp.errors import MissingDataError, RemoteHostError, SettingsError
 from nemo_gitexp.inputpin import InputPin
+from nemo_gitexp.jsontext import render_json
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.profiles import Place
 from nemo_gitexp.relocation import (
@@ -31,7 +32,8 @@ from nemo_gitexp.relocation import (
     write_relocation,
 )
 from nemo_gitexp.remote import RemoteHost
-from nemo_gitexp.rundir import RunPaths, unwritable
+from nemo_gitexp.rundir import UNDROPPED, RunPaths, unwritable, write_beside
+from nemo_gitexp.runs import read_state_file
 from nemo_gitexp.worker import cachelink
 from nemo_gitexp.workspace import Workspace
 
@@ -202,20 +204,66 @@ def bring_home(runs: Iterable[RunPaths], warn: Callable[[str], None], *, ended: 
     return is_complete
 
 
-def drop_carried(paths: RunPaths, *, is_kept: bool) -> None:
-    """Remove the copy of a run that its node worked in, if there is one and its machine can be reached.
+def drop_carried(paths: RunPaths, *, is_kept: bool, silent: set[RemoteHost]) -> None:
+    """Remove the copy of a run that its node worked in, if there is one.
 
-    What is kept loses the variables of the executor's profile, which may be secret.
+    What is kept loses the variables of the executor's profile, which may be secret. Of a machine that does not answer
+    the copy is remembered beside the run directory, for `drop_undropped`.
+
+    Args:
+        paths: the run directory here.
+        is_kept: the copy is to stay.
+        silent: machines that did not answer just now, which are not asked again; one more is added.
     """
     relocation = find_relocation(paths)
-    if relocation is None:
+    if relocation is None or read_state_file(paths.dropped).get("is_kept") in (False, is_kept):
         return
-    with suppress(RemoteHostError):
-        if is_kept:
-            secret = [part.variables.relative_to(paths.root) for part in dict.fromkeys((paths, *paths.parts()))]
-            relocation.host.run(["rm", "-f", "--", *(f"{relocation.run_at}/{file}" for file in secret)])
+    if relocation.host not in silent:
+        try:
+            _drop(paths, relocation, is_kept=is_kept)
+        except RemoteHostError:
+            silent.add(relocation.host)
         else:
+            with suppress(OSError):
+                write_beside(paths.dropped, render_json({"is_kept": is_kept}))
+                shutil.rmtree(paths.undropped.root, ignore_errors=True)
+            return
+    if not is_kept:  # else its directory stays, and says it
+        _remember(paths.undropped, relocation)
+
+
+def _drop(paths: RunPaths, relocation: Relocation, *, is_kept: bool) -> None:
+    if is_kept:
+        secret = [part.variables.relative_to(paths.root) for part in dict.fromkeys((paths, *paths.parts()))]
+        relocation.host.run(["rm", "-f", "--", *(f"{relocation.run_at}/{file}" for file in secret)])
+    else:
+        drop_run(relocation.host, relocation)
+
+
+def drop_undropped(run_root: Path, silent: set[RemoteHost]) -> None:
+    """Remove copies of runs on machines that did not answer when their runs here went.
+
+    Args:
+        run_root: where the run directories were.
+        silent: machines that did not answer just now, which are not asked again; more are added.
+    """
+    for note in [RunPaths(path) for path in sorted(run_root.glob(f"{UNDROPPED}*"))]:
+        relocation = find_relocation(note)
+        if relocation is None or relocation.host in silent:
+            continue
+        try:
             drop_run(relocation.host, relocation)
+        except RemoteHostError:
+            silent.add(relocation.host)
+        else:
+            shutil.rmtree(note.root, ignore_errors=True)
+
+
+def _remember(note: RunPaths, relocation: Relocation) -> None:
+    with suppress(OSError):
+        note.root.mkdir(mode=0o700, exist_ok=True)
+        note.root.joinpath(".gitignore").write_bytes(b"*\n")  # as in a run directory
+        write_relocation(note, relocation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +430,15 @@ def _by_dvc_root(inputs: Sequence[RestoredInput], roots: Sequence[str]) -> Mappi
 def _filters(names: Iterable[str], *, whole: Collection[str]) -> list[str]:
     """Return the rules that leave out what is not the node's own word, and of living runs what may still change."""
     given = ("plan.json", "manifest.json", "config.json", "results.json", "inputs.json", "variables.json")
-    this_side = ("launching.json", "relocated.json", "submitted.json", "scheduler.json", "log.gz")
+    this_side = (
+        "launching.json",
+        "relocated.json",
+        "submitting.json",
+        "submitted.json",
+        "scheduler.json",
+        "dropped.json",
+        "log.gz",
+    )
     told = ("cancel.json", "abandoned.json")
     passing = ("node", "slots", "reserve.bin", "job-reserve.bin", "*.order", "*.tmp")
     rules = ["- /*/result.json"]  # fetched last of all

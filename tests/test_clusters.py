@@ -154,3 +154,22 @@ def test_what_was_not_accepted_is_said_in_slurms_words(tmp_path):
         submit_workers(run, {"": job}, {"t": ()}, launch)
     assert not run.submitted.exists()
     assert tunnel_of(job.executor) == Tunnel()
+
+
+def test_jobs_that_could_not_be_taken_back_are_named(tmp_path, monkeypatch):
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "scancel").write_text("#!/bin/sh\necho scancel: error: no controller >&2\nexit 1\n")
+    (commands / "scancel").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:/usr/bin:/bin")
+
+    def launch():
+        raise RuntimeError("sbatch: error: invalid partition")
+
+    jobs = {
+        name: SimpleNamespace(id=name, executor=slurm(), handle=handle, task=None, dependencies=None)
+        for name, handle in (("load", "slurm://x/4711"), ("train", ""))
+    }
+    with pytest.raises(LaunchError, match=r"partition; .*still in the queue: 4711 \(.*controller\)") as raised:
+        submit_workers(RunPaths(tmp_path), jobs, {"train": ("load",)}, launch)
+    assert "scancel" in (raised.value.hint or "")

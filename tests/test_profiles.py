@@ -101,6 +101,18 @@ def test_every_fault_is_named_at_once():
         ({"type": "lepton", "nodes": 2}, 'launcher = "torchrun" is needed'),
         ({"type": "dgxcloud", "launcher": "torchrun", "devices": 8}, "tasks_per_node = 8 is needed"),
         ({"type": "slurm", "data": "cache"}, "needs cache"),
+        (
+            {"type": "slurm", "tunnel": {"host": "h", "pre_command": "export T=${env:TOKEN}"}},
+            "tunnel.pre_command cannot refer to the environment",
+        ),
+        (
+            {"type": "slurm", "setup_lines": "export T=${env:TOKEN}", "tunnel": {"host": "h", "job_dir": "/shared"}},
+            "setup_lines refers to the environment, and others may read tunnel.job_dir",
+        ),
+        (
+            {"type": "slurm", "additional_parameters": {"wckey": "${env:K}"}, "tunnel": {"host": "h", "job_dir": "/s"}},
+            "additional_parameters refers to the environment",
+        ),
         ({"type": "slurm", "launcher": "torchrn"}, "launcher = 'torchrn' is none of torchrun"),
     ],
 )

@@ -146,6 +146,7 @@ def test_words_of_a_node_come_back_as_those_of_this_machine(run: RunPaths):
     assert find_relocation(run) is None
     assert node_places(run) == {}
     write_relocation(run, THERE)
+    assert run.relocated.stat().st_mode & 0o777 == 0o600
     assert find_relocation(run) == THERE
     said = "/data/site/workspaces/r/x to /data/site/runs/r/outputs by /opt/venv/bin/python for /users/ada/y"
     assert without_places(said, node_places(run)) == "{workspace}/x to {run}/outputs by {python}/bin/python for ~/y"

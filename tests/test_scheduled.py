@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from nemo_gitexp.errors import SchedulerError
 from nemo_gitexp.jsontext import parse_json
 from nemo_gitexp.rundir import RunPaths, reserve_run
-from nemo_gitexp.runs import inspect_run
-from nemo_gitexp.scheduled import cancel_submitted, cancel_waiting, look_at_runs
+from nemo_gitexp.runs import inspect_run, is_cut_short
+from nemo_gitexp.scheduled import cancel_submitted, cancel_waiting, find_submission, look_at_runs, settle_submissions
 from nemo_gitexp.shells import shell_of
 from nemo_gitexp.submission import Submission, Tunnel, parse_submission, render_submission
 
@@ -209,3 +209,56 @@ def test_without_the_commands_the_error_says_which(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SchedulerError, match="scancel cannot be run"):
         cancel_submitted(paths, waiting_only=False)
+
+
+def cut_short(tmp_path: Path, names: dict[str, tuple[str, ...]]) -> RunPaths:
+    """Return a run whose submitter was killed between the submission of its jobs and `submitted.json`."""
+    paths = reserve_run(tmp_path / "runs", tmp_path / "workspaces", "a" * 40)
+    paths.launching.write_text("{}")
+    paths.submitting.write_bytes(render_submission(Submission("cluster", "slurm", HERE, names)))
+    for part in filter(None, names):
+        paths.stage(part).root.mkdir(parents=True)
+    return paths
+
+
+def test_jobs_that_nobody_wrote_down_are_found_by_their_names_and_are_the_run(tmp_path: Path, queue: Queue) -> None:
+    paths = cut_short(tmp_path, {"load": ("gitexp-1f-load",), "train": ("gitexp-1f-train", "gitexp-1f-train-2")})
+    assert is_cut_short(paths)
+    (queue.directory / "table").write_text("7|gitexp-1f-load\n9|gitexp-1f-train-2\n8|gitexp-1f-train\n5|other\n")
+    assert settle_submissions([paths], pytest.fail) == set()
+    submission = find_submission(paths)
+    assert submission is not None
+    assert submission.jobs == {"load": ("7",), "train": ("8", "9")}
+    assert (inspect_run(paths).status, paths.submitting.exists(), is_cut_short(paths)) == ("launched", False, False)
+    assert not any(line.startswith("scancel") for line in queue.asked())
+
+
+@pytest.mark.parametrize("adopt", [True, False])
+def test_of_a_run_that_will_never_be_whole_no_job_stays(tmp_path: Path, queue: Queue, adopt: bool) -> None:
+    names = {"load": ("gitexp-1f-load",), "train": ("gitexp-1f-train",)}
+    paths = cut_short(tmp_path, names)
+    table = "7|gitexp-1f-load\n" if adopt else "7|gitexp-1f-load\n8|gitexp-1f-train\n"
+    (queue.directory / "table").write_text(table)
+    assert settle_submissions([paths], pytest.fail, adopt=adopt) == set()
+    assert queue.asked()[-1] == ("scancel 7" if adopt else "scancel 7 8")
+    assert (find_submission(paths), paths.abandoned.exists(), paths.stage("load").abandoned.exists()) == (
+        None,
+        True,
+        True,
+    )
+
+
+def test_what_no_scheduler_ever_had_is_given_up_as_any_other(tmp_path: Path, queue: Queue) -> None:
+    paths = cut_short(tmp_path, {"": ("gitexp-1f-train",)})
+    queue.says()
+    assert settle_submissions([paths], pytest.fail) == set()
+    assert (len(queue.asked()), find_submission(paths), inspect_run(paths).status) == (1, None, "void")
+
+
+def test_while_the_scheduler_does_not_answer_such_a_run_is_not_given_up(tmp_path: Path, queue: Queue) -> None:
+    paths = cut_short(tmp_path, {"": ("gitexp-1f-train",)})
+    warnings: list[str] = []
+    assert settle_submissions([paths], warnings.append) == {paths.run}
+    assert warnings[0].startswith("cluster: squeue does not answer")
+    assert "gitexp-1f-train" in warnings[0]
+    assert (is_cut_short(paths), paths.abandoned.exists()) == (True, False)

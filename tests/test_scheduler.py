@@ -84,6 +84,18 @@ def test_many_ids_are_asked_for_in_parts() -> None:
     assert len(cluster.asked) == 3
 
 
+def test_many_jobs_are_cancelled_in_parts_and_one_that_fails_keeps_none_of_the_others() -> None:
+    ids = [str(number) for number in range(1, 1202)]
+    cluster = Cluster(scancel=said(""))
+    cancel_jobs(cluster, ids)
+    assert [job for argv in cluster.asked for job in argv[1:]] == ids
+    assert len(cluster.asked) == 3  # one argument of ssh holds 128 KiB
+    denied = Cluster(scancel=said("", 1, "Access/permission denied"))
+    with pytest.raises(SchedulerError, match="denied"):
+        cancel_jobs(denied, ids)
+    assert [job for argv in denied.asked for job in argv[1:]] == ids
+
+
 def test_cancelling_names_the_jobs_and_what_has_ended_already_is_no_error() -> None:
     cluster = Cluster(scancel=said("", 1, "scancel: error: Kill job error on job id 7: Invalid job id specified"))
     cancel_jobs(cluster, ["7", "8"], waiting_only=True)

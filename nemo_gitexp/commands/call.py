@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ class Call:
     failure_code: int | None = None
     _repository: Repository | None = None
     _site: Site | None = None
+    _warned: set[str] = field(default_factory=set)
 
     def repository(self) -> Repository:
         """Open the repository."""
@@ -57,8 +58,14 @@ class Call:
         from nemo_gitexp.catalog import open_site
 
         if self._site is None:
-            self._site = open_site(self.repository(), os.environ)
+            self._site = replace(open_site(self.repository(), os.environ), warn=self.warn)
         return self._site
+
+    def warn(self, text: str) -> None:
+        """Say what is wrong, once: a verb looks at runs several times."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self.console.say(f"warning: {text}")
 
     def launcher(self, executor: str | None = None) -> AbstractContextManager[Launcher]:
         """Start the process that launches: the one of the executor, or of local runs where none is named."""

@@ -27,7 +27,7 @@ def status(
     site, words = CALL.site(), list(exps or [])
     if push:
         words = tell_remote(words)
-    documents = verb(site, words, lambda text: CALL.console.say(f"warning: {text}"))
+    documents = verb(site, words)
     if not push:
         tell_remote_at_times()
     answer_many(documents, render_status(documents, style=CALL.console.style) if documents else "nothing is running\n")
@@ -65,7 +65,7 @@ def collect() -> None:
     from nemo_gitexp.report.experiment import render_status
     from nemo_gitexp.verbs.follow import collect as verb
 
-    documents = verb(CALL.site(), lambda text: CALL.console.say(f"warning: {text}"))
+    documents = verb(CALL.site())
     answer_many(documents, render_status(documents, style=CALL.console.style) if documents else "nothing to collect\n")
 
 

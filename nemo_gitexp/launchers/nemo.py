@@ -101,13 +101,19 @@ class _Inbox(threading.Thread):
 
 
 def take_run(paths: RunPaths) -> bool:
-    """Say that this process supervises a run; return whether it does: nobody else took it or gave it up."""
-    from nemo_gitexp.rundir import write_once
+    """Say that this process supervises a run; return whether it does: nobody else took it or gave it up.
+
+    Raises:
+        StateDirectoryError: that cannot be written.
+    """
+    from nemo_gitexp.rundir import unwritable, write_once
 
     try:
         is_ours = write_once(paths.supervisor, json.dumps(started_document(iso_now())).encode())
-    except OSError:
-        return False
+    except (FileNotFoundError, NotADirectoryError):
+        return False  # it was given up, and is gone
+    except OSError as fault:
+        raise unwritable(paths, fault) from fault
     # First said, then looked: whoever gave the run up meanwhile did it the other way round.
     return is_ours and not paths.abandoned.exists() and paths.plan.exists()
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.launchers.executors import build_executor
@@ -109,13 +109,22 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     move_home(home)
     place = _place(nemo_run, paths, plan, profile, home)
     with nemo_run.Experiment("gitexp", executor=nemo_run.LocalExecutor(), **QUIET) as experiment:
-        tasks = _add_tasks(nemo_run, experiment, paths, plan, place, lambda part: _executor(profile, part, place))
+        prefix = ""
+        if profile.kind == "slurm":
+            prefix = job_prefix(paths, cast("str | None", profile.options.get("job_name_prefix")))
+        executor_of = functools.partial(_executor, profile, place=place, prefix=prefix)
+        tasks = _add_tasks(nemo_run, experiment, paths, plan, place, executor_of)
+        names = {part: tuple(f"{prefix}{task}" for task in ids) for part, ids in tasks.items()}
+        if profile.kind == "slurm":
+            say_submitting(paths, Submission(name, profile.kind, _tunnel(profile), names))
         try:
             experiment.run(detach=True)
-        except (Exception, SystemExit):
-            withdraw(profile.kind, _tunnel(profile), experiment.jobs)
+        except (Exception, SystemExit) as fault:
+            left = withdraw(profile.kind, _tunnel(profile), experiment.jobs)
             if profile.kind != "slurm":
                 _withdraw_by_handle(experiment)
+            if left:
+                raise LaunchError(f"{submission_words(fault)}; {left}", hint="scancel, with their ids") from fault
             raise
         _leave_alone(experiment)
         handles = {job.id: str(job.handle).rpartition("/")[2] for job in experiment.jobs}
@@ -127,8 +136,29 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
         jobs={part: tuple(handles[task] for task in ids) for part, ids in tasks.items()},
         backend=None if profile.kind == "slurm" else _backend(schedulers[0], home),
     )
-    write_beside(paths.submitted, render_submission(submission))
+    say_submitted(paths, submission)
     return submission
+
+
+def job_prefix(paths: RunPaths, own: str | None) -> str:
+    """Return what the names of a run's jobs begin with, and those of no other's.
+
+    Args:
+        paths: the run directory.
+        own: what the site wants them to begin with.
+    """
+    return f"{own or 'gitexp-'}{paths.run.rpartition('.')[2]}-"
+
+
+def say_submitting(paths: RunPaths, meant: Submission) -> None:
+    """Write down the names of a run's jobs before there are any: who is killed now leaves what finds them."""
+    write_beside(paths.submitting, render_submission(meant), private=True)
+
+
+def say_submitted(paths: RunPaths, submission: Submission) -> None:
+    """Write `submitted.json`, from where on a scheduler has the run."""
+    write_beside(paths.submitted, render_submission(submission), private=True)
+    paths.submitting.unlink(missing_ok=True)
 
 
 def _require_served(profile: ExecutorProfile, plan: Mapping[str, Any]) -> None:
@@ -201,6 +231,8 @@ def _with_job_dir(profile: ExecutorProfile, paths: RunPaths) -> ExecutorProfile:
             f"NeMo Run cannot copy its files into a directory that a shell would read differently: {place}",
             hint="a path of letters, digits and -_./ as root in the executor's table, or as job_dir of its tunnel",
         )
+    if relocation is None:  # seen there under the same name; its scripts hold what the profile's options do
+        (paths.root / "tunnel").mkdir(mode=0o700, exist_ok=True)
     return replace(profile, tunnel=replace(way, job_dir=place))
 
 
@@ -321,7 +353,7 @@ def _ordered(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return done
 
 
-def _executor(profile: ExecutorProfile, part: RunPaths, place: _Seen) -> Any:
+def _executor(profile: ExecutorProfile, part: RunPaths, *, place: _Seen, prefix: str) -> Any:
     """Return the executor of one worker: of the recorded shape, on the site of the profile."""
     topology = read_state_file(part.plan).get("topology")
     executor = build_executor(profile, topology if isinstance(topology, Mapping) else {})
@@ -329,7 +361,7 @@ def _executor(profile: ExecutorProfile, part: RunPaths, place: _Seen) -> Any:
     if profile.kind == "slurm":
         executor.container_mounts = [*executor.container_mounts, *place.mounts]
         executor.dependency_type = "afterany"  # after a failure, too: its worker is to say that it was skipped
-        executor.job_name_prefix = executor.job_name_prefix or "gitexp-"
+        executor.job_name_prefix = prefix
     elif profile.kind == "docker":
         executor.volumes = [*executor.volumes, *place.mounts]
     return executor
@@ -342,12 +374,21 @@ def _tunnel(profile: ExecutorProfile) -> Tunnel:
     return Tunnel(way.host or "", way.user or "", way.port, way.identity, way.pre_command)
 
 
-def withdraw(kind: str, tunnel: Tunnel, jobs: Iterable[Any]) -> None:
-    """Cancel those of NeMo Run's jobs that were submitted before something else of the run was refused."""
+def withdraw(kind: str, tunnel: Tunnel, jobs: Iterable[Any]) -> str:
+    """Cancel those of NeMo Run's jobs that were submitted before something else of the run was refused.
+
+    Returns:
+        What is to be told of those that could not be cancelled; empty when all were.
+    """
     ids = [str(job.handle).rpartition("/")[2] for job in jobs if getattr(job, "handle", None)]
-    if kind == "slurm" and ids:
-        with contextlib.suppress(GitexpError):
-            cancel_jobs(shell_of(tunnel), ids)
+    if kind != "slurm" or not ids:
+        return ""
+    try:
+        cancel_jobs(shell_of(tunnel), ids)
+    except GitexpError as fault:
+        where = f" of {tunnel.host}" if tunnel.host else ""
+        return f"accepted before that, and still in the queue{where}: {', '.join(ids)} ({fault.message})"
+    return ""
 
 
 def submission_words(fault: BaseException) -> str:

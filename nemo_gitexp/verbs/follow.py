@@ -27,21 +27,21 @@ class LogText:
     live: RunState | None
 
 
-def status(site: Site, texts: Sequence[str], warn: Callable[[str], None]) -> list[ExperimentDoc]:
+def status(site: Site, texts: Sequence[str]) -> list[ExperimentDoc]:
     """Return the experiments asked for, or all that are not finished, newest first.
 
-    Side effects: runs that have ended are collected; each scheduler is asked once, and `warn` told of one that does
-    not answer.
+    Side effects: runs that have ended are collected; each scheduler is asked once, and the site's `warn` told of one
+    that does not answer.
     """
     tips = list_tips(site.repository)
     if texts:
         wanted = [find_experiment(site.repository, text, tips) for text in texts]
-        entries = list_entries(site, *refresh(site, wanted, warn=warn))
+        entries = list_entries(site, *refresh(site, wanted))
         faults = [entry for entry in entries if isinstance(entry, RecordError)]
         if faults:
             raise faults[0]
         return [entry.document for entry in entries if isinstance(entry, Entry)]
-    now, live = refresh(site, tips, warn=warn)
+    now, live = refresh(site, tips)
     unfinished = [tip for tip, before in zip(now, tips, strict=True) if before.status is None]
     entries = list_entries(site, unfinished, live)
     documents = [item.document for item in entries if isinstance(item, Entry) and not item.standing.withdrawn]
@@ -112,14 +112,14 @@ def cancel(site: Site, text: str, watcher: Watcher) -> ExperimentDoc:
     return document_of(site, finish_run(site, tip, state))
 
 
-def collect(site: Site, warn: Callable[[str], None]) -> list[ExperimentDoc]:
+def collect(site: Site) -> list[ExperimentDoc]:
     """Make the result commits of all runs that have ended and return those experiments; tidy up after killed ones.
 
-    Side effects: each scheduler is asked once, and `warn` told of one that does not answer.
+    Side effects: each scheduler is asked once, and the site's `warn` told of one that does not answer.
     """
     tidy(site)
     before = {tip.record: tip.sha for tip in list_tips(site.repository)}
-    after, _ = refresh(site, list_tips(site.repository), strictly=True, warn=warn)
+    after, _ = refresh(site, list_tips(site.repository), strictly=True)
     moved = [tip for tip in after if before.get(tip.record) != tip.sha]
     return [document_of(site, tip) for tip in moved]
 
