@@ -19,7 +19,7 @@ from nemo_gitexp.duplicates import ONGOING, find_earlier_ones
 from nemo_gitexp.ensemble import SEED_KEY, Member, compare_configurations, compare_metric
 from nemo_gitexp.errors import GitexpError, RecordError, UsageError
 from nemo_gitexp.execution import Conditions
-from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
+from nemo_gitexp.interpreters import find_recorded_interpreter, probe_interpreter
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.ranking import Ranked, Spread, best_seed, rank, varying
 from nemo_gitexp.recording import Plan, plan_many
@@ -303,7 +303,7 @@ def _resumed(site: Site, asked: Asked, common: Conditions, known: Sequence[Exper
         if isinstance(found, RecordError):
             raise found
         entry = item.record.entry
-        interpreter = resolve_interpreter(site, entry, asked.env)
+        interpreter = find_recorded_interpreter(site, item.record, asked.env, common.profile)
         probe = probe_interpreter(entry, asked.env, site.repository.root)
         conditions = replace(common, interpreter=interpreter, probe_interpreter=probe)
         claim = claims.get(item.sha)
