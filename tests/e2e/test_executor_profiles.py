@@ -40,6 +40,10 @@ type = "local"
 env.OMP_NUM_THREADS = "3"
 env.GREETING = "x; y"
 
+[tool.nemo-gitexp.executors.wide]
+type = "local"
+devices = 8
+
 [tool.nemo-gitexp.executors.typo]
 type = "slurm"
 partion = "x"
@@ -165,3 +169,9 @@ def test_the_site_file_is_never_captured_though_nothing_ignores_it(tmp_path) -> 
     assert document["code"]["untracked"] == []
     assert document["identity"] == plain["identity"]
     assert "nemo-gitexp.site.toml" not in fresh.git("ls-tree", "-r", "--name-only", document["experiment"])
+
+
+def test_what_a_run_cost_counts_the_devices_of_its_profile(work: Work) -> None:
+    document = work.gitexp("run", "--json", "--again", "--executor", "wide", "--", "python", "train.py").json
+    plan = work.gitexp("reproduce", document["experiment"], "--plan", "--json").json
+    assert plan["cost_device_hours"] == pytest.approx(document["duration_s"] / 3600 * 8)
