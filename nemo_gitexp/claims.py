@@ -10,7 +10,7 @@ from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.duplicates import find_earlier_ones
 from nemo_gitexp.git.repository import Identities
 from nemo_gitexp.owners import taking_turns
-from nemo_gitexp.record import ExperimentRecord
+from nemo_gitexp.record import ExperimentRecord, combination_of
 from nemo_gitexp.recording import Plan, record_plans
 from nemo_gitexp.rundir import RunPaths, reserve_run
 from nemo_gitexp.store import Experiment, read_experiments
@@ -38,7 +38,7 @@ def claim_plans(
     *,
     again: bool = False,
     within_study: bool = True,
-    adopted: Sequence[Tip] = (),
+    of_sweep: Sequence[Experiment] = (),
 ) -> list[Claim]:
     """Record the plans that nobody has run yet, all at once, and reserve their runs.
 
@@ -48,26 +48,30 @@ def claim_plans(
         who: the user, whom git was asked for earlier.
         again: whatever ran before is run once more.
         within_study: an experiment of another study does not count.
-        adopted: experiments that are run instead of a plan of the same identity, if they are unfinished.
+        of_sweep: experiments of the sweep that is repeated or extended. Unfinished, they are run instead of a plan for
+            the same combination; completed, they count for it even where only the job knows the environment.
 
     Raises:
         GitexpError: nothing was recorded.
     """
     with taking_turns(site.turns):  # two of the same at once must not both run
         tips = list_tips(site.repository)
-        found = [None] * len(plans) if again else find_earlier_ones(site, plans, tips, within_study=within_study)
-        waiting = {tip.identity: tip for tip in _unfinished(site, adopted) if tip.identity}
+        found = [None] * len(plans) if again else find_earlier_ones(
+            site, plans, tips, within_study=within_study, of_sweep=of_sweep
+        )  # fmt: skip
+        waiting = _waiting(site, of_sweep)
+        keys = [combination_of(plan.record) for plan in plans]
         missing = [
-            plan for plan, earlier in zip(plans, found, strict=True)
-            if earlier is None and plan.record.identity not in waiting
+            plan for plan, key, earlier in zip(plans, keys, found, strict=True)
+            if earlier is None and key not in waiting
         ]  # fmt: skip
         recorded = iter(record_plans(site, missing, who))
         claims: list[Claim] = []
-        for plan, earlier in zip(plans, found, strict=True):
+        for key, earlier in zip(keys, found, strict=True):
             if earlier is not None:
                 claims.append(Claim(earlier[0], earlier=earlier[1]))
-            elif plan.record.identity in waiting:
-                (experiment,) = read_experiments(site.repository, [waiting[plan.record.identity]])
+            elif key in waiting:
+                (experiment,) = read_experiments(site.repository, [waiting[key]])
                 claims.append(_claimed(site, "adopted", experiment))
             else:
                 claims.append(_claimed(site, "new", next(recorded)))
@@ -85,6 +89,13 @@ def _claimed(site: Site, outcome: str, experiment: Experiment) -> Claim:
     return Claim(outcome, experiment, reserve_run(site.run_root, site.workspace_root, experiment.sha))
 
 
+def _waiting(site: Site, of_sweep: Sequence[Experiment]) -> dict[str | None, Tip]:
+    """Return the unfinished experiments of a sweep by combination."""
+    keys = {item.tip.record: combination_of(item.record) for item in of_sweep}
+    unfinished = _unfinished(site, [item.tip for item in of_sweep])
+    return {key: tip for tip in unfinished if (key := keys[tip.record]) is not None}
+
+
 def _unfinished(site: Site, tips: Sequence[Tip]) -> list[Tip]:
     """Return the experiments that have no result and no run, as they are now."""
     now, live = refresh(site, tips)
@@ -92,5 +103,6 @@ def _unfinished(site: Site, tips: Sequence[Tip]) -> list[Tip]:
 
 
 def same_run_key(record: ExperimentRecord) -> tuple[str, ...]:
-    """Return what two records have in common if they stand for one combination."""
-    return (record.identity,) if record.identity else (record.config_hash, str(record.seed))
+    """Return what two records have in common if they stand for one combination of one sweep."""
+    known = combination_of(record)
+    return (record.config_hash, str(record.seed)) if known is None else (known,)

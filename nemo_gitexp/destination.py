@@ -9,6 +9,7 @@ from nemo_gitexp.catalog import Site
 from nemo_gitexp.errors import LaunchError, UsageError
 from nemo_gitexp.extras import missing_extra
 from nemo_gitexp.handover import Background
+from nemo_gitexp.interpreters import with_home
 from nemo_gitexp.profileparts import ExecutorProfile
 from nemo_gitexp.profileshape import submission_fault
 from nemo_gitexp.settings import require_executor, require_profile
@@ -33,7 +34,7 @@ def require_destination(site: Site, name: str, env: Mapping[str, str]) -> Execut
         fault = f"executor {name}: {profile.kind} needs the extra {extra.name} of nemo_run", extra.command
     if fault:
         raise LaunchError(fault[0], hint=fault[1], executor=name)
-    return bind_profile(profile, site.settings.site, env)
+    return with_home(bind_profile(profile, site.settings.site, env))
 
 
 def require_chain(length: int, profile: ExecutorProfile | None) -> None:

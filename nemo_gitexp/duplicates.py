@@ -9,9 +9,9 @@ from nemo_gitexp.documents import ExperimentDoc
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.git.repository import Repository
 from nemo_gitexp.jsontext import render_json
-from nemo_gitexp.record import ExperimentRecord
+from nemo_gitexp.record import ExperimentRecord, combination_of
 from nemo_gitexp.recording import Plan
-from nemo_gitexp.store import read_experiments_or_faults
+from nemo_gitexp.store import Experiment, read_experiments_or_faults
 from nemo_gitexp.tips import Tip, list_tips
 
 ONGOING = ("launched", "running", "requeued")
@@ -33,17 +33,35 @@ def find_earlier(
 
 
 def find_earlier_ones(
-    site: Site, plans: Sequence[Plan], tips: Sequence[Tip], *, within_study: bool = False
+    site: Site,
+    plans: Sequence[Plan],
+    tips: Sequence[Tip],
+    *,
+    within_study: bool = False,
+    of_sweep: Sequence[Experiment] = (),
 ) -> list[tuple[str, ExperimentDoc] | None]:
-    """Return for each plan what `find_earlier` says, all experiments looked at once."""
+    """Return for each plan what `find_earlier` says, all experiments looked at once.
+
+    A plan without identity is a duplicate of none but those `of_sweep`, the sweep that it repeats or extends.
+    """
     same = [
         [tip for tip in find_duplicates(plan, tips) if not within_study or tip.study == plan.record.study]
+        or _same_of_sweep(plan, tips, of_sweep)
         for plan in plans
     ]
     wanted = list({tip.ref: tip for found in same for tip in found}.values())
     entries = list_entries(site, *refresh(site, wanted)) if wanted else []
     listed = {entry.document["ref"]: entry.document for entry in entries if not isinstance(entry, RecordError)}
     return [_counting([listed[tip.ref] for tip in found if tip.ref in listed]) for found in same]
+
+
+def _same_of_sweep(plan: Plan, tips: Sequence[Tip], of_sweep: Sequence[Experiment]) -> list[Tip]:
+    """Return the experiments of a sweep that stand for the combination of a plan without identity, as they are now."""
+    wanted = combination_of(plan.record)
+    if plan.record.identity is not None or wanted is None:
+        return []
+    refs = {item.tip.ref for item in of_sweep if combination_of(item.record) == wanted}
+    return [tip for tip in tips if tip.ref in refs]
 
 
 def _counting(documents: Sequence[ExperimentDoc]) -> tuple[str, ExperimentDoc] | None:

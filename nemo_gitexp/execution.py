@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import shlex
 import stat
 import sys
@@ -21,7 +22,7 @@ from nemo_gitexp.catalog import Site, current_tip
 from nemo_gitexp.collect import collect_run, discard_run, log_heading, read_pieces, tail_lines
 from nemo_gitexp.environment import capture_environment
 from nemo_gitexp.errors import GitexpError, LaunchError, SchedulerError
-from nemo_gitexp.interpreters import is_known_there_only
+from nemo_gitexp.interpreters import as_recorded, find_site_interpreter, is_known_there_only
 from nemo_gitexp.launch import RunRequest, prepare_run
 from nemo_gitexp.metrics import MetricRow, parse_metric_lines
 from nemo_gitexp.moments import iso_now
@@ -173,7 +174,7 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
         progress=watcher.say,
     )
     keys = _stage_keys(site, experiment, conditions)
-    interpreter, probe = _site_interpreters(conditions)
+    interpreter, probe = _site_interpreters(site, experiment, conditions)
     prepare_run(
         paths,
         RunRequest(
@@ -208,12 +209,18 @@ def _prepare(site: Site, experiment: Experiment, paths: RunPaths, conditions: Co
         carry_run(paths, workspace, host, place, in_container=is_boxed, progress=watcher.say)
 
 
-def _site_interpreters(conditions: Conditions) -> tuple[Path | None, Path | None]:
-    """Return the job's interpreter and the one to ask inside the job: the site's, where it names one of its own."""
-    place = conditions.profile.place if conditions.profile and conditions.profile.kind != "local" else None
-    if place is None or place.python is None:
+def _site_interpreters(site: Site, experiment: Experiment, conditions: Conditions) -> tuple[Path | None, Path | None]:
+    """Return the job's interpreter and the one to ask inside the job: the site's, where it names one of its own.
+
+    What is seen from here is among the conditions already: an environment that is made again is stronger.
+    """
+    profile = conditions.profile
+    if profile is None or profile.kind == "local" or profile.place.python is None:
         return conditions.interpreter, conditions.probe_interpreter
-    python = Path(place.python)
+    seen = as_recorded(profile, experiment.record.topology)
+    if not is_known_there_only(seen):
+        return conditions.interpreter, conditions.interpreter or find_site_interpreter(site, seen, os.environ)
+    python = Path(profile.place.python)
     return conditions.interpreter and python, python
 
 
@@ -223,7 +230,8 @@ def _stage_keys(site: Site, experiment: Experiment, conditions: Conditions) -> d
     if not isinstance(record.entry, StagesEntry):
         return {}
     key, python = record.environment_key, python_of(record.entry)
-    is_elsewhere = conditions.profile is not None and is_known_there_only(conditions.profile)
+    profile = conditions.profile
+    is_elsewhere = profile is not None and is_known_there_only(as_recorded(profile, record.topology))
     if (
         key is None and conditions.interpreter is not None and not is_elsewhere
     ):  # a command among the stages has another one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from nemo_gitexp.asked import Asked, Defined
 from nemo_gitexp.catalog import Site
@@ -15,14 +15,13 @@ from nemo_gitexp.git.changes import code_key
 from nemo_gitexp.git.objects import list_files
 from nemo_gitexp.git.snapshot import Snapshot
 from nemo_gitexp.inputpin import InputPin
-from nemo_gitexp.interpreters import is_known_there_only, probe_interpreter, resolve_interpreter
+from nemo_gitexp.interpreters import is_known_there_only, probe_interpreter, resolve_interpreter, with_home
+from nemo_gitexp.profileparts import ExecutorProfile, Place
 from nemo_gitexp.record import CodeState
 from nemo_gitexp.recordedtopology import ChosenShape, choose_shape
+from nemo_gitexp.settings import require_executor
 from nemo_gitexp.stages import AnyEntry, command_of, python_of
 from nemo_gitexp.worker.publicurl import public_url
-
-if TYPE_CHECKING:
-    from nemo_gitexp.profiles import ExecutorProfile
 
 Item = TypeVar("Item")
 
@@ -55,8 +54,24 @@ class Groundwork:
         entry, executor = defined.entry, executor_of(asked, defined.definition)
         command = command_of(entry)
         key = (executor, python_of(entry), command.argv[:1] if command else None, entry.wrapped)
-        profile = self.shape(asked, defined).profile
-        return _once(self._environments, key, lambda: _environment(self._site, entry, asked, profile))
+        return _once(
+            self._environments, key, lambda: _environment(self._site, entry, asked, self._seen(asked, defined))
+        )
+
+    def _seen(self, asked: Asked, defined: Defined) -> ExecutorProfile | None:
+        """Return the executor's profile, bound as far as its interpreter goes; None: the job runs as any local one."""
+        name = executor_of(asked, defined.definition)
+        if asked.brings_executor or defined.topology is not None:
+            return None
+        table = require_executor(self._site.settings, name)
+        if table == {"type": "local"}:
+            return None
+        from nemo_gitexp.profiles import bind_profile, parse_profile  # 6 ms, for those who have profiles
+
+        profile = self.shape(asked, defined).profile or parse_profile(name, table)
+        place = Place(profile.place.python, shared=profile.place.shared)  # what else it refers to may be missing here
+        plain = ExecutorProfile(name, profile.kind, profile.shape, place=place)
+        return with_home(bind_profile(plain, self._site.settings.site, asked.env))
 
     def shape(self, asked: Asked, defined: Defined) -> ChosenShape:
         """Return the shape that is recorded for the executor; one that the program brings needs no profile."""
@@ -121,7 +136,7 @@ def _environment(
 ) -> tuple[Path | None, Path | None, Environment | None]:
     """Return the job's interpreter, the one to ask inside the job, and the environment if it can be known now."""
     root, python = site.repository.root, python_of(entry)
-    interpreter = resolve_interpreter(site, entry, asked.env)
+    interpreter = resolve_interpreter(site, entry, asked.env, profile)
     probe = probe_interpreter(entry, asked.env, root)
     if interpreter is None or entry.wrapped or (profile is not None and is_known_there_only(profile)):
         return interpreter, probe, None

@@ -42,6 +42,15 @@ def recorded_shape(topology: Mapping[str, JsonValue]) -> ProfileShape:
     )
 
 
+def needed_elsewhere(topology: Mapping[str, JsonValue]) -> str:
+    """Return what a record needs of an executor that a plain local one does not have; "" where that one will do."""
+    shape = recorded_shape(topology)
+    needs = [f"{shape.nodes} nodes"] if shape.nodes > 1 else []
+    needs += [f"{shape.tasks_per_node} processes on each"] if shape_faults("local", shape) else []
+    needs += [f"the image {shape.image}"] if shape.image else []
+    return ", ".join(needs)
+
+
 def submission_fault(profile: ExecutorProfile) -> tuple[str, str] | None:
     """Return why nothing is submitted to an executor, and what to do instead; None: it takes runs.
 

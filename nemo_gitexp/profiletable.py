@@ -36,7 +36,7 @@ from nemo_gitexp.topology import NUMERIC_VARIABLES
 REFERENCE: Final = re.compile(r"\$\{(env|site):([A-Za-z0-9_.-]+)\}")
 _WRITTEN_OUT: Final = ("additional_parameters", "setup_lines")
 """Fields whose values NeMo Run writes into scripts as they are."""
-
+_INSTEAD: Final[Mapping[str, str]] = MappingProxyType({"root": " (the setting run_root says where local runs lie)"})
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -80,7 +80,8 @@ def render_profile(profile: ExecutorProfile) -> dict[str, JsonValue]:
     if tunnel is not None:
         given = {key: cast("JsonValue", getattr(tunnel, key)) for key in TUNNEL_KEYS[1:]}
         table["tunnel"] = {"type": tunnel.kind, **{key: value for key, value in given.items() if value is not None}}
-    table |= {key: cast("JsonValue", getattr(place, key)) for key in PLACE_KEYS if getattr(place, key) is not None}
+    own = ("python",) if profile.kind == "local" else PLACE_KEYS
+    table |= {key: cast("JsonValue", getattr(place, key)) for key in own if getattr(place, key) is not None}
     return table
 
 
@@ -229,6 +230,10 @@ class _Reader:
         return TunnelProfile(kind=cast('Literal["local", "ssh"]', way), port=port, **texts)
 
     def place(self, kind: Kind, tunnel: TunnelProfile | None) -> Place:
+        if kind == "local":
+            for key in [key for key in PLACE_KEYS if key != "python" and key in self._table]:
+                self.fault(key, f"is for other machines than this one: leave it out{_INSTEAD.get(key, '')}")
+            return Place(self.text("python"))
         root, cache = self.text("root"), self.text("cache")
         is_near = kind in ("local", "docker") or (kind == "slurm" and (tunnel is None or tunnel.kind == "local"))
         shared = self._table.get("shared", is_near or (kind == "slurm" and root is None))

@@ -173,10 +173,30 @@ def identity_of(record: ExperimentRecord) -> str | None:
 
     Two experiments with equal identity are the same experiment; names, purposes and dates play no part.
     """
-    filtered = record.code.filtered
-    if record.environment_key is None or (filtered is not None and filtered.md5 is None):
+    if record.environment_key is None or not _is_code_known(record):
         return None
-    parts: dict[str, JsonValue] = {
+    return _hashed({**_deciding(record), "environment": record.environment_key})
+
+
+def combination_of(record: ExperimentRecord) -> str | None:
+    """Return what stands for an experiment among those of one sweep: its identity, if it has one.
+
+    Else `sha256:…` over all that decides a result but the environment, which only the job knows, with study and
+    executor. Two equal ones of different sweeps may have run in different environments. None: not even that is known.
+    """
+    if record.identity is not None or not _is_code_known(record):
+        return record.identity
+    return _hashed({**_deciding(record), "study": record.study, "executor": record.executor})
+
+
+def _is_code_known(record: ExperimentRecord) -> bool:
+    return record.code.filtered is None or record.code.filtered.md5 is not None
+
+
+def _deciding(record: ExperimentRecord) -> dict[str, JsonValue]:
+    """Return all that decides a result and can be known before the job."""
+    filtered = record.code.filtered
+    return {
         "code": record.code.key,
         "config": record.config_hash,
         "seed": record.seed,
@@ -185,10 +205,11 @@ def identity_of(record: ExperimentRecord) -> str | None:
         "workdir": record.workdir,
         "determinism": record.determinism,
         "topology": record.topology,
-        "environment": record.environment_key,
+        **({} if filtered is None else {"filtered": filtered.md5}),
     }
-    if filtered is not None:
-        parts["filtered"] = filtered.md5
+
+
+def _hashed(parts: Mapping[str, JsonValue]) -> str:
     return f"sha256:{hashlib.sha256(render_json(parts)).hexdigest()}"
 
 

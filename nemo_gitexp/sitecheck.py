@@ -19,6 +19,7 @@ from nemo_gitexp.catalog import Site
 from nemo_gitexp.errors import GitexpError
 from nemo_gitexp.extras import missing_extra
 from nemo_gitexp.finding import Finding, found, missing, refused, warning
+from nemo_gitexp.interpreters import find_site_interpreter, with_home
 from nemo_gitexp.nemofields import ask_build, read_kinds
 from nemo_gitexp.profilefields import find_faults, find_missing, kind_fields
 from nemo_gitexp.profiles import ExecutorProfile, TunnelProfile, bind_profile, missing_references, profile_topology
@@ -46,8 +47,10 @@ def check_executor(site: Site, name: str, env: Mapping[str, str]) -> Iterator[Fi
     if faulty:
         return  # what it means is not known yet
     profile = require_profile(site.settings, name)
-    bound = bind_profile(profile, site.settings.site, env)
+    bound = with_home(bind_profile(profile, site.settings.site, env))
     yield _built(site, profile)
+    if bound.kind not in ("local", "slurm") or (bound.tunnel is not None and bound.tunnel.kind == "ssh"):
+        yield from _python_here(site, bound, env)
     if bound.kind == "slurm":
         yield from _slurm(site, bound, env)
     elif bound.kind == "local":
@@ -270,6 +273,17 @@ def _places(site: Site, seen: Seen, bound: ExecutorProfile, where: str, *, is_fa
 
 def _python(site: Site, bound: ExecutorProfile) -> str:
     return bound.place.python or site.settings.python or sys.executable
+
+
+def _python_here(site: Site, bound: ExecutorProfile, env: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield whether this machine sees the interpreter that a shared file system has: a record says what is in it."""
+    try:
+        python = find_site_interpreter(site, bound, env)
+    except GitexpError as fault:
+        yield refused("python here", fault)
+        return
+    if python is not None:
+        yield found("python here", str(python))
 
 
 def _python_findings(seen: Seen, python: str, name: str) -> Iterator[Finding]:

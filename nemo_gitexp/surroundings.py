@@ -6,18 +6,22 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nemo_gitexp.catalog import Site
 from nemo_gitexp.documents import DriftDoc
 from nemo_gitexp.drift import EnvironmentClass, compare_environments, compare_settings, rank_drift
 from nemo_gitexp.environment import capture_environment, parse_environment, recreate_environment
 from nemo_gitexp.errors import UsageError
-from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
+from nemo_gitexp.interpreters import find_recorded_interpreter, probe_interpreter
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.result import RunLeavings, mapping
 from nemo_gitexp.stages import command_of, python_of
 from nemo_gitexp.store import Experiment, read_environment
+
+if TYPE_CHECKING:
+    from nemo_gitexp.profiles import ExecutorProfile
 
 ENVIRONMENT_MODES = ("check", "recreate", "ignore")
 _WHOLE = "gitexp-complete"
@@ -44,7 +48,12 @@ class Surroundings:
 
 
 def find_surroundings(
-    site: Site, experiment: Experiment, mode: str, env: Mapping[str, str], say: Callable[[str], None]
+    site: Site,
+    experiment: Experiment,
+    mode: str,
+    env: Mapping[str, str],
+    say: Callable[[str], None],
+    profile: ExecutorProfile | None = None,
 ) -> Surroundings:
     """Return what a reproduction is to run in.
 
@@ -54,6 +63,7 @@ def find_surroundings(
         mode: check, recreate (a virtual environment with the recorded packages) or ignore.
         env: the user's environment.
         say: told what takes time.
+        profile: of the executor, bound.
 
     Raises:
         UsageError: a command that brings its own interpreter cannot be given another.
@@ -65,12 +75,13 @@ def find_surroundings(
         if mode == "recreate":
             raise UsageError(f"{command.argv[0]} brings its own Python: nothing to recreate", hint="--env check")
         probe = probe_interpreter(entry, env, site.repository.root)
-        return Surroundings(resolve_interpreter(site, entry, env), probe, "unknown")
+        own = find_recorded_interpreter(site, experiment.record, env, profile)
+        return Surroundings(own, probe, "unknown")
     recorded = read_environment(site.repository, experiment)
     is_said_inside = recorded.get("captured") == "job"  # of an image, say
     if is_said_inside:
         recorded = mapping((experiment.run or {}).get("environment"))
-    interpreter = resolve_interpreter(site, entry, env) if mode != "recreate" else None
+    interpreter = find_recorded_interpreter(site, experiment.record, env, profile) if mode != "recreate" else None
     if interpreter is None:
         interpreter = _recreated(site, recorded, say)
     if is_said_inside:

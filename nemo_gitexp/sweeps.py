@@ -8,6 +8,7 @@ from dataclasses import replace
 from nemo_gitexp.catalog import Site, refresh
 from nemo_gitexp.claims import same_run_key
 from nemo_gitexp.errors import RecordError, UnknownExperimentError
+from nemo_gitexp.record import combination_of
 from nemo_gitexp.recording import Plan
 from nemo_gitexp.store import Experiment, read_experiments_or_faults
 from nemo_gitexp.tips import Tip, list_tips
@@ -18,13 +19,14 @@ _BEST_FIRST = ("completed", "running", "launched", "requeued", "recorded", "lost
 
 def find_repeated(site: Site, plans: Sequence[Plan]) -> list[Experiment]:
     """Return the experiments of the latest sweep that these combinations repeat or extend: they hold all of its own."""
-    wanted = {plan.record.identity for plan in plans} - {None}
+    wanted = {combination_of(plan.record) for plan in plans} - {None}
+    identities = {plan.record.identity for plan in plans}  # None: only the records themselves can be compared
     study = plans[0].record.study
     tips = [tip for tip in list_tips(site.repository, remotes=False) if tip.study == study]
-    if not any(tip.identity in wanted for tip in tips):
+    if not any(tip.identity in identities for tip in tips):
         return []
     sweeps = _group_sweeps(site, tips)
-    held = (group for group in reversed(sweeps.values()) if {item.record.identity for item in group} <= wanted)
+    held = (group for group in reversed(sweeps.values()) if {combination_of(item.record) for item in group} <= wanted)
     return next(held, [])
 
 

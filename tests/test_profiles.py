@@ -21,7 +21,7 @@ from nemo_gitexp.profiles import (
     profile_topology,
     render_profile,
 )
-from nemo_gitexp.profileshape import require_runnable, submission_fault
+from nemo_gitexp.profileshape import needed_elsewhere, require_runnable, submission_fault
 from nemo_gitexp.topology import NUMERIC_VARIABLES, topology
 
 A100 = {
@@ -205,6 +205,25 @@ def test_what_an_executor_would_run_otherwise_is_refused(kind, topology, words):
 def test_local_runs_of_what_was_recorded_in_a_container_are_warned_of():
     note = require_runnable(ExecutorProfile("local", "local"), {"nodes": 1, "tasks_per_node": 1, "image": "nemo:1"})
     assert note == "warning: recorded in the container nemo:1, and executor local runs in none"
+
+
+@pytest.mark.parametrize(
+    "key, value", [("root", "/w"), ("cache", "/c"), ("shared", True), ("data", "pull"), ("image_at", "x.sqsh")]
+)
+def test_what_says_where_a_local_run_lies_elsewhere_is_a_fault(key, value):
+    with pytest.raises(SettingsError) as caught:
+        parse_profile("local", {"python": "/opt/py/bin/python", key: value})
+    assert caught.value.setting == f"executors.local.{key}"
+    assert "is for other machines than this one: leave it out" in caught.value.message
+    kept = parse_profile("local", {"python": "/opt/py/bin/python"})
+    assert parse_profile("local", render_profile(kept)) == kept
+
+
+def test_what_a_record_needs_of_another_executor_is_said():
+    assert needed_elsewhere({"nodes": 1, "tasks_per_node": 1, "image": None}) == ""
+    assert needed_elsewhere({"nodes": 2, "tasks_per_node": 4}) == "2 nodes, 4 processes on each"
+    assert needed_elsewhere({"nodes": 1, "tasks_per_node": 2, "launcher": "torchrun"}) == ""
+    assert needed_elsewhere({"image": "nemo:1"}) == "the image nemo:1"
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)

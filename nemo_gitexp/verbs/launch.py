@@ -21,7 +21,7 @@ from nemo_gitexp.execution import (
     start_run,
 )
 from nemo_gitexp.handover import Background
-from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
+from nemo_gitexp.interpreters import find_recorded_interpreter, probe_interpreter
 from nemo_gitexp.lookup import find_experiment
 from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.profileparts import ExecutorProfile
@@ -67,7 +67,7 @@ def launch(
         (experiment,) = read_experiments(site.repository, [find_experiment(site.repository, tip.record)])
         verify_experiment(site.repository, experiment)
         entry = experiment.record.entry
-        interpreter = resolve_interpreter(site, entry, env)
+        interpreter = find_recorded_interpreter(site, experiment.record, env, profile)
         probe = probe_interpreter(entry, env, site.repository.root)
         if isinstance(launcher, Background) and profile.kind == "local":
             launcher.take(reserved, interpreter, probe, keep=options.keep, reuse=options.reuse)

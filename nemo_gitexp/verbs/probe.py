@@ -18,7 +18,7 @@ from nemo_gitexp.entry import require_repeatable
 from nemo_gitexp.environment import available_cores
 from nemo_gitexp.errors import ProbeError, UnknownExperimentError, UsageError
 from nemo_gitexp.execution import Conditions, Watcher, start_run
-from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
+from nemo_gitexp.interpreters import find_recorded_interpreter, probe_interpreter
 from nemo_gitexp.metrics import MetricRow, row_step
 from nemo_gitexp.probing import VARIATIONS, Varied, compare_prefixes, vary
 from nemo_gitexp.profiles import ExecutorProfile
@@ -56,7 +56,7 @@ class ProbeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What is run: a recorded experiment, or one that is held for as long as it is probed."""
+    """What is run: a recorded experiment (whose interpreter its executor decides), or one held while it is probed."""
 
     experiment: Experiment
     interpreter: Path | None
@@ -101,7 +101,8 @@ def probe(
         if isinstance(record.entry, StagesEntry):
             raise UsageError("a pipeline has no first steps of its own", hint="probe the command of one stage")
         profile = require_destination(site, options.executor or record.executor, env)
-        trip = _Probe(site, subject, options, profile, make_launcher, watcher)
+        own = find_recorded_interpreter(site, record, env, profile) if subject.is_recorded else subject.interpreter
+        trip = _Probe(site, replace(subject, interpreter=own), options, profile, make_launcher, watcher)
         try:
             return ProbeAnswer(trip.answer())
         except KeyboardInterrupt:
@@ -126,7 +127,7 @@ def _subject(
         bring_needed(site, experiment, watcher.say, "input")
         entry = experiment.record.entry
         probe = probe_interpreter(entry, env, site.repository.root)
-        yield _Subject(experiment, resolve_interpreter(site, entry, env), probe, is_recorded=True)
+        yield _Subject(experiment, None, probe, is_recorded=True)
         return
     who = site.repository.begin_identities()
     plan = plan_experiment(site, what, now)

@@ -14,7 +14,7 @@ from nemo_gitexp.collect import discard_workspace, keep_outputs, output_store, r
 from nemo_gitexp.destination import fitting_launcher, require_destination
 from nemo_gitexp.documents import ExperimentDoc, VerdictDoc
 from nemo_gitexp.entry import require_repeatable
-from nemo_gitexp.errors import CostLimitError, GitexpError, UsageError, WorkspaceError
+from nemo_gitexp.errors import CostLimitError, GitexpError, UnknownExecutorError, UsageError, WorkspaceError
 from nemo_gitexp.execution import Conditions, Watcher, start_run
 from nemo_gitexp.facts import write_fact
 from nemo_gitexp.git.worktree import remove_worktree
@@ -22,6 +22,7 @@ from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.moments import iso_now
 from nemo_gitexp.owners import owner_token
 from nemo_gitexp.profiles import ExecutorProfile
+from nemo_gitexp.profileshape import needed_elsewhere
 from nemo_gitexp.report.verdict import cost_words
 from nemo_gitexp.result import (
     RunLeavings,
@@ -118,17 +119,44 @@ def reproduce(
     if options.plan_only:
         return ReproduceAnswer(document, None, 0, cost)
     _require_confirmed(site, options, document, cost, watcher.say)
-    profile = require_destination(site, options.executor or experiment.record.executor, env)
+    profile = _require_destination(site, experiment, options, env)
     if options.steps is not None and isinstance(experiment.record.entry, StagesEntry):
         raise UsageError("a pipeline is reproduced whole: which steps are its first ones?", hint="leave --steps out")
     _require_fresh_roots(experiment, site.settings.site)
     bring_needed(site, experiment, watcher.say, "input", "stream")
-    around = find_surroundings(site, experiment, options.env_mode, env, watcher.say)
+    around = find_surroundings(site, experiment, options.env_mode, env, watcher.say, profile)
     if level == "restored":
         return _restored_only(site, _Trial(experiment, document, options, around, profile, NOT_COMPARED), watcher)
     # Read before anything runs: what cannot be compared with is no reason to compute for hours.
     recorded = recorded_outcome(site, experiment)
     return _run_times(site, _Trial(experiment, document, options, around, profile, recorded), make_launcher, watcher)
+
+
+def _require_destination(
+    site: Site, experiment: Experiment, options: ReproduceOptions, env: Mapping[str, str]
+) -> ExecutorProfile:
+    """Return the profile of the executor that was asked for, else of the recorded one.
+
+    Raises:
+        UnknownExecutorError: the recorded one is not known here; says what can take its place.
+        GitexpError: as `require_destination`.
+    """
+    name, topology = experiment.record.executor, experiment.record.topology
+    try:
+        return require_destination(site, options.executor or name, env)
+    except UnknownExecutorError as fault:
+        if options.executor is not None:
+            raise
+        known = ", ".join(sorted(site.settings.executors))
+        needs = needed_elsewhere(topology)
+        needed = f"; it needs {needs}" if needs else ""
+        define = f"[tool.nemo-gitexp.executors.{name}], or --executor NAME of another that can"
+        raise UnknownExecutorError(
+            f"recorded with executor {name}, which this machine has no profile for (there are: {known}){needed}",
+            hint=define if needs else "--executor local",
+            executor=name,
+            nearest=fault.facts.get("nearest"),
+        ) from fault
 
 
 @dataclass(frozen=True, slots=True)

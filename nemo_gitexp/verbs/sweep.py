@@ -19,7 +19,7 @@ from nemo_gitexp.duplicates import ONGOING, find_earlier_ones
 from nemo_gitexp.ensemble import SEED_KEY, Member, compare_configurations, compare_metric
 from nemo_gitexp.errors import GitexpError, RecordError, UsageError
 from nemo_gitexp.execution import Conditions
-from nemo_gitexp.interpreters import probe_interpreter, resolve_interpreter
+from nemo_gitexp.interpreters import find_recorded_interpreter, probe_interpreter
 from nemo_gitexp.jsontext import JsonValue
 from nemo_gitexp.ranking import Ranked, Spread, best_seed, rank, varying
 from nemo_gitexp.recording import Plan, plan_many
@@ -155,7 +155,7 @@ def sweep(
             wanted = plan_many(site, _wanted(site, asked, options), now, look)
             plans = list({same_run_key(plan.record): plan for plan in wanted}.values())
             if launcher is None:
-                return _planned(site, plans, again=options.again)
+                return _planned(site, plans, known, again=options.again)
             for note in dict.fromkeys(note for plan in plans for note in plan.notes):
                 board.say(note)
             prepared = _begin(site, asked, options, known, plans, who)
@@ -191,7 +191,7 @@ def _begin(
         known = known or find_repeated(site, plans)
     sweep_id = known[0].record.sweep if known else uuid.uuid4().hex[:12]
     plans = [replace(plan, record=replace(plan.record, sweep=sweep_id)) for plan in plans]
-    claims = claim_plans(site, plans, who, again=options.again, adopted=[item.tip for item in known])
+    claims = claim_plans(site, plans, who, again=options.again, of_sweep=known)
     return _Prepared(sweep_id, _children(plans, claims, _common(options, profile)), profile)
 
 
@@ -257,10 +257,12 @@ def _common(options: SweepOptions, profile: ExecutorProfile) -> Conditions:
     return Conditions(None, keep=options.keep, reuse=options.reuse, profile=profile)
 
 
-def _planned(site: Site, plans: Sequence[Plan], *, again: bool) -> SweepAnswer:
+def _planned(site: Site, plans: Sequence[Plan], known: Sequence[Experiment], *, again: bool) -> SweepAnswer:
     """Return every combination as it would be recorded, or as it completed before."""
-    tips = list_tips(site.repository)
-    found = [None] * len(plans) if again else find_earlier_ones(site, plans, tips, within_study=True)
+    found: list[tuple[str, ExperimentDoc] | None] = [None] * len(plans)
+    if not again:
+        of_sweep = known or find_repeated(site, plans)
+        found = find_earlier_ones(site, plans, list_tips(site.repository), within_study=True, of_sweep=of_sweep)
     documents = [
         earlier[1] if earlier is not None else _planned_document(plan)
         for plan, earlier in zip(plans, found, strict=True)
@@ -303,7 +305,7 @@ def _resumed(site: Site, asked: Asked, common: Conditions, known: Sequence[Exper
         if isinstance(found, RecordError):
             raise found
         entry = item.record.entry
-        interpreter = resolve_interpreter(site, entry, asked.env)
+        interpreter = find_recorded_interpreter(site, item.record, asked.env, common.profile)
         probe = probe_interpreter(entry, asked.env, site.repository.root)
         conditions = replace(common, interpreter=interpreter, probe_interpreter=probe)
         claim = claims.get(item.sha)

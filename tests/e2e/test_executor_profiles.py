@@ -40,6 +40,10 @@ type = "local"
 env.OMP_NUM_THREADS = "3"
 env.GREETING = "x; y"
 
+[tool.nemo-gitexp.executors.wide]
+type = "local"
+devices = 8
+
 [tool.nemo-gitexp.executors.typo]
 type = "slurm"
 partion = "x"
@@ -175,3 +179,9 @@ def test_a_site_file_that_git_tracks_is_refused_unless_it_is_allowed(work: Work)
     assert not work.refs()
     work.write("pyproject.toml", '[tool.nemo-gitexp]\nsecrets_allowed = ["nemo-gitexp.site.toml"]\n')
     work.gitexp("run", "--record-only", "--", "python", "train.py")
+
+
+def test_what_a_run_cost_counts_the_devices_of_its_profile(work: Work) -> None:
+    document = work.gitexp("run", "--json", "--again", "--executor", "wide", "--", "python", "train.py").json
+    plan = work.gitexp("reproduce", document["experiment"], "--plan", "--json").json
+    assert plan["cost_device_hours"] == pytest.approx(document["duration_s"] / 3600 * 8)

@@ -320,3 +320,22 @@ def test_what_makes_no_sense_is_refused_before_anything_is_recorded(
 def refusing(tmp_path_factory: pytest.TempPathFactory) -> Work:
     place = tmp_path_factory.mktemp("refusing")
     return make_work(place / "work", place / "home", files={"experiments/toy/experiment.yaml": STUDY})
+
+
+def test_a_sweep_whose_environment_only_its_jobs_know_is_repeated_and_extended_within_itself(swept: Swept) -> None:
+    swept.work.write("experiments/toy/experiment.yaml", STUDY.replace("python toy.py", "sh toy.sh"))
+    swept.work.write("toy.sh", "exec python toy.py\n")
+    first = swept.sweep("lr=0.1,0.2")
+    assert {item["identity"] for item in first["experiments"]} == {None}
+    assert statuses(swept.sweep("lr=0.1,0.2", "--plan")) == ["completed", "completed"]
+    repeated, extended = swept.sweep("lr=0.1,0.2"), swept.sweep("lr=0.1,0.2,0.3")
+    assert repeated["sweep"] == extended["sweep"] == first["sweep"]
+    assert swept.ran() == ["0.1 42", "0.2 42", "0.3 42"]
+    other = swept.sweep("lr=0.1,0.4")  # another sweep: nobody knows whether it runs in the same environment
+    assert other["sweep"] != first["sweep"]
+    assert len(swept.ran()) == 5
+    swept.work.write("toy.py", TRAIN + "# changed\n")
+    assert swept.sweep("lr=0.1,0.4")["sweep"] not in (first["sweep"], other["sweep"])
+    assert len(swept.ran()) == 7
+    swept.sweep("lr=0.1,0.4", "--again")
+    assert len(swept.ran()) == 9

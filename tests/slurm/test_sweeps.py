@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Room:
 
 @pytest.fixture
 def room(cluster: Cluster, tmp_path: Path) -> Iterator[Room]:
-    pyproject = render_profile(cluster, "ci", "local")
+    pyproject = render_profile(cluster, "ci", "local", f'python = "{sys.executable}"')
     work = make_slurm_work(cluster, tmp_path, pyproject, {"experiments/toy/experiment.yaml": STUDY})
     gate = tmp_path / "gate"
     yield Room(work, gate)
@@ -52,6 +53,10 @@ def test_all_combinations_are_submitted_at_once_and_compared(room: Room) -> None
     room.gate.touch()
     answer = started.answer()
     assert [item["status"] for item in answer["combinations"]] == ["completed"] * 4
+    repeated = start(room.work, "--json", "sweep", "toy", "lr=0.3,0.2,0.1,0.4", f"until={room.gate}").answer()
+    assert [item["experiment"] for item in repeated["experiments"]] == [
+        item["experiment"] for item in answer["experiments"]
+    ]
     best = min(answer["experiments"], key=lambda item: item["metrics"]["loss"])  # who waits longer comes lower
     assert answer["best"]["experiment"] == best["experiment"]
     assert {item["executor"] for item in answer["experiments"]} == {"ci"}
