@@ -54,9 +54,11 @@ def start_launcher(site: Site, profile: ExecutorProfile) -> Supervisor | Submitt
     """Start the process that launches runs with this executor: it imports NeMo Run while its starter works."""
     if profile.kind == "local":
         return Supervisor(site.repository.state_dir)
-    from nemo_gitexp.profiles import render_profile
+    from nemo_gitexp.profiles import find_references, render_profile
 
-    return Submitter(site.repository.state_dir, profile.name, render_profile(profile))
+    references = find_references(require_profile(site.settings, profile.name))
+    hidden = {item.name for item in references if item.source == "env" and item.key.startswith("env.")}
+    return Submitter(site.repository.state_dir, profile.name, render_profile(profile), hidden)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Self
 
@@ -24,8 +25,8 @@ class Successor:
     End of file instead of an order makes it leave.
     """
 
-    def __init__(self, module: str, argument: Path, state_dir: Path) -> None:
-        """Start `python -m module argument` in `state_dir`, in a session of its own.
+    def __init__(self, module: str, argument: Path, state_dir: Path, without: Collection[str] = ()) -> None:
+        """Start `python -m module argument` in `state_dir`, in a session of its own; it lacks these variables.
 
         Raises:
             StateDirectoryError: its directory cannot be made.
@@ -35,9 +36,8 @@ class Successor:
         except OSError as fault:
             raise StateDirectoryError(f"cannot make {state_dir}: {fault.strerror}", path=str(state_dir)) from fault
         # -P: nothing in the directory where it works is importable.
-        self.process = spawn_detached(
-            [sys.executable, "-P", "-m", module, str(argument)], cwd=state_dir, env=os.environ
-        )
+        env = {name: value for name, value in os.environ.items() if name not in without}
+        self.process = spawn_detached([sys.executable, "-P", "-m", module, str(argument)], cwd=state_dir, env=env)
 
     def __enter__(self) -> Self:
         """Hand out the process."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -110,17 +110,20 @@ class Nursery:
 class Submitter(Successor):
     """Submits prepared runs through NeMo Run to an executor that keeps them itself; takes any number of runs."""
 
-    def __init__(self, state_dir: Path, executor: str, table: Mapping[str, JsonValue]) -> None:
+    def __init__(
+        self, state_dir: Path, executor: str, table: Mapping[str, JsonValue], hidden: Collection[str] = ()
+    ) -> None:
         """Start the process, which imports NeMo Run while the caller records and restores.
 
         Args:
             state_dir: where NeMo Run's own files may lie for a while.
             executor: name of the profile.
             table: the profile with this machine's values in it; it goes through a pipe, never into a file.
+            hidden: variables that jobs get from the profile: Slurm keeps the environment of whoever submits in files.
         """
         self.executor = executor
         self._table = table
-        super().__init__("nemo_gitexp.launchers.submit", state_dir, state_dir)
+        super().__init__("nemo_gitexp.launchers.submit", state_dir, state_dir, hidden)
 
     def submit(self, paths: RunPaths) -> Receipt:
         """Have the run submitted and wait until it was accepted.

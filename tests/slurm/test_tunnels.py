@@ -23,7 +23,7 @@ def story(request, cluster, tmp_path_factory):
     room = tmp_path_factory.mktemp(request.param)
     env = f'NOTE = "x; touch {room}/injected; it\'s $HOME"\nlower = "a b"\nTOKEN = "${{env:SITE_TOKEN}}"'
     profiles = render_profile(cluster, "cluster", request.param, env=env)
-    profiles += render_profile(cluster, "second", request.param, 'exclude = "n1"')
+    profiles += render_profile(cluster, "second", request.param, 'exclude = "n1"', env=env)
     work = make_slurm_work(cluster, room, profiles)
     work.env["SITE_TOKEN"] = SECRET
     go, never = room / "go", str(room / "never")
@@ -129,6 +129,10 @@ def test_variables_arrive_as_they_are_and_the_secret_one_stays_nowhere(story):
     leaking = [file for file in run.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
     assert leaking == []
     assert SECRET not in story.work.git("log", "--all", "-p")
+    # Slurm keeps the environment of whoever submits.
+    own = [file for file in story.cluster.directory.rglob("*") if file.is_file()]
+    kept = [(file.name, line) for file in own for line in file.read_bytes().split(b"\0") if SECRET.encode() in line]
+    assert kept == []
     assert story.work.git("status", "--porcelain") == ""
 
 
