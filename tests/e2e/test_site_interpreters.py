@@ -26,6 +26,11 @@ account = "a"
 type = "slurm"
 account = "a"
 python = "/nowhere/bin/python"
+[tool.nemo-gitexp.executors.over]
+type = "slurm"
+account = "a"
+tunnel = {{host = "login.invalid"}}
+python = "/nowhere/bin/python"
 [tool.nemo-gitexp.executors.boxed]
 type = "slurm"
 account = "a"
@@ -89,6 +94,13 @@ def test_an_interpreter_that_a_shared_file_system_lacks_is_named(work: Work) -> 
     assert error["type"] == "EnvironmentCaptureError"
     assert "executor gone: there is no interpreter /nowhere/bin/python on this machine" in error["message"]
     assert error["hint"] == "python = … below [executors.gone] in nemo-gitexp.site.toml"
+
+
+def test_the_doctor_looks_for_an_interpreter_on_both_sides_of_a_shared_file_system(work: Work) -> None:
+    answered = work.gitexp("doctor", "--executor", "over", "--json", code=1).json
+    (found,) = (item for item in answered["executors"]["over"] if item["check"] == "python here")
+    assert found["state"] == "missing"
+    assert "there is no interpreter /nowhere/bin/python on this machine" in found["said"]
 
 
 @pytest.mark.parametrize("executor", ["boxed", "far"])
