@@ -171,7 +171,8 @@ def test_the_site_file_is_never_captured_though_nothing_ignores_it(tmp_path) -> 
     assert "nemo-gitexp.site.toml" not in fresh.git("ls-tree", "-r", "--name-only", document["experiment"])
 
 
-def test_a_site_file_that_git_tracks_is_refused_unless_it_is_allowed(work: Work) -> None:
+def test_a_site_file_that_git_tracks_is_refused_unless_it_is_allowed(tmp_path) -> None:
+    work = make_work(tmp_path / "repo", tmp_path / "home")
     work.write("nemo-gitexp.site.toml", '[site]\nscratch = "/scratch"\n')
     work.git("add", "-f", "nemo-gitexp.site.toml")
     refused = work.gitexp("run", "--", "python", "train.py", code=3)

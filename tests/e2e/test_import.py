@@ -56,7 +56,7 @@ def called(work: Work, part: str) -> dict:
 
 def test_runs_of_mlflow_are_experiments_with_their_results(imported: Work) -> None:
     document = called(imported, "seed-1")
-    assert set(document) == ExperimentDoc.__annotations__.keys() - {"parents", "children"}
+    assert set(document) == ExperimentDoc.__annotations__.keys() - {"parents", "children", "progress"}
     assert (document["study"], document["status"], document["seed"]) == ("digits", "completed", 1)
     assert document["metrics"] == {"loss": 0.25, "odd": "NaN", "val/acc": 0.6}
     assert document["metric_stats"]["loss"] == {"last": 0.25, "min": 0.25, "max": 0.5, "n": 3}

@@ -71,7 +71,8 @@ def ran(tmp_path_factory) -> tuple[Path, dict, dict]:
 def tuned(ran: tuple[Path, dict, dict], tmp_path: Path) -> tuple[Work, dict, dict]:
     """Return a copy of its own."""
     parent, base, tune = ran
-    shutil.copytree(parent, tmp_path / "all", symlinks=True)
+    # A supervisor may still be tidying its own files away.
+    shutil.copytree(parent, tmp_path / "all", symlinks=True, ignore=shutil.ignore_patterns("nemo"))
     return Work(tmp_path / "all/work", make_work(tmp_path / "x", tmp_path / "all/home").env), base, tune
 
 

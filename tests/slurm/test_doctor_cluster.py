@@ -24,10 +24,11 @@ def findings(work, name: str, code: int) -> dict[str, dict]:
 
 
 def test_a_cluster_of_this_machine_is_fine(work, cluster):
+    before = set(cluster.jobs())
     found = findings(work, "near", 0)
     assert {item["state"] for item in found.values()} == {"ok"}
     assert "UP" in found["slurmctld"]["said"]
-    assert cluster.jobs() == {}
+    assert set(cluster.jobs()) <= before
 
 
 def test_a_cluster_through_ssh_is_fine_and_sees_the_runs(work):
