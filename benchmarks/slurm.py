@@ -77,7 +77,7 @@ def submit(work: Path, env: Mapping[str, str], runs: int) -> float:
     while (known := waiting(work, env)) < runs:
         if not first and known:
             began, first = time.perf_counter(), known
-        time.sleep(0.05)
+        time.sleep(0.5)  # squeue takes a core while it runs
     took = time.perf_counter() - began
     process.send_signal(signal.SIGKILL)  # not Ctrl-C, which takes all back
     process.wait()
