@@ -14,7 +14,7 @@ from pathlib import Path
 from nemo_gitexp.errors import LaunchError
 from nemo_gitexp.rundir import RunPaths
 
-_LINKS = Path(".cache", "nemo-gitexp", "runs")
+_PLACE = Path(".cache", "nemo-gitexp", "runs")
 
 
 def plain_root(paths: RunPaths) -> Path:
@@ -25,7 +25,7 @@ def plain_root(paths: RunPaths) -> Path:
     """
     if _is_plain(paths.root):
         return paths.root
-    link = _link_to(paths)
+    link = _links() / paths.run
     try:
         link.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
@@ -45,19 +45,21 @@ def drop_link(paths: RunPaths) -> None:
     """Remove the link to a run directory, if there is one."""
     if not _is_plain(paths.root):
         with suppress(OSError):
-            _link_to(paths).unlink()
+            (_links() / paths.run).unlink()
 
 
 def drop_dangling_links() -> None:
     """Remove links to run directories that are gone."""
-    for link in (Path.home() / _LINKS).glob("*"):
+    for link in _links().glob("*"):
         if link.is_symlink() and not link.exists():
             with suppress(OSError):  # somebody else tidies at the same moment
                 link.unlink()
 
 
-def _link_to(paths: RunPaths) -> Path:
-    return Path.home() / _LINKS / paths.run
+def _links() -> Path:
+    """Return where links lie; of a user without a home a path that is nowhere, at which nothing can be made."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - `Path.home` raises where there is none
+    return (home if home.is_absolute() else Path(os.devnull)) / _PLACE
 
 
 def _is_plain(path: Path) -> bool:

@@ -66,3 +66,18 @@ def test_a_link_of_that_name_to_somewhere_else_is_not_taken(tmp_path, home):
     link.symlink_to(tmp_path)
     with pytest.raises(LaunchError, match="unquoted"):
         plain_root(paths)
+
+
+def test_a_user_without_a_home_has_no_links_and_is_told_the_setting(tmp_path, monkeypatch):
+    def unknown(_: int) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.chdir(tmp_path)
+    paths = run_below(tmp_path / "with space")
+    drop_dangling_links()
+    drop_link(paths)
+    with pytest.raises(LaunchError, match="unquoted"):
+        plain_root(paths)
+    assert [path.name for path in tmp_path.iterdir()] == ["with space"]
