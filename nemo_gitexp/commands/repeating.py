@@ -110,7 +110,8 @@ def probe(
     options = ProbeOptions(steps, tuple(dict.fromkeys(word for word in varied.split(",") if word)), executor)
     subject = _probed(what or [], seed=seed, executor=executor, determinism=determinism)
     watcher = TerminalWatcher(CALL.console)
-    answer = verb(CALL.site(), subject, options, CALL.launcher, watcher, env=os.environ, now=datetime.now(UTC))
+    launcher = functools.partial(CALL.launcher, executor)
+    answer = verb(CALL.site(), subject, options, launcher, watcher, env=os.environ, now=datetime.now(UTC))
     watcher.clear()
     document = answer.document
     if document is None:
