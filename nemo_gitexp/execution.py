@@ -232,9 +232,8 @@ def _stage_keys(site: Site, experiment: Experiment, conditions: Conditions) -> d
     key, python = record.environment_key, python_of(record.entry)
     profile = conditions.profile
     is_elsewhere = profile is not None and is_known_there_only(as_recorded(profile, record.topology))
-    if (
-        key is None and conditions.interpreter is not None and not is_elsewhere
-    ):  # a command among the stages has another one
+    # Without a key a command among the stages has another environment.
+    if key is None and conditions.interpreter is not None and not is_elsewhere:
         environment = capture_environment(
             conditions.interpreter,
             root=site.repository.root,

@@ -37,15 +37,18 @@ if TYPE_CHECKING:
     from nemo_gitexp.verbs.run import RunAnswer
 
 
+What = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[STUDY] [key=value…] [-- COMMAND ARGS…]",
+        autocompletion=complete_studies,
+        help="a study and changes to its configuration, or a command after --",
+    ),
+]
+
+
 def run(
-    what: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[STUDY] [key=value…] [-- COMMAND ARGS…]",
-            autocompletion=complete_studies,
-            help="a study and changes to its configuration, or a command after --",
-        ),
-    ] = None,
+    what: What = None,
     *,
     seed: Seed = None,
     executor: Executor = None,

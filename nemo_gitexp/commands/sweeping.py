@@ -33,24 +33,27 @@ if TYPE_CHECKING:
 _SWEEP_ID = re.compile(r"[0-9a-f]{4,12}")
 
 
+What = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[STUDY] [key=a,b,c…]",
+        autocompletion=complete_studies,
+        help="a study (or FILE.py:RECIPE) and what varies: key=a,b,c  seed=1..5  lr=0.1..0.5:0.1  n=range(1,10,2); "
+        "with --resume also the id of a sweep",
+    ),
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", "-j", metavar="N", help="at most so many at a time; locally 1")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="go on with the latest sweep of the study, or the one that is named")
+]
+
+
 def sweep(
-    what: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[STUDY] [key=a,b,c…]",
-            autocompletion=complete_studies,
-            help="a study (or FILE.py:RECIPE) and what varies: key=a,b,c  seed=1..5  lr=0.1..0.5:0.1  n=range(1,10,2); "
-            "with --resume also the id of a sweep",
-        ),
-    ] = None,
+    what: What = None,
     *,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", metavar="N", help="at most so many at a time; locally 1")
-    ] = None,
+    jobs: Jobs = None,
     zipped: Annotated[bool, typer.Option("--zip", help="first with first, second with second, …")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="go on with the latest sweep of the study, or the one that is named")
-    ] = False,
+    resume: Resume = False,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="one seed for all")] = None,
     executor: Executor = None,
     determinism: Determinism = None,

@@ -15,7 +15,7 @@ from nemo_gitexp.owners import taking_turns
 from nemo_gitexp.recording import Plan, plan_experiment, record_plan
 from nemo_gitexp.result import experiment_document
 from nemo_gitexp.rundir import reserve_run
-from nemo_gitexp.tips import local_ref
+from nemo_gitexp.tips import Tip, local_ref
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -89,11 +89,7 @@ def run(
             experiment, branch = record_plan(site, plan, who)
             tip = experiment.tip
             reserved = reserve_run(site.run_root, site.workspace_root, tip.record) if launches else None
-        for note in plan.notes:
-            watcher.say(note)
-        if branch is None:
-            watcher.say(f"warning: no branch for it: a branch named exp is in the way; the experiment is {tip.ref}")
-        watcher.say(f"recorded {tip.record[:12]}  {tip.study}/{tip.name}")
+        _say_recorded(plan, tip, branch, watcher)
         if profile is None or reserved is None:
             return RunAnswer("recorded", recorded_document(experiment, branch))
         if isinstance(launcher, Background) and profile.kind == "local":
@@ -111,6 +107,14 @@ def run(
             interpreters=(plan.interpreter, plan.probe_interpreter),
             watcher=watcher,
         )
+
+
+def _say_recorded(plan: Plan, tip: Tip, branch: str | None, watcher: Watcher) -> None:
+    for note in plan.notes:
+        watcher.say(note)
+    if branch is None:
+        watcher.say(f"warning: no branch for it: a branch named exp is in the way; the experiment is {tip.ref}")
+    watcher.say(f"recorded {tip.record[:12]}  {tip.study}/{tip.name}")
 
 
 def _earlier(site: Site, plan: Plan, watcher: Watcher) -> RunAnswer | None:
