@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from nemo_gitexp.documents import ErrorDoc, ExperimentDoc, InputDoc, LinkDoc, MetricStats, OutputDoc
+from nemo_gitexp.documents import CodeDoc, ErrorDoc, ExperimentDoc, InputDoc, LinkDoc, MetricStats, OutputDoc
 from nemo_gitexp.errors import RecordError
 from nemo_gitexp.fields import MD5, FieldReader
 from nemo_gitexp.inputpin import InputPin
@@ -19,7 +19,7 @@ from nemo_gitexp.jsontext import JsonValue, render_json
 from nemo_gitexp.lineage import parents_of
 from nemo_gitexp.metricform import render_metric_rows, stream_digest
 from nemo_gitexp.metrics import STEP, MetricRows, metric_stats, split_volatile
-from nemo_gitexp.record import SCHEMA, ExperimentRecord
+from nemo_gitexp.record import SCHEMA, CodeState, ExperimentRecord
 from nemo_gitexp.stages import StagesEntry
 
 FINAL_STATUSES = ("completed", "failed", "cancelled", "lost", "skipped")
@@ -245,7 +245,6 @@ def experiment_document(
     got: Mapping[str, JsonValue] = result or {}
     ran: Mapping[str, JsonValue] = run or {}
     stats = cast("dict[str, MetricStats]", dict(mapping(got.get("metrics")) | mapping(ran.get("volatile_metrics"))))
-    code = record.code
     document = ExperimentDoc(
         schema=SCHEMA,
         experiment=sha,
@@ -262,14 +261,7 @@ def experiment_document(
         seed=record.seed,
         determinism=record.determinism,
         topology=record.topology,
-        code={
-            "commit": code.commit,
-            "tree": code.tree,
-            "key": code.key,
-            "base": code.base,
-            "dirty": code.dirty,
-            "untracked": list(code.untracked),
-        },
+        code=_code_document(record.code),
         inputs=input_documents(record),
         environment_key=record.environment_key,
         status=status,
@@ -294,6 +286,17 @@ def experiment_document(
     if links := [_link_document(item) for item in mappings(ran.get("links"))]:
         document["links"] = links
     return document
+
+
+def _code_document(code: CodeState) -> CodeDoc:
+    return {
+        "commit": code.commit,
+        "tree": code.tree,
+        "key": code.key,
+        "base": code.base,
+        "dirty": code.dirty,
+        "untracked": list(code.untracked),
+    }
 
 
 def planned_tasks(record: ExperimentRecord) -> list[Mapping[str, JsonValue]]:
