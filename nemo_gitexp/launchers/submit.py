@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 
 from nemo_gitexp.errors import GitexpError, LaunchError
 from nemo_gitexp.launchers.executors import build_executor
-from nemo_gitexp.launchers.nemo import QUIET, move_home, nemo_home, redirect_output, take_run, without_torch
+from nemo_gitexp.launchers.nemo import QUIET, import_nemo_run, move_home, nemo_home, redirect_output, take_run
 from nemo_gitexp.placing import line_in_container, place_in_job_dir
 from nemo_gitexp.plainlinks import plain_root
 from nemo_gitexp.profiles import ExecutorProfile, parse_profile
@@ -48,10 +48,7 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # NeMo Run prints what it likes
     with nemo_home(Path(sys.argv[1])) as home:
-        os.environ["NEMORUN_HOME"] = str(home)
-        with without_torch():
-            import nemo_run
-        del os.environ["NEMORUN_HOME"]  # the jobs must find the user's own
+        nemo_run = import_nemo_run(home)
         for line in sys.stdin.buffer:
             _answer(answers, nemo_run, json.loads(line))
     return 0
@@ -104,7 +101,8 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     if not _is_boxed(profile, plan) and find_relocation(paths) is None:
         require_plain_paths({"run_root": str(paths.root), "workspace_root": str(plan.get("workspace"))})
     home = (plain_root(paths) if profile.kind == "slurm" else paths.root) / "nemo"
-    require_reachable(_tunnel(profile), hint=f"nemo-gitexp doctor --executor {profile.name}")
+    tunnel = _tunnel(profile)
+    require_reachable(tunnel, hint=f"nemo-gitexp doctor --executor {profile.name}")
     home.mkdir(mode=0o700, exist_ok=True)
     move_home(home)
     place = _place(nemo_run, paths, plan, profile, home)
@@ -115,13 +113,13 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
             prefix = job_prefix(paths, cast("str | None", profile.options.get("job_name_prefix")))
         executor_of = functools.partial(_executor, profile, place=place, prefix=prefix)
         tasks = _add_tasks(nemo_run, experiment, paths, plan, place, executor_of)
-        names = {part: tuple(f"{prefix}{task}" for task in ids) for part, ids in tasks.items()}
         if profile.kind == "slurm":
-            say_submitting(paths, Submission(name, profile.kind, _tunnel(profile), names))
+            names = {part: tuple(f"{prefix}{task}" for task in ids) for part, ids in tasks.items()}
+            say_submitting(paths, Submission(name, profile.kind, tunnel, names))
         try:
             experiment.run(detach=True)
         except (Exception, SystemExit) as fault:
-            left = withdraw(profile.kind, _tunnel(profile), experiment.jobs)
+            left = withdraw(profile.kind, tunnel, experiment.jobs)
             if profile.kind != "slurm":
                 _withdraw_by_handle(experiment)
             if left:
@@ -133,7 +131,7 @@ def submit_run(nemo_run: Any, paths: RunPaths, name: str, table: Mapping[str, An
     submission = Submission(
         executor=name,
         kind=profile.kind,
-        tunnel=_tunnel(profile),
+        tunnel=tunnel,
         jobs={part: tuple(handles[task] for task in ids) for part, ids in tasks.items()},
         backend=None if profile.kind == "slurm" else _backend(schedulers[0], home),
     )
@@ -313,12 +311,15 @@ def _chain_length(plan: Mapping[str, Any]) -> int:
 def _add_tasks(
     nemo_run: Any, experiment: Any, paths: RunPaths, plan: Mapping[str, Any], place: _Seen, executor_of: Any
 ) -> dict[str, list[str]]:
-    """Add a task for each worker; return the ids of the tasks by part, in the order of its chain."""
+    """Add a task for each worker; return the ids of the tasks by part, in the order of its chain.
+
+    A plan has its stages in an order in which each comes after those that it depends on.
+    """
     stages = [stage for stage in plan.get("stages") or () if not paths.stage(stage["name"]).result.exists()]
     length = _chain_length(plan)
     is_ordered = (plan.get("scheduled") or {}).get("kind") == "slurm"
     tasks: dict[str, list[str]] = {}
-    for name, needs in [(stage["name"], stage["dependencies"]) for stage in _ordered(stages)] or [("", [])]:
+    for name, needs in [(stage["name"], stage["dependencies"]) for stage in stages] or [("", [])]:
         part = paths.stage(name) if name else paths
         script = nemo_run.Script(inline=place.line(name))
         # Only Slurm's jobs wait for each other; elsewhere workers do.
@@ -344,18 +345,6 @@ def job_line(python: str, run: RunPaths, part: RunPaths) -> str:
     # It replaces that in the text of scripts (measured); to a shell, empty quotes within a word are nothing.
     kept = line.replace(NEMO_MOUNT, f"/''{NEMO_MOUNT[1:]}")
     return f"exec {kept}\n"
-
-
-def _ordered(stages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return stages so that each comes after those that it depends on."""
-    left, done = list(stages), list[Mapping[str, Any]]()
-    names = {stage["name"] for stage in stages}
-    while left:
-        known = {stage["name"] for stage in done}
-        ready = [stage for stage in left if all(need in known or need not in names for need in stage["dependencies"])]
-        done += ready
-        left = [stage for stage in left if stage not in ready]
-    return done
 
 
 def _executor(profile: ExecutorProfile, part: RunPaths, *, place: _Seen, prefix: str) -> Any:

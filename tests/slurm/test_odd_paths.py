@@ -16,3 +16,10 @@ def test_a_repository_in_a_directory_of_any_name_runs_as_any_other(cluster, tmp_
     assert (document["status"], document["metric_stats"]["loss"]["n"]) == ("completed", 3)
     assert not list(tmp_path.rglob("injected"))
     assert not list((cluster.ssh.home / ".cache/nemo-gitexp/runs").iterdir())
+
+
+def test_a_job_finds_where_its_user_keeps_the_files_of_nemo_run(cluster, tmp_path):
+    work = make_slurm_work(cluster, tmp_path, render_profile(cluster, "near", "local"))
+    work.env["NEMORUN_HOME"] = "/users/own"
+    words = ["python", "-c", "import os; print('home is', os.environ['NEMORUN_HOME'])"]
+    assert "home is /users/own" in work.gitexp("run", "--executor", "near", "--", *words).err
